@@ -12,13 +12,16 @@ hosts and files are all the same operation.
 """
 
 import dataclasses
-from typing import Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from srvp_fd_jax import frechet
+
+AnyArray = Array | np.ndarray
 
 
 @jax.tree_util.register_dataclass
@@ -46,7 +49,9 @@ class FeatureStatistics:
     variance_sum: Float[Array, " d"] | None = None
 
     @classmethod
-    def empty(cls, dim: int, *, mixture: bool = False, dtype: jnp.dtype = jnp.float32) -> Self:
+    def empty(
+        cls, dim: int, *, mixture: bool = False, dtype: DTypeLike = jnp.float32
+    ) -> "FeatureStatistics":
         """Statistics of no samples.
 
         Args:
@@ -66,10 +71,10 @@ class FeatureStatistics:
     @classmethod
     def from_features(
         cls,
-        features: Float[Array, "n d"],
-        mask: Bool[Array, " n"] | None = None,
-        variances: Float[Array, "n d"] | None = None,
-    ) -> Self:
+        features: Float[AnyArray, "n d"],
+        mask: Bool[AnyArray, " n"] | None = None,
+        variances: Float[AnyArray, "n d"] | None = None,
+    ) -> "FeatureStatistics":
         """Statistics of one batch of features; the arguments are those of `update`."""
         empty = cls.empty(features.shape[1], mixture=variances is not None, dtype=features.dtype)
         return empty.update(features, mask, variances)
@@ -77,10 +82,10 @@ class FeatureStatistics:
     @jax.jit
     def update(
         self,
-        features: Float[Array, "n d"],
-        mask: Bool[Array, " n"] | None = None,
-        variances: Float[Array, "n d"] | None = None,
-    ) -> Self:
+        features: Float[AnyArray, "n d"],
+        mask: Bool[AnyArray, " n"] | None = None,
+        variances: Float[AnyArray, "n d"] | None = None,
+    ) -> "FeatureStatistics":
         """Folds a batch in. It costs about 2(d + n)d² operations: fold batches of d or more.
 
         Args:
@@ -101,24 +106,25 @@ class FeatureStatistics:
         if (variances is None) != (self.variance_sum is None):
             got, expected = ("no ", "some") if variances is None else ("", "none")
             raise ValueError(f"variances: got {got}variances, expected {expected}")
+        x = jnp.asarray(features)
         if mask is None:
-            mask = jnp.ones(features.shape[0], bool)
+            mask = jnp.ones(x.shape[0], bool)
         count = jnp.sum(mask, dtype=jnp.int32)
 
-        def masked_mean(x: Float[Array, "n d"]) -> Float[Array, " d"]:
-            return jnp.sum(x, axis=0, where=mask[:, None]) / jnp.maximum(count, 1)
+        def masked_mean(rows: Float[Array, "n d"]) -> Float[Array, " d"]:
+            return jnp.sum(rows, axis=0, where=mask[:, None]) / jnp.maximum(count, 1)
 
         # The second mean corrects the rounding of the first, whatever the features' offset.
-        mean = masked_mean(features)
-        mean_error = masked_mean(features - mean)
-        rows = jnp.where(mask[:, None], features - mean - mean_error, 0)
+        mean = masked_mean(x)
+        mean_error = masked_mean(x - mean)
+        rows = jnp.where(mask[:, None], x - mean - mean_error, 0)
         variance_sum = None
         if variances is not None:
             variance_sum = jnp.sum(variances, axis=0, where=mask[:, None])
         return self._fold(count, mean, mean_error, rows, variance_sum)
 
     @jax.jit
-    def merge(self, other: Self) -> Self:
+    def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
         """Statistics of both sets of samples together; commutative up to rounding.
 
         Raises:
@@ -137,7 +143,7 @@ class FeatureStatistics:
         mean_error: Float[Array, " d"],
         rows: Float[Array, "n d"],
         variance_sum: Float[Array, " d"] | None,
-    ) -> Self:
+    ) -> "FeatureStatistics":
         total = self.count + count
         share = (count / jnp.maximum(total, 1)).astype(rows.dtype)
         step, step_error = _two_sum(mean, -self.mean)
@@ -150,7 +156,7 @@ class FeatureStatistics:
             mean=new_mean,
             mean_error=self.mean_error + step_error * share + new_error,
             factor=frechet.triangular_factor(jnp.vstack([self.factor, rows, between])),
-            variance_sum=None if variance_sum is None else self.variance_sum + variance_sum,
+            variance_sum=jax.tree.map(jnp.add, self.variance_sum, variance_sum),
         )
 
     def covariance(self, ddof: int = 1) -> Float[Array, "d d"]:
