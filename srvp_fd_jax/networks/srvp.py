@@ -11,8 +11,9 @@ Convolutions and matrix products run in float32 on every backend ("highest" prec
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,7 @@ class SRVPConfig:
     skipco: bool
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+    def from_dict(cls, config: Mapping[str, Any]) -> "SRVPConfig":
         """Reads the fields from a parsed config.json; other fields are of the parts not used.
 
         Raises:
@@ -148,9 +149,9 @@ class VGG64Encoder(nnx.Module):
         nf = config.nf
         stages = [[nf] * 2, [2 * nf] * 2, [4 * nf] * 3, [8 * nf] * 3]
         width = config.nc
-        self.conv = nnx.List()
+        self.conv: nnx.List[nnx.List[ConvBlock]] = nnx.List()
         for stage in stages:
-            blocks = nnx.List()
+            blocks: nnx.List[ConvBlock] = nnx.List()
             for out in stage:
                 blocks.append(ConvBlock(width, out, 3, rngs=rngs))
                 width = out
@@ -188,8 +189,7 @@ class InitialState(nnx.Module):
         hidden = [config.nh_inf] * (config.nlayers_inf - 1)
         sizes = [config.nt_inf * config.nhx, *hidden, 2 * config.ny]
         self.layers = nnx.List(
-            _Linear(n_in, n_out, rngs=rngs)
-            for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
+            _Linear(n_in, n_out, rngs=rngs) for n_in, n_out in itertools.pairwise(sizes)
         )
 
     def __call__(self, encodings: Float[Array, "n nt_inf nhx"]) -> Float[Array, "n two_ny"]:
