@@ -1,0 +1,97 @@
+"""What is accepted as frames and clips, and how a wrong use is told.
+
+Both memory layouts are taken, uint8 from 0 to 255 and floats in [0, 1], from JAX, NumPy or anything
+that `np.asarray` takes. Shapes and types are checked always, also under `jit`; values are checked
+where they are there to be seen, on concrete arrays.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+from numpy.typing import ArrayLike
+
+DataFormat = Literal["auto", "channels_last", "channels_first"]
+
+# The unclipped output of a decoder overshoots [0, 1] and is let through; videos scaled to [-1, 1]
+# or to [0, 255] go further than this.
+_LOWEST, _HIGHEST = -0.5, 1.5
+
+
+def as_frames(
+    x: ArrayLike,
+    name: str,
+    *,
+    ndim: Literal[4, 5],
+    size: int,
+    channels: int,
+    data_format: DataFormat = "auto",
+) -> Shaped[Array | np.ndarray, "..."]:
+    """Checks frames or clips and moves the channels last.
+
+    Args:
+        x: Frames [N, H, W, C] or [N, C, H, W], or clips with a time axis after N.
+        name: What the caller calls `x`, for the messages.
+        ndim: 4 for frames, 5 for clips.
+        size: The height and width that the network takes.
+        channels: The number of channels that the network takes.
+        data_format: "channels_last", "channels_first", or "auto" to tell by the shape, which is
+            never ambiguous since frames are larger than 3 pixels.
+
+    Returns:
+        The same values with channels last: a JAX array stays one, all else becomes NumPy's.
+
+    Raises:
+        ValueError: If the rank, size, channels, type or values are not what the network takes.
+    """
+    if data_format not in get_args(DataFormat):
+        allowed = ", ".join(map(repr, get_args(DataFormat)))
+        raise ValueError(f"data_format: got {data_format!r}, allowed are {allowed}")
+    array = _as_array(x, name)
+    axes = "[N, T, {}]" if ndim == 5 else "[N, {}]"
+    last, first = f"{size}, {size}, {channels}", f"{channels}, {size}, {size}"
+    formats = {"channels_last": axes.format(last), "channels_first": axes.format(first)}
+    if data_format != "auto":
+        formats = {data_format: formats[data_format]}
+    frame_shape = str(array.shape[-3:])[1:-1]
+    matching = [f for f in formats if array.ndim == ndim and axes.format(frame_shape) == formats[f]]
+    if not matching:
+        expected = " or ".join(formats.values())
+        raise ValueError(f"{name}: got shape {array.shape}, expected {expected}")
+    _check_values(array, name)
+    return array if matching == ["channels_last"] else _channels_last(array)
+
+
+def _as_array(x: ArrayLike, name: str) -> Shaped[Array | np.ndarray, "..."]:
+    array = x if isinstance(x, jax.Array) else np.asarray(x)
+    if array.dtype != np.uint8 and not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"{name}: got dtype {array.dtype}, allowed are uint8 (0 to 255) and floats (0 to 1)"
+        )
+    return array
+
+
+def _check_values(array: Shaped[Array | np.ndarray, "..."], name: str) -> None:
+    if isinstance(array, jax.core.Tracer) or array.dtype == np.uint8 or array.size == 0:
+        return
+    xp = jnp if isinstance(array, jax.Array) else np
+    # Asked for by itself, since XLA's minimum and maximum pass over NaN on the CPU.
+    if not xp.isfinite(array).all():
+        raise ValueError(f"{name}: got values that are not finite, expected floats in [0, 1]")
+    low, high = float(array.min()), float(array.max())
+    if low < _LOWEST or high > _HIGHEST:
+        hint = "; divide by 255 or pass uint8" if high > 2 else ""
+        got = f"values from {low:g} to {high:g}"
+        raise ValueError(f"{name}: got {got}, expected floats in [0, 1]{hint}")
+
+
+def _channels_last(x: Shaped[Array | np.ndarray, "..."]) -> Shaped[Array | np.ndarray, "..."]:
+    return x.transpose(*range(x.ndim - 3), x.ndim - 2, x.ndim - 1, x.ndim - 3)
+
+
+def to_unit_range(x: Shaped[Array, "..."]) -> Float[Array, "..."]:
+    """Float32 in [0, 1]: uint8 is divided by 255, floats are taken as they are."""
+    scaled = x.astype(jnp.float32)
+    return scaled / 255 if x.dtype == jnp.uint8 else scaled
