@@ -1,0 +1,18 @@
+"""Fréchet distances between real and generated video on SRVP features, in JAX."""
+
+from srvp_fd_jax.calculator import FrechetDistanceCalculator, frechet_distance
+from srvp_fd_jax.frechet import frechet_distance_from_moments
+from srvp_fd_jax.statistics import FeatureStatistics, frechet_distance_from_statistics
+from srvp_fd_jax.weights import DATASETS, load_network
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DATASETS",
+    "FeatureStatistics",
+    "FrechetDistanceCalculator",
+    "frechet_distance",
+    "frechet_distance_from_moments",
+    "frechet_distance_from_statistics",
+    "load_network",
+]

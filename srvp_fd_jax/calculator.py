@@ -1,0 +1,377 @@
+"""The Fréchet distance between sets of frames or clips, on SRVP features.
+
+The three comparisons are those of the PyTorch package srvp-fd 0.4.1, whose numbers they give:
+
+- "frame": the encoding of single frames; appearance.
+- "static_content": the content variable w, from the last nt_inf frames of a clip; what stays.
+- "dynamics": the Gaussian over the initial state, from the first nt_inf frames of a clip, every
+  clip being one component of a Gaussian mixture; motion.
+"""
+
+import functools
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+from numpy.typing import ArrayLike
+
+from srvp_fd_jax import frechet
+from srvp_fd_jax.inputs import DataFormat, as_frames, to_unit_range
+from srvp_fd_jax.networks.srvp import SRVP, gaussian_from_raw
+from srvp_fd_jax.statistics import FeatureStatistics, frechet_distance_from_statistics
+from srvp_fd_jax.weights import load_network
+
+ComparisonType = Literal["frame", "static_content", "dynamics"]
+
+# XLA's CPU convolutions are fastest at 32 to 64 frames a call, where activations stay in cache,
+# and a fixed number bounds the memory of any number of samples.
+_FRAMES_AT_ONCE = 64
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class FrechetDistanceCalculator:
+    """Fréchet distances with one model, whose weights are loaded once.
+
+    A calculator is a pytree: passed to a jitted function its weights are arguments, closed over
+    they are constants. All methods work under `jit`; distances and features are differentiable in
+    the inputs.
+
+    Inputs are frames [N, 64, 64, C] or [N, C, 64, 64], and clips [N, T, 64, 64, C] or
+    [N, T, C, 64, 64] with T ≥ nt_inf; uint8 (0 to 255) or floats (0 to 1); from JAX, NumPy or
+    anything that `np.asarray` takes.
+
+    Attributes:
+        network: The Flax network, float32.
+        dataset: Name of the model.
+        method: How the Fréchet distance is evaluated.
+    """
+
+    network: SRVP
+    dataset: str
+    method: frechet.Method
+
+    def __init__(
+        self,
+        dataset: str = "mmnist_stochastic",
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        method: frechet.Method = "procrustes",
+    ):
+        """Loads the model.
+
+        Args:
+            dataset: One of `DATASETS`.
+            weights: A converted file or checkpoint folder; by default looked up, see
+                `load_network`.
+            method: "procrustes" or "eigh", see `frechet.frechet_distance_from_factors`.
+
+        Raises:
+            FileNotFoundError: If the weights are nowhere and the hub cannot be reached.
+            ValueError: If `dataset` or `method` is unknown, or a weights file is damaged.
+        """
+        frechet.check_method(method)
+        self.network = load_network(dataset, weights)
+        self.dataset, self.method = dataset, method
+        if self.network.config.skipco:
+            warnings.warn(
+                f"the model {dataset!r} was trained with skip connections (skipco), which let "
+                "detail bypass the encoder: its features may tell less than those of a model "
+                "without",
+                stacklevel=2,
+            )
+
+    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
+        """The network is the data; the names are static."""
+        return ((jax.tree_util.GetAttrKey("network"), self.network),), (self.dataset, self.method)
+
+    @classmethod
+    def tree_unflatten(
+        cls, static: tuple[str, frechet.Method], children: tuple[SRVP]
+    ) -> "FrechetDistanceCalculator":
+        """Inverse of `tree_flatten_with_keys`."""
+        calculator = object.__new__(cls)
+        (calculator.network,) = children
+        calculator.dataset, calculator.method = static
+        return calculator
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        comparison_type: ComparisonType = "frame",
+        batch_size: int | None = None,
+    ) -> Float[Array, ""]:
+        """Squared Fréchet distance between two sets of frames or clips.
+
+        Args:
+            x: Frames for comparison_type "frame", else clips.
+            y: The same; the number of samples may differ, the length of clips may not.
+            comparison_type: "frame", "static_content" or "dynamics".
+            batch_size: How many samples are encoded at a time; by default about 64 frames. The
+                result is the same up to rounding.
+
+        Returns:
+            Non-negative float32 scalar.
+
+        Raises:
+            ValueError: If an argument is not what is described here; the message names it. Values
+                out of range or not finite are found in concrete arrays, not under `jit`.
+        """
+        return self._distance(x, y, comparison_type, batch_size, "auto")
+
+    def extract_features(
+        self, images: ArrayLike, batch_size: int | None = None
+    ) -> Float[Array, "n nhx"]:
+        """Encodings of frames, in [-1, 1]: the features of "frame".
+
+        Args:
+            images: Frames.
+            batch_size: How many are encoded at a time.
+        """
+        return self._features(self._samples(images, "images", "frame"), "frame", batch_size)
+
+    def extract_w(
+        self, videos: ArrayLike, batch_size: int | None = None
+    ) -> Float[Array, "n nh_inf"]:
+        """Content variables of clips, in [-1, 1]: the features of "static_content".
+
+        Args:
+            videos: Clips; the last nt_inf frames count.
+            batch_size: How many are encoded at a time.
+        """
+        samples = self._samples(videos, "videos", "static_content")
+        return self._features(samples, "static_content", batch_size)
+
+    def extract_q_y_0_params(
+        self, videos: ArrayLike, batch_size: int | None = None
+    ) -> Float[Array, "n two_ny"]:
+        """Gaussians over the initial states of clips, mean and raw scale side by side.
+
+        The standard deviation is softplus(raw scale) + 1e-8.
+
+        Args:
+            videos: Clips; the first nt_inf frames count.
+            batch_size: How many are encoded at a time.
+        """
+        return self._features(self._samples(videos, "videos", "dynamics"), "dynamics", batch_size)
+
+    def calculate_frechet_distance_from_features(
+        self, f1: ArrayLike, f2: ArrayLike
+    ) -> Float[Array, ""]:
+        """Squared Fréchet distance between two sets of features.
+
+        Args:
+            f1: Features [N, d], float.
+            f2: Features [M, d], float.
+
+        Raises:
+            ValueError: If the shapes disagree, a set has fewer than two samples, or (on concrete
+                arrays) a value is not finite.
+        """
+        features = {"f1": _as_features(f1, "f1"), "f2": _as_features(f2, "f2")}
+        d1, d2 = (f.shape[1] for f in features.values())
+        if d1 != d2:
+            raise ValueError(f"f2: got {d2} feature dimensions, expected {d1} as in f1")
+        _check_counts(features, d1)
+        s1, s2 = (FeatureStatistics.from_features(f) for f in features.values())
+        return frechet_distance_from_statistics(s1, s2, self.method)
+
+    def _distance(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        comparison_type: ComparisonType,
+        batch_size: int | None,
+        data_format: DataFormat,
+    ) -> Float[Array, ""]:
+        samples = {
+            "x": self._samples(x, "x", comparison_type, data_format),
+            "y": self._samples(y, "y", comparison_type, data_format),
+        }
+        if comparison_type != "frame" and np.shape(samples["x"])[1] != np.shape(samples["y"])[1]:
+            lengths = [s.shape[1] for s in samples.values()]
+            raise ValueError(f"y: got clips of {lengths[1]} frames, expected {lengths[0]} as in x")
+        config = self.network.config
+        dims = {"frame": config.nhx, "static_content": config.nh_inf, "dynamics": config.ny}
+        _check_counts(samples, dims[comparison_type])
+        s1, s2 = (
+            _statistics(self._features(s, comparison_type, batch_size), comparison_type)
+            for s in samples.values()
+        )
+        return frechet_distance_from_statistics(s1, s2, self.method)
+
+    def _samples(
+        self,
+        x: ArrayLike,
+        name: str,
+        comparison_type: ComparisonType,
+        data_format: DataFormat = "auto",
+    ) -> Shaped[Array | np.ndarray, "..."]:
+        """Checked frames or whole clips, channels last."""
+        if comparison_type not in get_args(ComparisonType):
+            allowed = ", ".join(map(repr, get_args(ComparisonType)))
+            raise ValueError(f"comparison_type: got {comparison_type!r}, allowed are {allowed}")
+        config = self.network.config
+        samples = as_frames(
+            x,
+            name,
+            ndim=4 if comparison_type == "frame" else 5,
+            size=config.nx,
+            channels=config.nc,
+            data_format=data_format,
+        )
+        if comparison_type != "frame" and samples.shape[1] < config.nt_inf:
+            raise ValueError(
+                f"{name}: got clips of {samples.shape[1]} frames, {comparison_type!r} of the "
+                f"model {self.dataset!r} needs at least {config.nt_inf}"
+            )
+        return samples
+
+    def _features(
+        self,
+        samples: Shaped[Array | np.ndarray, "..."],
+        comparison_type: ComparisonType,
+        batch_size: int | None,
+    ) -> Float[Array, "n d"]:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
+        # Only the frames that count are encoded, and only those go to the device.
+        nt_inf = self.network.config.nt_inf
+        if comparison_type == "static_content":
+            samples = samples[:, -nt_inf:]
+        elif comparison_type == "dynamics":
+            samples = samples[:, :nt_inf]
+        if batch_size is None:
+            frames_a_sample = 1 if comparison_type == "frame" else nt_inf
+            batch_size = max(1, _FRAMES_AT_ONCE // frames_a_sample)
+        return _encode(self.network, samples, comparison_type, batch_size)
+
+
+def frechet_distance(
+    x: ArrayLike,
+    y: ArrayLike,
+    dataset: str = "mmnist_stochastic",
+    comparison_type: ComparisonType = "frame",
+    *,
+    batch_size: int | None = None,
+    data_format: DataFormat = "auto",
+    weights: str | os.PathLike[str] | None = None,
+    method: frechet.Method = "procrustes",
+) -> Float[Array, ""]:
+    """Squared Fréchet distance between two sets of frames or clips, on SRVP features.
+
+    The distance of Gaussians fitted to the features (Heusel et al. 2017, arXiv 1706.08500, on the
+    encoder of SRVP, arXiv 2002.09219), as the PyTorch package srvp-fd 0.4.1 computes it. Works
+    under `jit`, where the weights are constants, and is differentiable in x and y. A model is
+    loaded at its first use and kept.
+
+    Args:
+        x: Frames [N, 64, 64, C] or [N, C, 64, 64] for comparison_type "frame", else clips
+            [N, T, 64, 64, C] or [N, T, C, 64, 64] with T ≥ nt_inf; uint8 (0 to 255) or floats
+            (0 to 1). C is the model's: 1 for Moving MNIST, KTH and digits, 3 for BAIR and Human.
+        y: The same; the number of samples may differ, the length of clips may not.
+        dataset: Which model's features: one of `DATASETS`.
+        comparison_type: "frame" (appearance of single frames), "static_content" (what stays in a
+            clip) or "dynamics" (how it moves).
+        batch_size: How many samples are encoded at a time; by default about 64 frames. The result
+            is the same up to rounding.
+        data_format: "channels_last", "channels_first", or "auto" to tell by the shape.
+        weights: A converted file or checkpoint folder; by default looked up, see `load_network`.
+        method: "procrustes" or "eigh", see `frechet.frechet_distance_from_factors`.
+
+    Returns:
+        Non-negative float32 scalar. Its bias falls with the number of samples: compare numbers
+        made with the same N only.
+
+    Raises:
+        FileNotFoundError: If the weights are nowhere and the hub cannot be reached.
+        ValueError: If an argument is not what is described here; the message names it. Values out
+            of range or not finite are found in concrete arrays, not under `jit`.
+    """
+    path = None if weights is None else os.fspath(weights)
+    calculator = _calculator(dataset, path, method)
+    return calculator._distance(x, y, comparison_type, batch_size, data_format)
+
+
+@functools.lru_cache(maxsize=8)
+def _calculator(
+    dataset: str, weights: str | None, method: frechet.Method
+) -> FrechetDistanceCalculator:
+    return FrechetDistanceCalculator(dataset, weights=weights, method=method)
+
+
+@functools.partial(jax.jit, static_argnames=("comparison_type", "batch_size"))
+def _encode(
+    network: SRVP,
+    samples: Shaped[Array, "n *sample"],
+    comparison_type: ComparisonType,
+    batch_size: int,
+) -> Float[Array, "n d"]:
+    """Features of frames, or of clips of the frames that count."""
+
+    def encode(batch: Shaped[Array, "b *sample"]) -> Float[Array, "b d"]:
+        frames = to_unit_range(batch.reshape(-1, *batch.shape[-3:]))
+        encodings = network.encoder(frames)
+        if comparison_type == "frame":
+            return encodings
+        head = network.content if comparison_type == "static_content" else network.initial_state
+        return head(encodings.reshape(*batch.shape[:2], -1))
+
+    return _map_batches(encode, samples, batch_size)
+
+
+def _map_batches(
+    function: Callable[[Shaped[Array, "b *sample"]], Float[Array, "b d"]],
+    samples: Shaped[Array, "n *sample"],
+    batch_size: int,
+) -> Float[Array, "n d"]:
+    """Applies a function to batches one after the other, one compilation for all.
+
+    Sample i goes to batch i mod the number of batches, so that every batch has samples from all
+    over the array: where its first axis is sharded over devices, all of them work on each batch.
+    """
+    n = samples.shape[0]
+    if n <= batch_size:
+        return function(samples)
+    steps = -(-n // batch_size)
+    padded = jnp.pad(samples, ((0, steps * batch_size - n), *[(0, 0)] * (samples.ndim - 1)))
+    batches = padded.reshape(batch_size, steps, *samples.shape[1:]).swapaxes(0, 1)
+    features = jax.lax.map(function, batches)
+    return features.swapaxes(0, 1).reshape(steps * batch_size, -1)[:n]
+
+
+def _statistics(
+    features: Float[Array, "n d"], comparison_type: ComparisonType
+) -> FeatureStatistics:
+    if comparison_type != "dynamics":
+        return FeatureStatistics.from_features(features)
+    mean, variance = gaussian_from_raw(features)
+    return FeatureStatistics.from_features(mean, variances=variance)
+
+
+def _as_features(f: ArrayLike, name: str) -> Float[Array, "n d"]:
+    if np.ndim(f) != 2:
+        raise ValueError(f"{name}: got shape {np.shape(f)}, expected [N, d]")
+    features = jnp.asarray(f)
+    if not jnp.issubdtype(features.dtype, jnp.floating):
+        raise ValueError(f"{name}: got dtype {features.dtype}, expected floats")
+    if not isinstance(features, jax.core.Tracer) and not jnp.isfinite(features).all():
+        raise ValueError(f"{name}: got values that are not finite")
+    return features.astype(jnp.float32)
+
+
+def _check_counts(samples: Mapping[str, Shaped[Array | np.ndarray, "..."]], dim: int) -> None:
+    for name, x in samples.items():
+        if x.shape[0] < 2:
+            raise ValueError(f"{name}: got {x.shape[0]} samples, a covariance needs at least 2")
+        if x.shape[0] <= dim:
+            warnings.warn(
+                f"{name}: {x.shape[0]} samples for {dim} feature dimensions leave the covariance "
+                "singular and the distance strongly biased",
+                stacklevel=4,
+            )

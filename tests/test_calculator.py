@@ -1,0 +1,302 @@
+import importlib
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import srvp_fd
+import torch
+from checkpoints import PUBLISHED, SMALL, write_checkpoint
+
+import srvp_fd_jax
+from srvp_fd_jax import FrechetDistanceCalculator
+from srvp_fd_jax.videos.moving_digits import moving_digits
+
+# The package hides this module behind its function of the same name.
+srvp_fd_module = importlib.import_module("srvp_fd.frechet_distance")
+
+COMPARISON_TYPES = ("frame", "static_content", "dynamics")
+
+
+def patterns(seed: int, n: int, length: int, channels: int) -> np.ndarray:
+    """Clips of drifting gratings of random frequency, colour and speed, uint8."""
+    rng = np.random.default_rng(seed)
+    grid = np.linspace(0, 2 * np.pi, 64)
+    frequency, speed = (
+        rng.uniform(0, 4, (2, n, 1, 1, 1, channels)),
+        rng.uniform(-1, 1, (n, 1, 1, 1, 1)),
+    )
+    t = np.arange(length).reshape(-1, 1, 1, 1)
+    phase = frequency[0] * grid[:, None, None] + frequency[1] * grid[:, None] + speed * t
+    brightness = rng.uniform(0, 1, (n, 1, 1, 1, channels))
+    return (255 * brightness * (0.5 + 0.5 * np.sin(phase))).astype(np.uint8)
+
+
+def in_torch(clips: np.ndarray) -> torch.Tensor:
+    """As srvp-fd takes them: float in [0, 1], channels first."""
+    return torch.from_numpy(np.moveaxis(clips, -1, -3) / np.float32(255))
+
+
+@pytest.fixture
+def their_calculator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Makes srvp-fd's calculator of a checkpoint folder, in place of its download."""
+
+    def make(folder: Path, method: str = "schur") -> srvp_fd.FrechetDistanceCalculator:
+        monkeypatch.setattr(
+            srvp_fd_module,
+            "hf_hub_download",
+            lambda filename, **_: str(folder / Path(filename).name),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # skip connections
+            return srvp_fd.FrechetDistanceCalculator(device="cpu", sqrt_trace_method=method)
+
+    return make
+
+
+def our_calculator(dataset: str, folder: Path | None = None) -> FrechetDistanceCalculator:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # skip connections
+        return FrechetDistanceCalculator(dataset, weights=folder)
+
+
+def variants(x: np.ndarray) -> dict[str, Any]:
+    """Both types and both layouts of the same clips or frames."""
+    first = np.moveaxis(x, -1, -3)
+    return {
+        "uint8, channels last": x,
+        "uint8, channels first": jnp.asarray(first),
+        "float, channels last": np.float64(x) / 255,
+        "float, channels first": in_torch(x),
+    }
+
+
+def assert_equals(ours: FrechetDistanceCalculator, theirs: Any, x: np.ndarray, y: np.ndarray):
+    """Holds features and distances of clips to srvp-fd's own."""
+    pairs = {
+        "frame": (x[:, 0], y[:, 0], theirs.extract_features, ours.extract_features),
+        "static_content": (x, y, theirs.extract_w, ours.extract_w),
+        "dynamics": (x, y, theirs.extract_q_y_0_params, ours.extract_q_y_0_params),
+    }
+    for comparison_type, (a, b, their_features, our_features) in pairs.items():
+        features = their_features(in_torch(a)).numpy()
+        assert features.std(axis=0).mean() > 1e-2, "the features must vary for the test to tell"
+        chex.assert_trees_all_close(our_features(a), features, atol=2e-5, rtol=0)
+
+        expected = theirs(in_torch(a), in_torch(b), comparison_type)
+        assert expected > 1e-2
+        for (name, u), v in zip(variants(a).items(), variants(b).values(), strict=True):
+            got = ours(u, v, comparison_type)
+            assert (got.dtype, got.shape) == (jnp.float32, ())
+            assert float(got) == pytest.approx(expected, rel=1e-4, abs=1e-6), (
+                comparison_type,
+                name,
+            )
+
+
+@pytest.mark.filterwarnings("ignore:.*leave the covariance", "ignore:Matrix is singular")
+@pytest.mark.parametrize("dataset", PUBLISHED)
+def test_published_configurations_equal_srvp_fd(
+    dataset: str, tmp_path: Path, their_calculator: Any, monkeypatch: pytest.MonkeyPatch
+):
+    # srvp-fd refuses fewer than 129 samples, more than a test of the large encoders has time for.
+    monkeypatch.setattr(srvp_fd_module, "_validate_input_shapes", lambda *_: None)
+    monkeypatch.setattr(srvp_fd_module, "_validate_video_input_shapes", lambda *_: None)
+    config = PUBLISHED[dataset]
+    folder = write_checkpoint(tmp_path / dataset, config, seed=1)
+    x, y = (patterns(seed, 12, config["nt_inf"] + 1, config["nc"]) for seed in (0, 1))
+    assert_equals(our_calculator(dataset, folder), their_calculator(folder), x, y)
+
+
+@pytest.fixture(scope="module")
+def digits() -> FrechetDistanceCalculator:
+    return FrechetDistanceCalculator("digits")
+
+
+@pytest.fixture(scope="module")
+def clips() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return moving_digits(rng, 300, 6), moving_digits(rng, 280, 6, swapped=2)
+
+
+def bundled_checkpoint(folder: Path) -> Path:
+    """The bundled weights put back into a PyTorch checkpoint, the unused parts random."""
+    from checkpoints import random_model
+
+    from srvp_fd_jax import weights
+    from srvp_fd_jax.networks.srvp import SRVPConfig
+
+    bundled = weights.load_weights("digits")
+    architecture = SRVPConfig.from_dict(bundled.config)
+    state_dict = random_model(bundled.config).state_dict()
+    for name, array in bundled.arrays.items():
+        transposed = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+        state_dict[weights._torch_key(name, architecture)] = torch.from_numpy(transposed.copy())
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(bundled.config))
+    torch.save(state_dict, folder / "model.pt")
+    return folder
+
+
+def test_bundled_model_equals_srvp_fd(digits, clips, tmp_path, their_calculator, monkeypatch):
+    assert_equals(digits, their_calculator(bundled_checkpoint(tmp_path / "digits")), *clips)
+
+
+@pytest.mark.parametrize("comparison_type", COMPARISON_TYPES)
+def test_function_batches_and_jit_give_the_calculators_number(comparison_type, digits, clips):
+    x, y = (c[:, 0] for c in clips) if comparison_type == "frame" else clips
+    expected = digits(x, y, comparison_type)
+    for batch_size in (1000, 7):
+        got = digits(x, y, comparison_type, batch_size)
+        chex.assert_trees_all_close(got, expected, rtol=1e-5)
+
+    def function(x, y):
+        return srvp_fd_jax.frechet_distance(x, y, "digits", comparison_type)
+
+    chex.assert_trees_all_close(function(x, y), expected, rtol=1e-6)
+    chex.assert_trees_all_close(jax.jit(function)(x, y), expected, rtol=1e-5)
+    passed = jax.jit(lambda calculator, x, y: calculator(x, y, comparison_type))
+    chex.assert_trees_all_close(passed(digits, x, y), expected, rtol=1e-5)
+
+
+def test_weights_are_read_once(monkeypatch, tmp_path):
+    from srvp_fd_jax import calculator, weights
+
+    folder = write_checkpoint(tmp_path / "small", SMALL)
+    reads = []
+    load = weights.Weights.from_checkpoint.__func__
+    monkeypatch.setattr(
+        weights.Weights,
+        "from_checkpoint",
+        classmethod(lambda cls, folder: reads.append(folder) or load(cls, folder)),
+    )
+
+    def function(x, y):
+        return srvp_fd_jax.frechet_distance(x, y, weights=folder)
+
+    # The first use is inside a trace: what it keeps must be arrays, not tracers.
+    for n in (20, 30):
+        x, y = patterns(0, n, 1, 1)[:, 0], patterns(1, n, 1, 1)[:, 0]
+        chex.assert_trees_all_close(jax.jit(function)(x, y), function(x, y), rtol=1e-4)
+    assert len(reads) == 1
+    calculator._calculator.cache_clear()
+
+
+def test_calculator_is_a_pytree(digits, clips):
+    leaves, tree = jax.tree.flatten(digits)
+    assert all(leaf.dtype == jnp.float32 for leaf in leaves)
+    again = jax.tree.unflatten(tree, leaves)
+    assert (again.dataset, again.method) == ("digits", "procrustes")
+    x = clips[0][:2]
+    chex.assert_trees_all_equal(again.extract_w(x), digits.extract_w(x))
+    zeros = jax.tree.map(jnp.zeros_like, digits)
+    chex.assert_trees_all_close(zeros.extract_w(x), jnp.zeros((2, 256)))
+
+
+@pytest.mark.parametrize("comparison_type", COMPARISON_TYPES)
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
+def test_gradient_equals_finite_differences(comparison_type, digits):
+    # No exactly black pixels: there the first layer sits on the kink of its leaky ReLU.
+    x, y = (np.float32(patterns(seed, 40, 5, 1)) / 300 + 0.1 for seed in (0, 1))
+    if comparison_type == "frame":
+        x, y = x[:, 0], y[:, 0]
+    f = jax.jit(lambda x: digits(x, y, comparison_type))
+    gradient = jax.jit(jax.grad(f))(x)
+    chex.assert_tree_all_finite(gradient)
+    direction = np.asarray(gradient / jnp.linalg.norm(gradient))
+    h = 1e-2
+    slope = (f(x + h * direction) - f(x - h * direction)) / (2 * h)
+    assert float(slope) == pytest.approx(float(jnp.linalg.norm(gradient)), rel=1e-2)
+    chex.assert_tree_all_finite(jax.grad(lambda x: digits(x, y, comparison_type))(y))
+
+
+def test_content_is_of_the_last_frames_and_dynamics_of_the_first(digits, clips):
+    x = clips[0][:3]
+    nt_inf = digits.network.config.nt_inf
+    later = np.concatenate([x[:, -1:], x], axis=1)
+    chex.assert_trees_all_close(
+        digits.extract_w(later), digits.extract_w(x[:, -nt_inf:]), atol=1e-6
+    )
+    longer = np.concatenate([x, x[:, :1]], axis=1)
+    chex.assert_trees_all_close(
+        digits.extract_q_y_0_params(longer), digits.extract_q_y_0_params(x[:, :nt_inf]), atol=1e-6
+    )
+
+
+def test_eigh_is_close(digits, clips):
+    textbook = FrechetDistanceCalculator("digits", method="eigh")
+    x, y = clips
+    chex.assert_trees_all_close(textbook(x, y, "dynamics"), digits(x, y, "dynamics"), rtol=1e-2)
+
+
+def test_distance_from_features(digits, clips):
+    f1, f2 = (digits.extract_features(c[:, 0]) for c in clips)
+    expected = digits(clips[0][:, 0], clips[1][:, 0])
+    got = digits.calculate_frechet_distance_from_features(np.asarray(f1), f2)
+    chex.assert_trees_all_close(got, expected, rtol=1e-6)
+
+
+def test_warnings(digits, clips, tmp_path):
+    x = clips[0][:, 0]
+    with pytest.warns(UserWarning, match="y: 128 samples for 128 feature dimensions"):
+        digits(x, x[:128])
+    config = PUBLISHED["kth"] | {"nf": 4}
+    folder = write_checkpoint(tmp_path / "kth", config)
+    with pytest.warns(UserWarning, match="'kth' was trained with skip connections"):
+        FrechetDistanceCalculator("kth", weights=folder)
+
+
+FRAMES = np.zeros((4, 64, 64, 1), np.uint8)
+CLIPS = np.zeros((4, 6, 64, 64, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"x": FRAMES[:1]}, "x: got 1 samples, a covariance needs at least 2"),
+        ({"y": FRAMES[:0]}, "y: got 0 samples"),
+        ({"x": CLIPS}, r"x: got shape \(4, 6, 64, 64, 1\), expected \[N, 64, 64, 1\] or"),
+        ({"y": FRAMES.repeat(3, -1)}, r"y: got shape \(4, 64, 64, 3\), expected"),
+        ({"comparison_type": "motion"}, "comparison_type: got 'motion', allowed are 'frame', 'st"),
+        ({"dataset": "mnist"}, "dataset: got 'mnist', allowed are mmnist_stochastic, mmnist_det"),
+        ({"method": "schur"}, "method: got 'schur', allowed are 'procrustes', 'eigh'"),
+        ({"batch_size": 0}, "batch_size: got 0, expected at least 1"),
+        ({"data_format": "NCHW"}, "data_format: got 'NCHW', allowed are 'auto', 'channels_last'"),
+        ({"data_format": "channels_first"}, r"x: got .* expected \[N, 1, 64, 64\]$"),
+        (
+            {"x": CLIPS[:, :4], "y": CLIPS[:, :4], "comparison_type": "dynamics"},
+            "x: got clips of 4 frames, 'dynamics' of the model 'digits' needs at least 5",
+        ),
+        (
+            {"x": CLIPS, "y": CLIPS[:, :5], "comparison_type": "static_content"},
+            "y: got clips of 5 frames, expected 6 as in x",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
+@pytest.mark.usefixtures("without_type_checks")
+def test_wrong_use_is_told(arguments: dict[str, Any], message: str):
+    defaults = {"x": FRAMES, "y": FRAMES, "dataset": "digits"}
+    with pytest.raises(ValueError, match=message):
+        srvp_fd_jax.frechet_distance(**(defaults | arguments))
+
+
+@pytest.mark.parametrize(
+    ("f1", "f2", "message"),
+    [
+        (np.zeros(3), np.zeros((3, 2)), r"f1: got shape \(3,\), expected \[N, d\]"),
+        (np.zeros((3, 2)), np.zeros((3, 4)), "f2: got 4 feature dimensions, expected 2 as in f1"),
+        (np.zeros((3, 2)), np.full((3, 2), np.inf), "f2: got values that are not finite"),
+        (np.zeros((3, 2), int), np.zeros((3, 2)), "f1: got dtype int32, expected floats"),
+        (np.zeros((3, 2)), np.zeros((1, 2)), "f2: got 1 samples"),
+    ],
+)
+def test_wrong_features_are_told(f1, f2, message, digits):
+    with pytest.raises(ValueError, match=message):
+        digits.calculate_frechet_distance_from_features(f1, f2)
