@@ -12,16 +12,24 @@ hosts and files are all the same operation.
 """
 
 import dataclasses
+import functools
+import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
+import safetensors.numpy
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from srvp_fd_jax import frechet
+from srvp_fd_jax.files import write_atomically
 
 AnyArray = Array | np.ndarray
+
+FORMAT_VERSION = 1
 
 
 @jax.tree_util.register_dataclass
@@ -33,6 +41,8 @@ class FeatureStatistics:
     the variances σᵢ² are summed beside them: the mixture has mean μ̄ and covariance
     cov(μᵢ) + diag(mean σᵢ²).
 
+    Gathering makes statistics whose arrays have further axes in front; `reduce` merges them.
+
     Attributes:
         count: Number of samples, int32 scalar.
         mean: Their mean [d].
@@ -40,23 +50,32 @@ class FeatureStatistics:
             (Dekker 1971), so that a common offset costs the difference of two means nothing.
         factor: Upper triangular R [d, d] with RᵀR the scatter matrix about the mean.
         variance_sum: Sum of the component variances [d] of a mixture, else None.
+        source: What the features are, as (name, value) pairs such as ("dataset", "kth"); empty
+            where it is not known. Statistics of different sources are not merged or compared.
     """
 
-    count: Int[Array, ""]
-    mean: Float[Array, " d"]
-    mean_error: Float[Array, " d"]
-    factor: Float[Array, "d d"]
-    variance_sum: Float[Array, " d"] | None = None
+    count: Int[AnyArray, "*stack"]
+    mean: Float[AnyArray, "*stack d"]
+    mean_error: Float[AnyArray, "*stack d"]
+    factor: Float[AnyArray, "*stack d d"]
+    variance_sum: Float[AnyArray, "*stack d"] | None = None
+    source: tuple[tuple[str, str], ...] = dataclasses.field(default=(), metadata={"static": True})
 
     @classmethod
     def empty(
-        cls, dim: int, *, mixture: bool = False, dtype: DTypeLike = jnp.float32
+        cls,
+        dim: int,
+        *,
+        mixture: bool = False,
+        source: tuple[tuple[str, str], ...] = (),
+        dtype: DTypeLike = jnp.float32,
     ) -> "FeatureStatistics":
         """Statistics of no samples.
 
         Args:
             dim: Feature dimension d.
             mixture: Whether the samples are diagonal Gaussians, with variances.
+            source: What the features are.
             dtype: Floating type of the state.
         """
         zeros = jnp.zeros(dim, dtype)
@@ -66,6 +85,7 @@ class FeatureStatistics:
             mean_error=zeros,
             factor=jnp.zeros((dim, dim), dtype),
             variance_sum=zeros if mixture else None,
+            source=source,
         )
 
     @classmethod
@@ -75,11 +95,12 @@ class FeatureStatistics:
         mask: Bool[AnyArray, " n"] | None = None,
         variances: Float[AnyArray, "n d"] | None = None,
     ) -> "FeatureStatistics":
-        """Statistics of one batch of features; the arguments are those of `update`."""
+        """Statistics of one batch of features; the arguments and errors are those of `update`."""
+        if features.ndim != 2:
+            raise ValueError(f"features: got shape {features.shape}, expected [n, d]")
         empty = cls.empty(features.shape[1], mixture=variances is not None, dtype=features.dtype)
         return empty.update(features, mask, variances)
 
-    @jax.jit
     def update(
         self,
         features: Float[AnyArray, "n d"],
@@ -97,8 +118,8 @@ class FeatureStatistics:
             New statistics; the old ones are unchanged.
 
         Raises:
-            ValueError: If the dimensions disagree, or one of the two is a mixture and the other
-                is not.
+            ValueError: If the dimensions disagree, one of the two is a mixture and the other is
+                not, or (on concrete arrays) a value that counts is not finite.
         """
         if features.ndim != 2 or features.shape[1] != self.mean.shape[0]:
             expected = f"[n, {self.mean.shape[0]}]"
@@ -106,30 +127,21 @@ class FeatureStatistics:
         if (variances is None) != (self.variance_sum is None):
             got, expected = ("no ", "some") if variances is None else ("", "none")
             raise ValueError(f"variances: got {got}variances, expected {expected}")
-        x = jnp.asarray(features)
         if mask is None:
-            mask = jnp.ones(x.shape[0], bool)
-        count = jnp.sum(mask, dtype=jnp.int32)
-
-        def masked_mean(rows: Float[Array, "n d"]) -> Float[Array, " d"]:
-            return jnp.sum(rows, axis=0, where=mask[:, None]) / jnp.maximum(count, 1)
-
-        # The second mean corrects the rounding of the first, whatever the features' offset.
-        mean = masked_mean(x)
-        mean_error = masked_mean(x - mean)
-        rows = jnp.where(mask[:, None], x - mean - mean_error, 0)
-        variance_sum = None
-        if variances is not None:
-            variance_sum = jnp.sum(variances, axis=0, where=mask[:, None])
-        return self._fold(count, mean, mean_error, rows, variance_sum)
+            mask = np.ones(features.shape[0], bool)
+        if not isinstance(features, jax.core.Tracer) and not isinstance(mask, jax.core.Tracer):
+            xp = jnp if isinstance(features, jax.Array) else np
+            if not xp.isfinite(features).all(axis=1, where=mask[:, None]).all():
+                raise ValueError("features: got values that are not finite")
+        return _update(self, features, mask, variances)
 
     @jax.jit
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
         """Statistics of both sets of samples together; commutative up to rounding.
 
         Raises:
-            ValueError: If the dimensions disagree, or one of the two is a mixture and the other
-                is not.
+            ValueError: If the dimensions or sources disagree, or one of the two is a mixture and
+                the other is not.
         """
         _check_comparable(self, other)
         return self._fold(
@@ -159,6 +171,20 @@ class FeatureStatistics:
             variance_sum=jax.tree.map(jnp.add, self.variance_sum, variance_sum),
         )
 
+    def reduce(self) -> "FeatureStatistics":
+        """Merges statistics that are stacked along a leading axis, as gathering makes them.
+
+        Over the devices of a mesh, inside `jax.shard_map`:
+        `jax.lax.all_gather(statistics, axis_name).reduce()`. Over processes:
+        `multihost_utils.process_allgather(statistics).reduce()`.
+
+        Returns:
+            One statistics of all the samples, each counted once.
+        """
+        first = jax.tree.map(lambda x: x[0], self)
+        rest = jax.tree.map(lambda x: x[1:], self)
+        return jax.lax.scan(lambda merged, other: (merged.merge(other), None), first, rest)[0]
+
     def covariance(self, ddof: int = 1) -> Float[Array, "d d"]:
         """Covariance of the samples, the mean component variances of a mixture included.
 
@@ -179,6 +205,71 @@ class FeatureStatistics:
         spread = jnp.diag(jnp.sqrt(self.variance_sum / self.count))
         return frechet.triangular_factor(jnp.vstack([factor, spread]))
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a safetensors file, which appears whole or not at all."""
+        arrays = {
+            field.name: np.asarray(value)
+            for field in dataclasses.fields(self)
+            if field.name != "source" and (value := getattr(self, field.name)) is not None
+        }
+        metadata = {"format": "srvp-fd-jax statistics", "format_version": str(FORMAT_VERSION)}
+        metadata |= {f"source.{name}": value for name, value in self.source}
+        write_atomically(Path(path), safetensors.numpy.save(arrays, metadata))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "FeatureStatistics":
+        """Reads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is damaged, foreign, or of another format version.
+        """
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path}: not a readable safetensors file: {error}") from error
+        if metadata.pop("format", None) != "srvp-fd-jax statistics":
+            raise ValueError(f"{path}: not a file of feature statistics")
+        version = metadata.pop("format_version", None)
+        if version != str(FORMAT_VERSION):
+            raise ValueError(
+                f"{path}: format version {version}, this release reads {FORMAT_VERSION}"
+            )
+        source = {name.removeprefix("source."): value for name, value in metadata.items()}
+        d = arrays["mean"].shape[0] if arrays.get("mean", np.zeros(())).ndim == 1 else 0
+        shapes = {"count": (), "mean": (d,), "mean_error": (d,), "factor": (d, d)}
+        if "variance_sum" in arrays:
+            shapes["variance_sum"] = (d,)
+        if d == 0 or {name: array.shape for name, array in arrays.items()} != shapes:
+            raise ValueError(f"{path}: not a file of feature statistics")
+        return cls(
+            **{name: jnp.asarray(array) for name, array in arrays.items()},
+            source=tuple(sorted(source.items())),
+        )
+
+
+@jax.jit
+def _update(
+    statistics: FeatureStatistics,
+    features: Float[Array, "n d"],
+    mask: Bool[Array, " n"],
+    variances: Float[Array, "n d"] | None,
+) -> FeatureStatistics:
+    count = jnp.sum(mask, dtype=jnp.int32)
+    counts = mask[:, None]
+
+    def masked_mean(rows: Float[Array, "n d"]) -> Float[Array, " d"]:
+        return jnp.sum(rows, axis=0, where=counts) / jnp.maximum(count, 1)
+
+    # The second mean corrects the rounding of the first, whatever the features' offset.
+    mean = masked_mean(features)
+    mean_error = masked_mean(features - mean)
+    rows = jnp.where(counts, features - mean - mean_error, 0)
+    variance_sum = None if variances is None else jnp.sum(variances, axis=0, where=counts)
+    return statistics._fold(count, mean, mean_error, rows, variance_sum)
+
 
 def _two_sum(
     a: Float[Array, " d"], b: Float[Array, " d"]
@@ -195,6 +286,12 @@ def _check_comparable(s1: FeatureStatistics, s2: FeatureStatistics) -> None:
         raise ValueError(f"statistics: got feature dimensions {d1} and {d2}, which must be equal")
     if (s1.variance_sum is None) != (s2.variance_sum is None):
         raise ValueError("statistics: one is of a Gaussian mixture and the other is not")
+    source1, source2 = dict(s1.source), dict(s2.source)
+    for name in source1.keys() & source2.keys():
+        if source1[name] != source2[name]:
+            raise ValueError(
+                f"statistics: {name} is {source1[name]!r} of one and {source2[name]!r} of the other"
+            )
 
 
 def frechet_distance_from_statistics(
@@ -211,16 +308,28 @@ def frechet_distance_from_statistics(
         method: "procrustes" or "eigh", see `frechet.frechet_distance_from_factors`.
 
     Returns:
-        Non-negative scalar of the statistics' dtype.
+        Non-negative scalar of the statistics' dtype; nan under `jit` where a count is below 2.
 
     Raises:
-        ValueError: If the dimensions disagree, one is a mixture and the other is not, or (on
-            concrete statistics) one has fewer than two samples.
+        ValueError: If the dimensions or sources disagree, one is a mixture and the other is not,
+            or (on concrete statistics) one has fewer than two samples or holds values that are
+            not finite.
     """
     _check_comparable(s1, s2)
     for name, s in (("s1", s1), ("s2", s2)):
-        if not isinstance(s.count, jax.core.Tracer) and s.count < 2:
+        if isinstance(s.count, jax.core.Tracer):
+            continue
+        if s.count < 2:
             raise ValueError(f"{name}: got {s.count} samples, a covariance needs at least 2")
+        if not jnp.isfinite(s.factor).all():
+            raise ValueError(f"{name}: holds values that are not finite")
+    return _distance(s1, s2, method)
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def _distance(
+    s1: FeatureStatistics, s2: FeatureStatistics, method: frechet.Method
+) -> Float[Array, ""]:
     mean_difference = (s1.mean - s2.mean) + (s1.mean_error - s2.mean_error)
     factors = s1.covariance_factor(), s2.covariance_factor()
     return frechet.frechet_distance_from_factors(mean_difference, *factors, method)

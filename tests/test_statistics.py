@@ -1,0 +1,281 @@
+import functools
+import json
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from srvp_fd_jax import (
+    FeatureStatistics,
+    frechet_distance_from_moments,
+    frechet_distance_from_statistics,
+)
+
+# Reproducible, and without a deadline that compilation would miss.
+settings.register_profile("srvp-fd-jax", derandomize=True, deadline=None, max_examples=25)
+settings.load_profile("srvp-fd-jax")
+
+D = 5
+FEATURES = (
+    np.random.default_rng(0).normal(size=(60, D)) * [3, 1, 1, 0.1, 0.01] + [50, -2, 0, 1, 9]
+).astype(np.float32)
+VARIANCES = np.random.default_rng(1).uniform(0.1, 2, size=(60, D)).astype(np.float32)
+OTHER = (FEATURES[::-1] * 1.2 + 0.3).astype(np.float32)
+
+seeds = st.integers(0, 2**31)
+
+
+def statistics(features, variances=None, mask=None) -> FeatureStatistics:
+    return FeatureStatistics.from_features(features, mask, variances)
+
+
+def assert_same(got: FeatureStatistics, features: np.ndarray, variances=None) -> None:
+    x = features.astype(np.float64)
+    assert int(got.count) == len(x)
+    mean = np.float64(got.mean) + np.float64(got.mean_error)
+    np.testing.assert_allclose(mean / x.std(axis=0), (x / x.std(axis=0)).mean(axis=0), atol=1e-6)
+    expected = np.cov(x, rowvar=False)
+    if variances is not None:
+        expected += np.diag(variances.astype(np.float64).mean(axis=0))
+    # Relative to the spread of the two dimensions, the smallest of which is a hundredth.
+    scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+    np.testing.assert_allclose(got.covariance() / scale, expected / scale, atol=3e-6)
+    chex.assert_trees_all_close(got.factor, jnp.triu(got.factor))
+
+
+@pytest.mark.parametrize("variances", [None, VARIANCES], ids=["samples", "mixture"])
+def test_moments_are_numpys(variances):
+    got = statistics(FEATURES, variances)
+    assert_same(got, FEATURES, variances)
+    a = got.covariance_factor()
+    chex.assert_trees_all_close(a.T @ a, got.covariance(), rtol=1e-4, atol=1e-5)
+    n = len(FEATURES)
+    if variances is None:
+        chex.assert_trees_all_close(
+            got.covariance(ddof=0) * n, got.covariance() * (n - 1), rtol=1e-6
+        )
+
+
+@given(seeds)
+def test_any_split_in_any_order_with_any_padding_gives_the_one_shot_statistics(seed):
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(FEATURES))
+    cuts = np.sort(rng.integers(0, len(FEATURES) + 1, rng.integers(1, 6)))
+    state = FeatureStatistics.empty(D, mixture=True)
+    for rows in np.split(order, cuts):
+        # One shape, so one compilation; what does not count may be anything.
+        padded = np.full((len(FEATURES), D), rng.choice([np.nan, np.inf, 1e30]), np.float32)
+        variances = padded.copy()
+        mask = np.zeros(len(FEATURES), bool)
+        places = rng.choice(len(FEATURES), len(rows), replace=False)
+        padded[places], variances[places], mask[places] = FEATURES[rows], VARIANCES[rows], True
+        state = state.update(padded, mask, variances)
+    assert_same(state, FEATURES, VARIANCES)
+
+
+@given(seeds)
+def test_any_merge_tree_gives_the_one_shot_statistics(seed):
+    rng = np.random.default_rng(seed)
+    groups = rng.permutation(len(FEATURES)).reshape(12, 5)
+    forest = [statistics(FEATURES[rows]) for rows in groups] + [FeatureStatistics.empty(D)]
+    while len(forest) > 1:
+        a, b = (forest.pop(rng.integers(len(forest))) for _ in range(2))
+        forest.append(a.merge(b))
+    assert_same(forest[0], FEATURES)
+
+
+def test_reduce_merges_what_is_stacked():
+    parts = [statistics(FEATURES[i::4]) for i in range(4)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *parts)
+    assert_same(stacked.reduce(), FEATURES)
+    assert_same(jax.jit(FeatureStatistics.reduce)(stacked), FEATURES)
+
+
+def test_scan_carries_statistics():
+    def step(state, batch):
+        return state.update(batch), None
+
+    state, _ = jax.lax.scan(step, FeatureStatistics.empty(D), FEATURES.reshape(6, 10, D))
+    assert_same(state, FEATURES)
+
+
+class TestPytree(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_works_under_jit(self):
+        def function(x, y):
+            return frechet_distance_from_statistics(
+                statistics(x).merge(statistics(y)), statistics(y)
+            )
+
+        expected = reference.frechet_distance_float64(np.concatenate([FEATURES, OTHER]), OTHER)
+        assert float(self.variant(function)(FEATURES, OTHER)) == pytest.approx(expected, rel=1e-5)
+
+
+# -- properties of the distance
+
+
+def distance(x, y) -> float:
+    return float(
+        frechet_distance_from_statistics(statistics(np.float32(x)), statistics(np.float32(y)))
+    )
+
+
+def random_set(rng: np.random.Generator) -> np.ndarray:
+    return rng.normal(size=(40, 4)) @ rng.normal(size=(4, 4)) + rng.normal(size=4)
+
+
+@given(seeds)
+def test_distance_is_symmetric_invariant_to_rotation_and_scales(seed):
+    rng = np.random.default_rng(seed)
+    x, y = random_set(rng), random_set(rng)
+    expected = distance(x, y)
+    assert distance(y, x) == pytest.approx(expected, rel=1e-5)
+    rotation = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    shift, scale = rng.normal(size=4), rng.uniform(0.1, 10)
+    assert distance(x @ rotation + shift, y @ rotation + shift) == pytest.approx(expected, rel=1e-4)
+    assert distance(scale * x, scale * y) == pytest.approx(scale**2 * expected, rel=1e-4)
+
+
+@given(seeds)
+def test_root_of_the_distance_obeys_the_triangle_inequality(seed):
+    rng = np.random.default_rng(seed)
+    x, y, z = (random_set(rng) for _ in range(3))
+    xy, yz, xz = (np.sqrt(distance(*pair)) for pair in ((x, y), (y, z), (x, z)))
+    assert xz <= (xy + yz) * (1 + 1e-5)
+
+
+# -- float32
+
+
+@functools.cache
+def offset_sets() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    x, y = 100 + rng.normal(size=(2, 1000, 40, 16))
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+def test_a_thousand_batches_about_a_mean_of_100_keep_their_digits():
+    def stream(batches):
+        step = lambda state, batch: (state.update(batch), None)  # noqa: E731
+        return jax.lax.scan(step, FeatureStatistics.empty(16), batches)[0]
+
+    x, y = offset_sets()
+    got = frechet_distance_from_statistics(*map(jax.jit(stream), (x, y)))
+    exact = reference.frechet_distance_float64(x.reshape(-1, 16), y.reshape(-1, 16))
+    assert float(got) == pytest.approx(exact, rel=1e-4)
+
+
+def test_raw_moments_lose_them():
+    # E[xxᵀ] − mmᵀ in float32, as a running sum keeps them: the reason for all of this module.
+    def raw_moments(batches):
+        sums = np.zeros(16, np.float32), np.zeros((16, 16), np.float32)
+        for batch in batches:
+            sums = sums[0] + batch.sum(axis=0), sums[1] + batch.T @ batch
+        n = batches.shape[0] * batches.shape[1]
+        mean = sums[0] / n
+        return mean, sums[1] / n - np.outer(mean, mean)
+
+    x, y = offset_sets()
+    got = frechet_distance_from_moments(*raw_moments(x), *raw_moments(y))
+    exact = reference.frechet_distance_float64(x.reshape(-1, 16), y.reshape(-1, 16))
+    assert abs(float(got) - exact) > exact
+
+
+# -- files
+
+
+def test_save_and_load(tmp_path: Path):
+    source = (("dataset", "kth"), ("network", "srvp"))
+    for mixture in (False, True):
+        state = FeatureStatistics.empty(D, mixture=mixture, source=source)
+        state = state.update(FEATURES, variances=VARIANCES if mixture else None)
+        state.save(tmp_path / "statistics.safetensors")
+        loaded = FeatureStatistics.load(tmp_path / "statistics.safetensors")
+        chex.assert_trees_all_equal(loaded, state)
+        assert loaded.source == source
+    assert [path.name for path in tmp_path.iterdir()] == ["statistics.safetensors"]
+
+
+def test_wrong_files_are_told(tmp_path: Path):
+    path = tmp_path / "statistics.safetensors"
+    with pytest.raises(FileNotFoundError):
+        FeatureStatistics.load(path)
+    statistics(FEATURES).save(path)
+    whole = path.read_bytes()
+    (tmp_path / "newer").write_bytes(
+        whole.replace(b'"format_version":"1"', b'"format_version":"9"')
+    )
+    arrays = safetensors.numpy.load(whole)
+    length = int.from_bytes(whole[:8], "little")
+    metadata = json.loads(whole[8 : 8 + length])["__metadata__"]
+    wrong = {
+        "truncated": whole[:-1],
+        "text": b"not statistics",
+        "weights": safetensors.numpy.save(arrays, {"network": "srvp"}),
+        "without a factor": safetensors.numpy.save({"mean": arrays["mean"]}, metadata),
+        "of another shape": safetensors.numpy.save(arrays | {"factor": np.eye(3)}, metadata),
+    }
+    for name, content in wrong.items():
+        (tmp_path / name).write_bytes(content)
+    for name in wrong:
+        with pytest.raises(ValueError, match=rf"{name}: not a "):
+            FeatureStatistics.load(tmp_path / name)
+    with pytest.raises(ValueError, match="newer: format version 9, this release reads 1"):
+        FeatureStatistics.load(tmp_path / "newer")
+
+
+# -- wrong use
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_wrong_use_is_told_and_leaves_the_state_unchanged():
+    state = statistics(FEATURES)
+    before = jax.tree.map(np.array, state)
+    mixture = statistics(FEATURES, VARIANCES)
+    kth, bair = (
+        FeatureStatistics.empty(D, source=(("dataset", name), ("network", "srvp"))).update(FEATURES)
+        for name in ("kth", "bair")
+    )
+    nan = np.where(np.arange(len(FEATURES))[:, None] == 7, np.nan, FEATURES).astype(np.float32)
+    cases = {
+        r"features: got shape \(60, 4\), expected \[n, 5\]": lambda: state.update(FEATURES[:, :4]),
+        r"features: got shape \(60,\), expected \[n, d\]": lambda: statistics(FEATURES[:, 0]),
+        "features: got values that are not finite": lambda: state.update(nan),
+        "variances: got variances, expected none": lambda: state.update(
+            FEATURES, variances=VARIANCES
+        ),
+        "variances: got no variances, expected some": lambda: mixture.update(FEATURES),
+        "got feature dimensions 5 and 4": lambda: state.merge(statistics(FEATURES[:, :4])),
+        "one is of a Gaussian mixture": lambda: state.merge(mixture),
+        "dataset is 'kth' of one and 'bair' of the other": lambda: kth.merge(bair),
+        "got feature dimensions 5 and 3": lambda: frechet_distance_from_statistics(
+            state, statistics(FEATURES[:, :3])
+        ),
+        "dataset is 'bair' of one and 'kth'": lambda: frechet_distance_from_statistics(bair, kth),
+        "s2: got 0 samples": lambda: frechet_distance_from_statistics(
+            state, FeatureStatistics.empty(D)
+        ),
+        "s1: got 1 samples": lambda: frechet_distance_from_statistics(
+            statistics(FEATURES[:1]), state
+        ),
+        "s1: holds values that are not finite": lambda: frechet_distance_from_statistics(
+            jax.jit(statistics)(nan), state
+        ),
+    }
+    for message, wrong in cases.items():
+        with pytest.raises(ValueError, match=message):
+            wrong()
+    chex.assert_trees_all_equal(jax.tree.map(np.array, state), before)
+
+
+def test_too_few_samples_are_nan_under_jit():
+    for n in (0, 1):
+        got = jax.jit(frechet_distance_from_statistics)(statistics(FEATURES[:n]), statistics(OTHER))
+        assert jnp.isnan(got)
