@@ -8,11 +8,12 @@ The three comparisons are those of the PyTorch package srvp-fd 0.4.1, whose numb
   clip being one component of a Gaussian mixture; motion.
 """
 
+import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +22,22 @@ from jaxtyping import Array, Float, Shaped
 from numpy.typing import ArrayLike
 
 from srvp_fd_jax import frechet
-from srvp_fd_jax.inputs import DataFormat, as_frames, to_unit_range
-from srvp_fd_jax.networks.srvp import SRVP, gaussian_from_raw
-from srvp_fd_jax.statistics import FeatureStatistics, frechet_distance_from_statistics
-from srvp_fd_jax.weights import load_network
-
-ComparisonType = Literal["frame", "static_content", "dynamics"]
+from srvp_fd_jax.encoding import (
+    ComparisonType,
+    blocks,
+    encode,
+    encode_statistics,
+    find_shards,
+    fold,
+)
+from srvp_fd_jax.inputs import DataFormat, as_frames
+from srvp_fd_jax.networks.srvp import SRVP
+from srvp_fd_jax.statistics import (
+    AnyArray,
+    FeatureStatistics,
+    frechet_distance_from_statistics,
+)
+from srvp_fd_jax.weights import load_weights
 
 # XLA's CPU convolutions are fastest at 32 to 64 frames a call, where activations stay in cache,
 # and a fixed number bounds the memory of any number of samples.
@@ -49,11 +60,13 @@ class FrechetDistanceCalculator:
         network: The Flax network, float32.
         dataset: Name of the model.
         method: How the Fréchet distance is evaluated.
+        weights_sha256: Hash of the PyTorch checkpoint that the weights come from.
     """
 
     network: SRVP
     dataset: str
     method: frechet.Method
+    weights_sha256: str
 
     def __init__(
         self,
@@ -75,7 +88,8 @@ class FrechetDistanceCalculator:
             ValueError: If `dataset` or `method` is unknown, or a weights file is damaged.
         """
         frechet.check_method(method)
-        self.network = load_network(dataset, weights)
+        found = load_weights(dataset, weights)
+        self.network, self.weights_sha256 = found.network(), found.source_sha256
         self.dataset, self.method = dataset, method
         if self.network.config.skipco:
             warnings.warn(
@@ -87,16 +101,17 @@ class FrechetDistanceCalculator:
 
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
         """The network is the data; the names are static."""
-        return ((jax.tree_util.GetAttrKey("network"), self.network),), (self.dataset, self.method)
+        static = (self.dataset, self.method, self.weights_sha256)
+        return ((jax.tree_util.GetAttrKey("network"), self.network),), static
 
     @classmethod
     def tree_unflatten(
-        cls, static: tuple[str, frechet.Method], children: tuple[SRVP]
+        cls, static: tuple[str, frechet.Method, str], children: tuple[SRVP]
     ) -> "FrechetDistanceCalculator":
         """Inverse of `tree_flatten_with_keys`."""
         calculator = object.__new__(cls)
         (calculator.network,) = children
-        calculator.dataset, calculator.method = static
+        calculator.dataset, calculator.method, calculator.weights_sha256 = static
         return calculator
 
     def __call__(
@@ -160,6 +175,43 @@ class FrechetDistanceCalculator:
         """
         return self._features(self._samples(videos, "videos", "dynamics"), "dynamics", batch_size)
 
+    def statistics(
+        self,
+        batches: Iterable[ArrayLike],
+        comparison_type: ComparisonType = "frame",
+        batch_size: int | None = None,
+    ) -> FeatureStatistics:
+        """Statistics of any number of samples, in a fixed amount of memory.
+
+        Compiled once whatever the lengths of the batches; while the device works on one batch the
+        host reads the next. For a progress bar wrap `batches`, as in `statistics(tqdm(batches))`.
+
+        Args:
+            batches: Arrays of frames for comparison_type "frame", else of clips, of any lengths
+                but all of the same type and with clips of one length.
+            comparison_type: "frame", "static_content" or "dynamics".
+            batch_size: How many samples are encoded at a time; by default about 64 frames.
+
+        Returns:
+            Statistics for `frechet_distance_from_statistics`, marked with what they are of.
+
+        Raises:
+            ValueError: If a batch is not what is described here; the message tells which.
+        """
+        _check_comparison_type(comparison_type)
+        batch_size = self._batch_size(comparison_type, batch_size)
+        state = FeatureStatistics.empty(
+            self._dim(comparison_type),
+            mixture=comparison_type == "dynamics",
+            source=self._source(comparison_type),
+        )
+        previous = state
+        for samples, count in blocks(self._checked(batches, comparison_type), batch_size):
+            mask = np.arange(batch_size) < count
+            state, previous = fold(self.network, state, samples, mask, comparison_type), state
+            jax.block_until_ready(previous)  # one batch waits on the device, never more
+        return state
+
     def calculate_frechet_distance_from_features(
         self, f1: ArrayLike, f2: ArrayLike
     ) -> Float[Array, ""]:
@@ -196,14 +248,25 @@ class FrechetDistanceCalculator:
         if comparison_type != "frame" and np.shape(samples["x"])[1] != np.shape(samples["y"])[1]:
             lengths = [s.shape[1] for s in samples.values()]
             raise ValueError(f"y: got clips of {lengths[1]} frames, expected {lengths[0]} as in x")
-        config = self.network.config
-        dims = {"frame": config.nhx, "static_content": config.nh_inf, "dynamics": config.ny}
-        _check_counts(samples, dims[comparison_type])
-        s1, s2 = (
-            _statistics(self._features(s, comparison_type, batch_size), comparison_type)
-            for s in samples.values()
-        )
+        _check_counts(samples, self._dim(comparison_type))
+        s1, s2 = (self._statistics(s, comparison_type, batch_size) for s in samples.values())
         return frechet_distance_from_statistics(s1, s2, self.method)
+
+    def _statistics(
+        self,
+        samples: Shaped[AnyArray, "..."],
+        comparison_type: ComparisonType,
+        batch_size: int | None,
+    ) -> FeatureStatistics:
+        # What is on the host is streamed, but for constants of a function that is being traced.
+        if not isinstance(samples, jax.Array) and not _is_tracing():
+            return self.statistics([samples], comparison_type, batch_size)
+        samples = jnp.asarray(samples)
+        batch_size = self._batch_size(comparison_type, batch_size)
+        counting = self._counting_frames(samples, comparison_type)
+        shards = find_shards(samples)
+        statistics = encode_statistics(self.network, counting, comparison_type, batch_size, shards)
+        return dataclasses.replace(statistics, source=self._source(comparison_type))
 
     def _samples(
         self,
@@ -211,11 +274,9 @@ class FrechetDistanceCalculator:
         name: str,
         comparison_type: ComparisonType,
         data_format: DataFormat = "auto",
-    ) -> Shaped[Array | np.ndarray, "..."]:
+    ) -> Shaped[AnyArray, "..."]:
         """Checked frames or whole clips, channels last."""
-        if comparison_type not in get_args(ComparisonType):
-            allowed = ", ".join(map(repr, get_args(ComparisonType)))
-            raise ValueError(f"comparison_type: got {comparison_type!r}, allowed are {allowed}")
+        _check_comparison_type(comparison_type)
         config = self.network.config
         samples = as_frames(
             x,
@@ -234,22 +295,62 @@ class FrechetDistanceCalculator:
 
     def _features(
         self,
-        samples: Shaped[Array | np.ndarray, "..."],
+        samples: Shaped[AnyArray, "..."],
         comparison_type: ComparisonType,
         batch_size: int | None,
     ) -> Float[Array, "n d"]:
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
-        # Only the frames that count are encoded, and only those go to the device.
+        batch_size = self._batch_size(comparison_type, batch_size)
+        counting = self._counting_frames(samples, comparison_type)
+        return encode(self.network, counting, comparison_type, batch_size, find_shards(samples))
+
+    def _checked(
+        self, batches: Iterable[ArrayLike], comparison_type: ComparisonType
+    ) -> Iterator[Shaped[AnyArray, "..."]]:
+        """The frames that count of each batch, after checking it."""
+        expected = None
+        for i, batch in enumerate(batches):
+            samples = self._samples(batch, f"batches[{i}]", comparison_type)
+            got = samples.shape[1:], samples.dtype
+            expected = expected or got
+            if got != expected:
+                raise ValueError(
+                    f"batches[{i}]: got samples {got[0]} of {got[1]}, expected {expected[0]} of "
+                    f"{expected[1]} as in batches[0]"
+                )
+            yield self._counting_frames(samples, comparison_type)
+
+    def _counting_frames(
+        self, samples: Shaped[AnyArray, "..."], comparison_type: ComparisonType
+    ) -> Shaped[AnyArray, "..."]:
+        """Only the frames that count are encoded, and only those go to the device."""
         nt_inf = self.network.config.nt_inf
-        if comparison_type == "static_content":
-            samples = samples[:, -nt_inf:]
-        elif comparison_type == "dynamics":
-            samples = samples[:, :nt_inf]
+        match comparison_type:
+            case "static_content":
+                return samples[:, -nt_inf:]
+            case "dynamics":
+                return samples[:, :nt_inf]
+        return samples
+
+    def _dim(self, comparison_type: ComparisonType) -> int:
+        config = self.network.config
+        dims = {"frame": config.nhx, "static_content": config.nh_inf, "dynamics": config.ny}
+        return dims[comparison_type]
+
+    def _batch_size(self, comparison_type: ComparisonType, batch_size: int | None) -> int:
         if batch_size is None:
-            frames_a_sample = 1 if comparison_type == "frame" else nt_inf
-            batch_size = max(1, _FRAMES_AT_ONCE // frames_a_sample)
-        return _encode(self.network, samples, comparison_type, batch_size)
+            frames = 1 if comparison_type == "frame" else self.network.config.nt_inf
+            return max(1, _FRAMES_AT_ONCE // frames)
+        if batch_size < 1:
+            raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
+        return batch_size
+
+    def _source(self, comparison_type: ComparisonType) -> tuple[tuple[str, str], ...]:
+        return (
+            ("comparison_type", comparison_type),
+            ("dataset", self.dataset),
+            ("network", "srvp"),
+            ("weights_sha256", self.weights_sha256),
+        )
 
 
 def frechet_distance(
@@ -305,53 +406,8 @@ def _calculator(
     return FrechetDistanceCalculator(dataset, weights=weights, method=method)
 
 
-@functools.partial(jax.jit, static_argnames=("comparison_type", "batch_size"))
-def _encode(
-    network: SRVP,
-    samples: Shaped[Array, "n *sample"],
-    comparison_type: ComparisonType,
-    batch_size: int,
-) -> Float[Array, "n d"]:
-    """Features of frames, or of clips of the frames that count."""
-
-    def encode(batch: Shaped[Array, "b *sample"]) -> Float[Array, "b d"]:
-        frames = to_unit_range(batch.reshape(-1, *batch.shape[-3:]))
-        encodings = network.encoder(frames)
-        if comparison_type == "frame":
-            return encodings
-        head = network.content if comparison_type == "static_content" else network.initial_state
-        return head(encodings.reshape(*batch.shape[:2], -1))
-
-    return _map_batches(encode, samples, batch_size)
-
-
-def _map_batches(
-    function: Callable[[Shaped[Array, "b *sample"]], Float[Array, "b d"]],
-    samples: Shaped[Array, "n *sample"],
-    batch_size: int,
-) -> Float[Array, "n d"]:
-    """Applies a function to batches one after the other, one compilation for all.
-
-    Sample i goes to batch i mod the number of batches, so that every batch has samples from all
-    over the array: where its first axis is sharded over devices, all of them work on each batch.
-    """
-    n = samples.shape[0]
-    if n <= batch_size:
-        return function(samples)
-    steps = -(-n // batch_size)
-    padded = jnp.pad(samples, ((0, steps * batch_size - n), *[(0, 0)] * (samples.ndim - 1)))
-    batches = padded.reshape(batch_size, steps, *samples.shape[1:]).swapaxes(0, 1)
-    features = jax.lax.map(function, batches)
-    return features.swapaxes(0, 1).reshape(steps * batch_size, -1)[:n]
-
-
-def _statistics(
-    features: Float[Array, "n d"], comparison_type: ComparisonType
-) -> FeatureStatistics:
-    if comparison_type != "dynamics":
-        return FeatureStatistics.from_features(features)
-    mean, variance = gaussian_from_raw(features)
-    return FeatureStatistics.from_features(mean, variances=variance)
+def _is_tracing() -> bool:
+    return isinstance(jnp.zeros(()), jax.core.Tracer)
 
 
 def _as_features(f: ArrayLike, name: str) -> Float[Array, "n d"]:
@@ -365,7 +421,13 @@ def _as_features(f: ArrayLike, name: str) -> Float[Array, "n d"]:
     return features.astype(jnp.float32)
 
 
-def _check_counts(samples: Mapping[str, Shaped[Array | np.ndarray, "..."]], dim: int) -> None:
+def _check_comparison_type(comparison_type: str) -> None:
+    if comparison_type not in get_args(ComparisonType):
+        allowed = ", ".join(map(repr, get_args(ComparisonType)))
+        raise ValueError(f"comparison_type: got {comparison_type!r}, allowed are {allowed}")
+
+
+def _check_counts(samples: Mapping[str, Shaped[AnyArray, "..."]], dim: int) -> None:
     for name, x in samples.items():
         if x.shape[0] < 2:
             raise ValueError(f"{name}: got {x.shape[0]} samples, a covariance needs at least 2")

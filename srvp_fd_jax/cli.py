@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Shaped
 
 import srvp_fd_jax
-from srvp_fd_jax.calculator import ComparisonType, FrechetDistanceCalculator
+from srvp_fd_jax.calculator import FrechetDistanceCalculator
+from srvp_fd_jax.encoding import ComparisonType
 from srvp_fd_jax.frechet import Method
 from srvp_fd_jax.videos import corruptions
 from srvp_fd_jax.videos.corruptions import Clips

@@ -1,0 +1,228 @@
+"""Batches, devices and processes: the same number at any of them."""
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from srvp_fd_jax import (
+    FeatureStatistics,
+    FrechetDistanceCalculator,
+    frechet_distance_from_statistics,
+)
+from srvp_fd_jax.encoding import blocks
+from srvp_fd_jax.videos.moving_digits import moving_digits
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def digits() -> FrechetDistanceCalculator:
+    return FrechetDistanceCalculator("digits")
+
+
+@pytest.fixture(scope="module")
+def clips() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return moving_digits(rng, 304, 5), moving_digits(rng, 280, 5, swapped=2)
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [3], [5], [5, 5], [2, 0, 9, 1, 4], [23]])
+def test_blocks_hold_each_sample_once_in_order(lengths: list[int]):
+    data = np.arange(sum(lengths) * 2).reshape(-1, 2)
+    batches = np.split(data, np.cumsum(lengths)[:-1])
+    got = list(blocks(batches, 5))
+    assert all(block.shape == (5, 2) for block, _ in got)
+    np.testing.assert_array_equal(
+        np.concatenate([data[:0]] + [block[:count] for block, count in got]), data
+    )
+    assert all(count == 5 for _, count in got[:-1])
+
+
+@pytest.mark.parametrize("comparison_type", ["frame", "static_content", "dynamics"])
+def test_streaming_gives_the_one_shot_number(comparison_type, digits, clips):
+    x, y = (c[:, 0] for c in clips) if comparison_type == "frame" else clips
+    expected = digits(jnp.asarray(x), jnp.asarray(y), comparison_type)
+    for lengths in ([304], [1, 100, 203], [150, 154]):
+        batches = iter(np.split(x, np.cumsum(lengths)[:-1]))
+        s1 = digits.statistics(batches, comparison_type, batch_size=37)
+        s2 = digits.statistics([jnp.asarray(y)], comparison_type)
+        assert (int(s1.count), int(s2.count)) == (304, 280)
+        got = frechet_distance_from_statistics(s1, s2)
+        chex.assert_trees_all_close(got, expected, rtol=2e-6)
+    assert dict(s1.source) == {
+        "network": "srvp",
+        "dataset": "digits",
+        "comparison_type": comparison_type,
+        "weights_sha256": digits.weights_sha256,
+    }
+
+
+def test_streaming_compiles_once(digits, clips):
+    digits.statistics([clips[0][:50, 0]], batch_size=20)
+    with jax.no_tracing():
+        digits.statistics([clips[0][:33, 0], clips[1][:8, 0], clips[1][:150, 0]], batch_size=20)
+
+
+def test_nothing_is_streamed_into_a_traced_function(digits, clips):
+    # A constant of a jitted function would be unrolled into it, batch by batch.
+    x, y = (c[:200, 0] for c in clips)
+    program = jax.jit(lambda y: digits(x, y)).lower(y).as_text()
+    assert program.count("stablehlo.convolution") <= 10
+    chex.assert_trees_all_close(jax.jit(lambda y: digits(x, y))(y), digits(x, y), rtol=1e-5)
+
+
+def test_statistics_of_other_comparisons_are_not_compared(digits, clips):
+    w = digits.statistics([clips[0]], "static_content")
+    features = digits.statistics([clips[0][:, 0]])
+    with pytest.raises(ValueError, match="feature dimensions 256 and 128"):
+        frechet_distance_from_statistics(w, features)
+    other = FeatureStatistics.empty(128, source=(("comparison_type", "static_content"),))
+    with pytest.raises(ValueError, match="comparison_type is 'frame' of one and 'static_content'"):
+        features.merge(other)
+
+
+def test_wrong_batches_are_told(digits, clips):
+    x = clips[0]
+    cases = {
+        r"batches\[1\]: got samples \(5, 64, 64, 1\) of float32, expected .* of uint8 as in": [
+            x,
+            np.float32(x) / 255,
+        ],
+        r"batches\[1\]: got clips of 4 frames, 'dynamics' of": [x, x[:, :4]],
+        r"batches\[2\]: got shape \(304, 64, 64, 1\)": [x, x, x[:, 0]],
+        r"batches\[0\]: got values from 0 to 255": [np.float32(x)],
+    }
+    for message, batches in cases.items():
+        with pytest.raises(ValueError, match=message):
+            digits.statistics(batches, "dynamics")
+    with pytest.raises(ValueError, match="batch_size: got 0"):
+        digits.statistics([x], "dynamics", batch_size=0)
+    assert int(digits.statistics([], "dynamics").count) == 0
+
+
+def run(code: str, **environment: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+def test_eight_devices_give_the_number_of_one(digits, clips, tmp_path):
+    np.savez(tmp_path / "clips.npz", *clips)
+    expected = {
+        name: float(digits(jnp.asarray(clips[0]), jnp.asarray(clips[1]), name))
+        for name in ("static_content", "dynamics")
+    }
+    code = f"""
+        import re
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+        from srvp_fd_jax import FrechetDistanceCalculator
+
+        assert jax.device_count() == 8
+        digits = FrechetDistanceCalculator("digits")
+        clips = list(np.load({str(tmp_path / "clips.npz")!r}).values())
+        expected = {expected!r}
+
+        for axis_type, spec, name, jitted in (
+            (AxisType.Auto, P(("a", "b")), "dynamics", False),
+            (AxisType.Auto, P(("a", "b")), "dynamics", True),
+            (AxisType.Explicit, P(("a", "b")), "static_content", True),
+            (AxisType.Explicit, P("b"), "dynamics", True),
+        ):
+            mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(axis_type,) * 2)
+
+            def evaluate(calculator, x, y):
+                return calculator(x, y, name)
+
+            with jax.set_mesh(mesh):
+                x, y = (jax.device_put(c, NamedSharding(mesh, spec)) for c in clips)
+                got = float((jax.jit(evaluate) if jitted else evaluate)(digits, x, y))
+                assert abs(got - expected[name]) <= 1e-6 * got, (axis_type, spec, name, got)
+
+        w = digits.extract_w(x)
+        assert w.sharding.is_equivalent_to(NamedSharding(mesh, P("b")), 2), w.sharding
+        assert np.abs(np.asarray(w) - digits.extract_w(clips[0])).max() < 1e-6
+
+        # Only the statistics of devices cross between them, never features or frames.
+        with jax.set_mesh(mesh):
+            program = jax.jit(evaluate).lower(digits, x, y).compile().as_text()
+            gradient = jax.jit(jax.grad(lambda x: digits(x, y, "dynamics")))(jax.device_put(
+                np.float32(clips[0]) / 255, NamedSharding(mesh, P("b"))
+            ))
+        crossing = re.findall(
+            r"= (\\S+) (?:all-gather|all-to-all|collective-permute)\\(", program
+        )
+        assert crossing
+        assert all(re.match(r"(f32|s32)\\[2(,20)*\\]", shape) for shape in crossing), crossing
+        alone = jax.grad(lambda x: digits(x, clips[1], "dynamics"))(
+            jnp.asarray(np.float32(clips[0]) / 255)
+        )
+        assert np.abs(np.asarray(gradient) - alone).max() < 1e-3 * np.abs(alone).max()
+        print("ok")
+    """
+    # One BLAS thread a device: more of them only wait for each other on few cores.
+    flags = "--xla_force_host_platform_device_count=8"
+    assert run(code, XLA_FLAGS=flags, OPENBLAS_NUM_THREADS="1").strip() == "ok"
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_give_the_number_of_one(processes: int, digits, clips, tmp_path):
+    # 301 and 280 clips: no number of processes divides both.
+    x, y = clips[0][:301], clips[1]
+    np.save(tmp_path / "real.npy", x)
+    np.save(tmp_path / "generated.npy", y)
+    expected = float(digits(x, y, "dynamics"))
+    command = [sys.executable, EXAMPLES / "multi_process.py", f"127.0.0.1:{free_port()}"]
+    files = [tmp_path / "real.npy", tmp_path / "generated.npy"]
+    started = [
+        subprocess.Popen(
+            [*command, str(processes), str(process), *files],
+            env=os.environ
+            | {"JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo", "OPENBLAS_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(processes)
+    ]
+    for process in started:
+        output, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error[-3000:]
+        counts, distance = output.strip().splitlines()[-1].split(": ")
+        assert counts == "301 real, 280 generated"
+        assert float(distance) == pytest.approx(expected, rel=1e-6)
+
+    # What padding the last round with repeats, as PyTorch's DistributedSampler does, would give.
+    padded = np.concatenate([x, x[: -len(x) % processes]])
+    assert float(digits(padded, y, "dynamics")) != pytest.approx(expected, rel=1e-6)
+
+
+def test_training_loop_example_moves_the_generator_towards_its_target(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import training_loop
+
+    evaluated = training_loop.main(steps=20, batch=160)
+    assert evaluated[-1] < 0.5 * evaluated[0]
