@@ -1,0 +1,390 @@
+"""Reads a PyTorch state dict into NumPy arrays, without PyTorch.
+
+`torch.save` has written two formats, both defined by `torch/serialization.py` and both read here:
+
+* since 1.6 a zip file (`_save`): `<archive>/data.pkl` pickles the dict, with a persistent id in
+  place of each storage, whose bytes lie uncompressed in `<archive>/data/<key>`;
+* before that a stream (`_legacy_save`): four pickles (magic number, protocol version, system, the
+  dict), a fifth with the storages' keys, then for each key an int64 count and the elements.
+
+A pickle is a program, and a checkpoint comes from strangers. So nothing is imported or called by
+name: the few opcodes that a state dict needs are interpreted below, and a tensor stays a
+description until all its sizes are checked. `pickle.Unpickler` would not do, even with `find_class`
+closed: it allocates what the opcodes claim, a memo of gigabytes for one flipped bit in LONG_BINPUT.
+`zipfile` too takes sizes on trust, and 500 bytes for an entry of 46, so the zip's directory is read
+here as well.
+"""
+
+import enum
+import io
+import os
+import pickletools
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+__all__ = ["read_state_dict"]
+
+# Bounds memory and time, as a byte of pickle makes at most one small object (of up to 80 bytes). A
+# tensor takes some 100 bytes of pickle and 60 of the zip's directory: there is room for thousands.
+_TABLE_LIMIT = 1 << 20
+_MAX_DIMS = 64  # of PyTorch and of NumPy
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+
+_MARK = object()
+_OPCODES: dict[bytes, tuple[str, Any]] = {  # name, and reader of the argument if there is one
+    opcode.code.encode("latin-1"): (opcode.name, opcode.arg and opcode.arg.reader)
+    for opcode in pickletools.opcodes
+}
+_CONSTANTS = {"MARK": _MARK, "NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_POPS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2, "REDUCE": 2, "BUILD": 1}
+_POPS_TO_MARK = {"TUPLE", "APPENDS", "SETITEMS"}
+_BROKEN = f"a pickle that is cut short, damaged or longer than the {_TABLE_LIMIT} bytes allowed"
+
+
+class _Function(enum.Enum):
+    ORDERED_DICT = "collections.OrderedDict"
+    PARAMETER = "torch._utils._rebuild_parameter"
+    TENSOR = "torch._utils._rebuild_tensor"
+    TENSOR_V2 = "torch._utils._rebuild_tensor_v2"
+    TENSOR_V3 = "torch._utils._rebuild_tensor_v3"
+
+
+# The types added later have no storage class: a tensor names an untyped storage and the type
+# (`_new_dtypes` in `torch/storage.py`). Those that NumPy has no equal of are left out.
+_GLOBALS: dict[str, _Function | np.dtype[Any]] = {
+    **{function.value: function for function in _Function},
+    "torch.DoubleStorage": np.dtype("<f8"),
+    "torch.FloatStorage": np.dtype("<f4"),
+    "torch.HalfStorage": np.dtype("<f2"),
+    "torch.BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "torch.LongStorage": np.dtype("<i8"),
+    "torch.IntStorage": np.dtype("<i4"),
+    "torch.ShortStorage": np.dtype("<i2"),
+    "torch.CharStorage": np.dtype("i1"),
+    "torch.ByteStorage": np.dtype("u1"),
+    "torch.BoolStorage": np.dtype("?"),
+    "torch.ComplexDoubleStorage": np.dtype("<c16"),
+    "torch.ComplexFloatStorage": np.dtype("<c8"),
+    "torch.storage.UntypedStorage": np.dtype("u1"),
+    **{f"torch.{name}": np.dtype(name) for name in ("uint16", "uint32", "uint64")},
+    "torch.float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "torch.float8_e4m3fnuz": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "torch.float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+    "torch.float8_e5m2fnuz": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    "torch.float8_e8m0fnu": np.dtype(ml_dtypes.float8_e8m0fnu),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    key: str
+    dtype: np.dtype[Any]
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    storage: _Storage
+    dtype: np.dtype[Any]
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Reads the state dict that `torch.save(module.state_dict(), path)` wrote.
+
+    Both of PyTorch's formats are read, the zip file and the older stream; the module's docstring
+    names their sources. Nothing in the file is run. `requires_grad`, hooks, devices and the dict's
+    `_metadata` are ignored.
+
+    Args:
+        path: The checkpoint.
+
+    Returns:
+        The tensors by name, in the file's order, as read-only arrays; those that share a storage
+        share memory. A prefix `module.` that all names have, which `torch.nn.DataParallel` puts
+        there, is taken off. bfloat16 and float8 come in the types of `ml_dtypes`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is no such checkpoint, is damaged, holds anything but dense tensors by
+            name, or needs what is not read: sparse or quantised tensors, tensors with a conj or neg
+            bit, complex32, big-endian files, zip files from 4 GiB.
+    """
+    with open(path, "rb") as file:
+        try:
+            tensors, contents = _read(file)
+            prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
+            return {
+                name.removeprefix(prefix): _array(tensor, contents[tensor.storage.key])
+                for name, tensor in tensors.items()
+            }
+        except ValueError as problem:
+            raise ValueError(f"{os.fspath(path)}: {problem!s:.400}") from problem
+
+
+def _read(file: io.BufferedIOBase) -> tuple[dict[str, _Tensor], dict[str, bytes]]:
+    """The tensors by name, and the storages by key."""
+    file_size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(8)
+    file.seek(0)
+    if head.startswith(b"PK\3\4"):
+        return _read_zip(file, file_size)
+    if head.startswith(b"\x80"):
+        return _read_stream(file, file_size)
+    came = f"begins with {head!r}" if head else "is empty"
+    raise ValueError(f"not a PyTorch checkpoint: it {came}, not as a zip file or a pickle does")
+
+
+def _read_zip(
+    file: io.BufferedIOBase, file_size: int
+) -> tuple[dict[str, _Tensor], dict[str, bytes]]:
+    directory = _directory(file, file_size)
+    # `torch.load` too takes little-endian for granted where PyTorch < 2.0 wrote no such entry.
+    if "byteorder" in directory:
+        order = _entry(file, directory, "byteorder", file_size)
+        if order != b"little":
+            raise ValueError(f"its byte order is {order!r:.40}; only b'little' is read")
+    tensors = _tensors(_unpickle(io.BytesIO(_entry(file, directory, "data.pkl", file_size))))
+    return tensors, {
+        key: _entry(file, directory, f"data/{key}", storage.nbytes)
+        for key, storage in _storages(tensors, file_size).items()
+    }
+
+
+def _directory(file: io.BufferedIOBase, file_size: int) -> dict[str, tuple[int, ...]]:
+    """Each entry's method, CRC, two sizes and offset (PKWARE's APPNOTE.TXT, 4.3.12 and 4.3.16)."""
+    if file_size >= 0xFFFFFFFF:
+        raise ValueError(f"a zip file of {file_size} bytes; only those below 4 GiB are read")
+    file.seek(max(0, file_size - 22))
+    end = file.read()
+    if not end.startswith(b"PK\5\6"):
+        raise ValueError("a zip file that does not close with its directory, so it is cut short")
+    length, start = struct.unpack_from("<II", end, 12)
+    if length > _TABLE_LIMIT or start + length > file_size:
+        raise ValueError(f"a zip file with a directory of {length} bytes, or outside the file")
+    file.seek(start)
+    table = file.read(length)
+    directory, at = {}, 0
+    while at != length:
+        if table[at : at + 4] != b"PK\1\2" or at + 46 > length:
+            raise ValueError("the zip file's directory is damaged")
+        *entry, name, extra, comment, offset = struct.unpack_from("<10xH4x3I3H8xI", table, at)
+        path = table[at + 46 : at + 46 + name].decode(errors="replace")
+        directory[path.partition("/")[2]] = (*entry, offset)
+        at += 46 + name + extra + comment
+    return directory
+
+
+def _entry(
+    file: io.BufferedIOBase, directory: dict[str, tuple[int, ...]], name: str, limit: int
+) -> bytes:
+    if name not in directory:
+        raise ValueError(f"a zip file without the entry {name!r:.80} in its folder")
+    method, crc, packed, length, offset = directory[name]
+    if method != 0 or packed != length:
+        raise ValueError(f"the zip entry {name!r:.80} is compressed; torch.save only stores")
+    if length > limit:
+        raise ValueError(f"the zip entry {name!r:.80} claims {length} bytes; allowed are {limit}")
+    file.seek(offset)
+    header = file.read(30).ljust(30)
+    file.seek(sum(struct.unpack_from("<HH", header, 26)), os.SEEK_CUR)
+    content = file.read(length)
+    # torch.serialization.set_crc32_options(False) leaves zeros in place of the checksums.
+    if not header.startswith(b"PK\3\4") or (crc and zlib.crc32(content) != crc):
+        raise ValueError(f"the zip entry {name!r:.80} is damaged or cut short")
+    return content
+
+
+def _read_stream(
+    file: io.BufferedIOBase, file_size: int
+) -> tuple[dict[str, _Tensor], dict[str, bytes]]:
+    if _unpickle(file) != _MAGIC or _unpickle(file) != _PROTOCOL:
+        raise ValueError("a pickle without the magic number and version that torch.save puts first")
+    system = _unpickle(file)
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise ValueError("a stream not from a little-endian machine; only those are read")
+    tensors = _tensors(_unpickle(file))
+    storages = _storages(tensors, file_size)
+    keys, contents = _unpickle(file), {}
+    # Strings first: hashing a deeply nested tuple overflows the C stack.
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise ValueError(f"the list of storages is {_kind(keys)}; allowed is a list of strings")
+    if len(keys) != len(storages) or set(keys) != storages.keys():
+        raise ValueError("the list of storages differs from those that the tensors use")
+    for key in keys:
+        nbytes = storages[key].dtype.itemsize * int.from_bytes(file.read(8), "little", signed=True)
+        if nbytes != storages[key].nbytes:
+            raise ValueError(f"a storage has {nbytes} bytes; allowed are {storages[key].nbytes}")
+        contents[key] = file.read(nbytes)
+    return tensors, contents
+
+
+def _tensors(state: object) -> dict[str, _Tensor]:
+    if not isinstance(state, dict):
+        raise ValueError(f"holds {_kind(state)}; allowed is a dict of tensors by name")
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, _Tensor):
+            came = f"the {_kind(key)} {key!r:.80} holds {_kind(value)}"
+            raise ValueError(f"{came}; a state dict has tensors under strings")
+    return state
+
+
+def _storages(tensors: dict[str, _Tensor], file_size: int) -> dict[str, _Storage]:
+    storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+    claimed = sum(storage.nbytes for storage in storages.values())
+    if claimed > file_size:
+        raise ValueError(f"its storages claim {claimed} bytes; the file has only {file_size}")
+    return storages
+
+
+def _array(tensor: _Tensor, content: bytes) -> np.ndarray:
+    if len(content) != tensor.storage.nbytes:
+        came = f"the storage {tensor.storage.key!r:.80} has {len(content)} bytes"
+        raise ValueError(f"{came}; its tensors need {tensor.storage.nbytes}")
+    if 0 in tensor.size:
+        return np.ndarray(tensor.size, tensor.dtype, content)
+    # Along a single element any stride goes, in PyTorch too, but in bytes it may pass 64 bits.
+    steps = [s if n > 1 else 0 for n, s in zip(tensor.size, tensor.stride, strict=True)]
+    offset, *strides = (n * tensor.dtype.itemsize for n in (tensor.offset, *steps))
+    return np.ndarray(tensor.size, tensor.dtype, content, offset, strides)
+
+
+def _unpickle(file: io.BufferedIOBase) -> object:
+    """Interprets the pickle at the file's position and leaves the file just behind it."""
+    start = file.tell()
+    window = io.BytesIO(file.read(_TABLE_LIMIT))
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+    try:
+        while (code := window.read(1)) != b".":
+            _execute(*_OPCODES[code], window, stack, memo)
+        value = stack.pop()
+    except (IndexError, KeyError) as problem:  # no such opcode, an empty stack, an unset memo
+        raise ValueError(f"{_BROKEN} ({problem!r})") from problem
+    file.seek(start + window.tell())
+    return value
+
+
+def _execute(
+    name: str, read: Any, window: io.BytesIO, stack: list[Any], memo: dict[int, Any]
+) -> None:
+    """Runs an opcode of those that a state dict needs, or an optimiser's saved with it."""
+    popped = _pop(stack, None if name in _POPS_TO_MARK else _POPS.get(name, 0))
+    match name:
+        case "PROTO":
+            read(window)
+        case "BINPUT" | "LONG_BINPUT":
+            memo[read(window)] = stack[-1]
+        case "BINGET" | "LONG_BINGET":
+            stack.append(memo[read(window)])
+        case "MARK" | "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
+            stack.append(_CONSTANTS[name])
+        case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE":
+            stack.append(read(window))
+        case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
+            stack.append(popped)
+        case "EMPTY_LIST":
+            stack.append([])
+        case "EMPTY_DICT":
+            stack.append({})
+        case "APPEND" | "APPENDS" if isinstance(stack[-1], list):
+            stack[-1].extend(popped)
+        case "SETITEM" | "SETITEMS" if isinstance(stack[-1], dict) and len(popped) % 2 == 0:
+            stack[-1].update(_pairs(popped))
+        case "BUILD" if isinstance(stack[-1], dict):
+            pass  # it would set an OrderedDict's _metadata
+        case "GLOBAL":
+            stack.append(_global(window))
+        case "REDUCE":
+            stack.append(_reduce(*popped))
+        case "BINPERSID":
+            stack.append(_storage(stack.pop()))
+        case _:
+            raise ValueError(f"the pickle's {name} has no place in a state dict")
+
+
+def _pop(stack: list[Any], count: int | None) -> tuple[Any, ...]:
+    """The last objects of the stack: so many, or those above the mark."""
+    if count is not None:
+        return tuple([stack.pop() for _ in range(count)][::-1])
+    items: list[Any] = []
+    while (item := stack.pop()) is not _MARK:
+        items.append(item)
+    return tuple(items[::-1])
+
+
+def _pairs(items: tuple[Any, ...]) -> dict[Any, Any]:
+    for key in items[::2]:
+        # Optimisers' states have small ints as keys. Large ones can be made to collide, which makes
+        # a dict quadratic, and hashing a deeply nested tuple overflows the C stack.
+        if not isinstance(key, str) and not (isinstance(key, int) and key.bit_length() < 32):
+            raise ValueError(f"a dict has a key of type {_kind(key)}; a state dict has strings")
+    return dict(zip(items[::2], items[1::2], strict=True))
+
+
+def _global(window: io.BytesIO) -> _Function | np.dtype[Any]:
+    # Not by pickletools' reader, which takes backslashes for escapes and warns of the wrong ones.
+    name = ".".join(window.readline().decode().removesuffix("\n") for _ in range(2))
+    if name not in _GLOBALS:
+        needs = "only OrderedDict and dense tensors of types that NumPy or ml_dtypes has"
+        raise ValueError(f"the pickle asks for {name!r:.80}; a state dict needs {needs}")
+    return _GLOBALS[name]
+
+
+def _storage(identity: Any) -> _Storage:
+    match identity:
+        # The stream's ids have a sixth item, for views of storages, that PyTorch leaves at None.
+        case ("storage", dtype, key, _, numel) | ("storage", dtype, key, _, numel, None):
+            if isinstance(dtype, np.dtype) and isinstance(key, str) and _are_counts(numel):
+                return _Storage(key, dtype, numel * dtype.itemsize)
+    raise ValueError("the pickle has a persistent id other than a storage's, the only one allowed")
+
+
+def _reduce(function: object, arguments: object) -> dict[str, Any] | _Tensor:
+    """Describes what the functions of `torch/_utils.py` would rebuild."""
+    match function, arguments:
+        case _Function.ORDERED_DICT, ():
+            return {}
+        case _Function.PARAMETER, (_Tensor() as tensor, _, _):
+            return tensor
+        case _Function.TENSOR, (_Storage() as storage, offset, size, stride):
+            return _tensor(storage, storage.dtype, offset, size, stride)
+        case _Function.TENSOR_V2, (_Storage() as storage, offset, size, stride, _, _):
+            return _tensor(storage, storage.dtype, offset, size, stride)
+        case _Function.TENSOR_V3, (_Storage() as storage, offset, size, stride, _, _, dtype):
+            if isinstance(dtype, np.dtype):
+                return _tensor(storage, dtype, offset, size, stride)
+        case _Function.TENSOR_V2, (_, _, _, _, _, _, dict()):
+            raise ValueError("a tensor has its conj or neg bit set; only resolved ones are read")
+    raise ValueError("a REDUCE of the pickle is none that torch.save writes for a dense tensor")
+
+
+def _tensor(
+    storage: _Storage, dtype: np.dtype[Any], offset: Any, size: Any, stride: Any
+) -> _Tensor:
+    tuples = isinstance(size, tuple) and isinstance(stride, tuple)
+    if not tuples or not len(size) == len(stride) <= _MAX_DIMS:
+        raise ValueError(f"a tensor's size and stride are not tuples of up to {_MAX_DIMS} numbers")
+    if not _are_counts(offset, *size, *stride):
+        raise ValueError("a tensor's size, stride or offset has an item that is not a count")
+    end = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) + 1
+    if 0 not in size and end * dtype.itemsize > storage.nbytes:
+        came = f"a tensor of type {dtype}, size {size}, stride {stride} and offset {offset}"
+        raise ValueError(f"{came} does not lie inside its storage of {storage.nbytes} bytes")
+    return _Tensor(storage, dtype, offset, size, stride)
+
+
+def _are_counts(*values: object) -> bool:
+    return all(isinstance(value, int) and value >= 0 for value in values)
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__.removeprefix("_")
