@@ -1,0 +1,365 @@
+"""Find the weights of a network, map them from PyTorch to Flax, save and load them.
+
+Weights are looked up in this order: an explicit path, the package's own data, the local cache of
+converted files, the Hugging Face Hub. A checkpoint from the hub is converted once into the cache,
+without PyTorch.
+
+A converted file is a safetensors file of float32 arrays under the dotted paths of the Flax
+parameters ("encoder.conv.0.conv.kernel"); its metadata says what they are and where they are from.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import nnx
+from huggingface_hub import hf_hub_download
+
+from srvp_fd_jax import checkpoint
+from srvp_fd_jax.files import write_atomically
+from srvp_fd_jax.networks.srvp import SRVP, SRVPConfig
+
+HUB_REPOSITORY = "nkiyohara/srvp-pretrained-model-mirror"
+
+HUB_FOLDERS = {
+    "mmnist_stochastic": "mmnist/stochastic",
+    "mmnist_deterministic": "mmnist/deterministic",
+    "bair": "bair",
+    "kth": "kth",
+    "human": "human",
+}
+"""Folder of each published checkpoint in the hub repository."""
+
+DATASETS = (*HUB_FOLDERS, "digits")
+"""Names of the models: the SRVP authors' five, and the small one that comes with the package."""
+
+TORCH_PARTS = ("encoder.", "w_proj.", "w_inf.", "q_y.")
+"""How the keys begin in the authors' state dicts of the parts that features are taken from."""
+
+FORMAT_VERSION = 1
+
+_LICENCE = "Apache-2.0"
+_ATTRIBUTION = {
+    **dict.fromkeys(
+        HUB_FOLDERS,
+        "SRVP, Franceschi, Delasalles, Chen, Lamprier, Gallinari, ICML 2020, arXiv 2002.09219, "
+        "https://github.com/edouardelasalles/srvp",
+    ),
+    "digits": "srvp-fd-jax; trained on the UCI handwritten digits of E. Alpaydin and C. Kaynak "
+    "(CC BY 4.0); not the SRVP authors' weights",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The weights of one SRVP model's inference networks, which fit its configuration.
+
+    Attributes:
+        arrays: Float32 arrays under the dotted paths of the Flax parameters.
+        config: The checkpoint's config.json, whole.
+        dataset: Name of the model.
+        source_sha256: Hash of the PyTorch checkpoint that they come from, in hexadecimal.
+    """
+
+    arrays: dict[str, np.ndarray]
+    config: dict[str, Any]
+    dataset: str
+    source_sha256: str
+
+    def __post_init__(self) -> None:
+        """Raises a ValueError if the arrays do not fit the configuration."""
+        _check_names_and_shapes(self.arrays, _shapes(SRVPConfig.from_dict(self.config)))
+
+    @classmethod
+    def from_checkpoint(cls, folder: str | os.PathLike[str]) -> "Weights":
+        """Reads a checkpoint folder (config.json and model.pt) and maps it to Flax, without torch.
+
+        The name of the folder is taken as the name of the model ("mmnist/stochastic" as
+        "mmnist_stochastic").
+
+        Raises:
+            FileNotFoundError: If one of the two files is missing.
+            ValueError: If a file is damaged or foreign, or the two do not fit each other: the
+                message names every missing, unexpected and mis-shaped key.
+        """
+        folder = Path(folder)
+        config_path, model_path = folder / "config.json", folder / "model.pt"
+        for path in (config_path, model_path):
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{path}: no such file; a checkpoint folder holds config.json and model.pt"
+                )
+        try:
+            config = _parse_config(config_path.read_bytes())
+            architecture = SRVPConfig.from_dict(config)
+        except ValueError as error:
+            raise ValueError(f"{config_path}: {error}") from error
+        state_dict = checkpoint.read_state_dict(model_path)
+        try:
+            arrays = from_torch(state_dict, architecture)
+        except ValueError as error:
+            raise ValueError(f"{model_path} does not fit {config_path}: {error}") from error
+        with model_path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(arrays, config, _dataset_of(folder), digest)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Weights":
+        """Reads a converted file.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is damaged, foreign, or of another format version.
+        """
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                _check_metadata(metadata)
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            config = _parse_config(metadata["config"])
+            return cls(arrays, config, metadata["dataset"], metadata["source_sha256"])
+        except (ValueError, safetensors.SafetensorError) as error:
+            raise ValueError(
+                f"{path}: {error} (weights are a file that `python -m convert` made, or the folder "
+                "of a checkpoint)"
+            ) from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a converted file; the file appears whole or not at all."""
+        metadata = {
+            "format_version": str(FORMAT_VERSION),
+            "network": "srvp",
+            "config": json.dumps(self.config),
+            "dataset": self.dataset,
+            "source_sha256": self.source_sha256,
+            "licence": _LICENCE if self.dataset in DATASETS else "see the source checkpoint",
+            "attribution": _ATTRIBUTION.get(self.dataset, "see the source checkpoint"),
+        }
+        write_atomically(Path(path), safetensors.numpy.save(self.arrays, metadata))
+
+    def network(self) -> SRVP:
+        """The Flax network with these weights."""
+        graph, state = _abstract_network(SRVPConfig.from_dict(self.config))
+        # Arrays, not tracers, also where this is called inside a jitted function.
+        with jax.ensure_compile_time_eval():
+            arrays = {name: jnp.asarray(array) for name, array in self.arrays.items()}
+        flat = [
+            (path, variable.replace(arrays[_dotted(path)]))
+            for path, variable in nnx.to_flat_state(state)
+        ]
+        return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def load_weights(name: str, weights: str | os.PathLike[str] | None = None) -> Weights:
+    """Finds and reads the weights of a model, downloading and converting them where needed.
+
+    Args:
+        name: One of `DATASETS`.
+        weights: A converted file or a checkpoint folder, to be used instead of looking.
+
+    Raises:
+        FileNotFoundError: If the weights are nowhere and the hub cannot be reached.
+        ValueError: If `name` is unknown, a file is damaged, or `weights` are those of another of
+            the known models than `name`.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"dataset: got {name!r}, allowed are {', '.join(DATASETS)}")
+    if weights is not None:
+        read = Weights.from_checkpoint if Path(weights).is_dir() else Weights.load
+        found = read(weights)
+        if found.dataset in DATASETS and found.dataset != name:
+            raise ValueError(
+                f"weights: {os.fspath(weights)} holds the model {found.dataset!r}, but dataset is "
+                f"{name!r}: pass dataset={found.dataset!r}"
+            )
+        return found
+    for path in (Path(__file__).parent / "data" / f"{name}.safetensors", cached_path(name)):
+        if path.is_file():
+            return Weights.load(path)
+    converted = dataclasses.replace(Weights.from_checkpoint(download(name)), dataset=name)
+    converted.save(cached_path(name))
+    return converted
+
+
+def load_network(name: str, weights: str | os.PathLike[str] | None = None) -> SRVP:
+    """Loads a feature network with its weights.
+
+    Args:
+        name: One of `DATASETS`.
+        weights: A converted file or a checkpoint folder (config.json and model.pt). By default
+            the weights are those that come with the package, or were converted into the cache
+            (`$XDG_CACHE_HOME/srvp-fd-jax`), or are on the Hugging Face Hub, in that order.
+
+    Returns:
+        The Flax module: `encoder` takes frames [N, 64, 64, C], float32 in [0, 1], to [N, nhx];
+        `content` and `initial_state` take the encodings of clips, see `networks.srvp.SRVP`.
+
+    Raises:
+        FileNotFoundError: If the weights are nowhere and the hub cannot be reached.
+        ValueError: If `name` is unknown, a file is damaged, or `weights` are those of another of
+            the known models than `name`.
+    """
+    return load_weights(name, weights).network()
+
+
+def cached_path(dataset: str) -> Path:
+    """Where the converted weights of a dataset are kept: `$XDG_CACHE_HOME/srvp-fd-jax/`."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "srvp-fd-jax" / f"{dataset}.safetensors"
+
+
+def download(dataset: str) -> Path:
+    """Downloads a published checkpoint from the Hugging Face Hub, or finds it in the hub's cache.
+
+    Returns:
+        The folder with config.json and model.pt.
+
+    Raises:
+        FileNotFoundError: If the hub cannot be reached and its cache does not hold the files.
+    """
+    files = [f"{HUB_FOLDERS[dataset]}/{name}" for name in ("config.json", "model.pt")]
+    try:
+        paths = [hf_hub_download(HUB_REPOSITORY, file) for file in files]
+    # The errors of its transports come through as they are and have no class in common: those of
+    # httpx (1.x) or httpx2 (2.x), and of hf_xet, which differ from release to release.
+    except Exception as error:
+        cause = error.__cause__ or error  # the hub's own messages leave out what happened
+        reason = f"{type(cause).__name__}: {cause}".partition("\n")[0]
+        raise FileNotFoundError(
+            f"the weights of {dataset!r} are neither in {cached_path(dataset)} nor to be had from "
+            f"huggingface.co/{HUB_REPOSITORY} ({reason}); where there is a network run "
+            f"`python -m convert {dataset} {dataset}.safetensors`, then pass that file as weights="
+        ) from error
+    return Path(paths[-1]).parent
+
+
+def from_torch(state_dict: Mapping[str, np.ndarray], config: SRVPConfig) -> dict[str, np.ndarray]:
+    """Maps a PyTorch state dict of the whole SRVP model to the Flax parameters used here.
+
+    Kernels go from [out, in, height, width] to [height, width, in, out], matrices from [out, in]
+    to [in, out].
+
+    Args:
+        state_dict: Arrays under the keys of the authors' model.
+        config: The architecture that they are for.
+
+    Raises:
+        ValueError: If keys of the parts used are missing, unexpected, mis-shaped or not floating.
+    """
+    used = {
+        key: array
+        for key, array in state_dict.items()
+        if key.startswith(TORCH_PARTS) and not key.endswith(".num_batches_tracked")
+    }
+    expected = _shapes(config)
+    keys = {name: _torch_key(name, config) for name in expected}
+    _check_names_and_shapes(used, {keys[name]: _torch_shape(expected[name]) for name in expected})
+    return {
+        name: np.ascontiguousarray(_to_flax_layout(used[key]), np.float32)
+        for name, key in keys.items()
+    }
+
+
+def _to_flax_layout(array: np.ndarray) -> np.ndarray:
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+
+
+def _torch_key(name: str, config: SRVPConfig) -> str:
+    """The authors' name of a Flax parameter, e.g. encoder.conv.1.norm.mean: ….1.1.running_mean."""
+    layer, parameter = name.rsplit(".", 1)
+    parameters = {"kernel": "weight", "scale": "weight", "mean": "running_mean"}
+    parameter = (parameters | {"var": "running_var"}).get(parameter, parameter)
+    return f"{_torch_layers(config)[layer]}.{parameter}"
+
+
+def _torch_layers(config: SRVPConfig) -> dict[str, str]:
+    if config.archi == "dcgan":
+        blocks = {f"encoder.conv.{i}": f"encoder.conv.{i}" for i in range(4)}
+        blocks["encoder.last_conv"] = "encoder.last_conv"
+    else:  # the authors count the max pooling at the start of every stage but the first
+        blocks = {
+            f"encoder.conv.{stage}.{block}": f"encoder.conv.{stage}.{block + (stage > 0)}"
+            for stage in range(4)
+            for block in range(3)
+        }
+        blocks["encoder.last_conv"] = "encoder.last_conv.1"
+    layers = {"content.projection": "w_proj.0", "content.output": "w_inf.0"}
+    for flax, torch in blocks.items():
+        layers |= {f"{flax}.conv": f"{torch}.0", f"{flax}.norm": f"{torch}.1"}
+    for i in range(config.nlayers_inf):  # an activation comes before every layer but the first
+        layers[f"initial_state.layers.{i}"] = f"q_y.module.{i}.{int(i > 0)}"
+    return layers
+
+
+def _abstract_network(config: SRVPConfig) -> tuple[nnx.GraphDef[SRVP], Any]:
+    return nnx.split(nnx.eval_shape(lambda: SRVP(config, rngs=nnx.Rngs(0))))
+
+
+@functools.cache
+def _shapes(config: SRVPConfig) -> Mapping[str, tuple[int, ...]]:
+    """The shapes of the Flax parameters under their dotted paths."""
+    state = _abstract_network(config)[1]
+    return {_dotted(path): variable.shape for path, variable in nnx.to_flat_state(state)}
+
+
+def _dotted(path: tuple[Any, ...]) -> str:
+    return ".".join(map(str, path))
+
+
+def _check_names_and_shapes(
+    arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    problems = [f"unexpected {name}" for name in arrays if name not in expected]
+    for name, shape in expected.items():
+        if name not in arrays:
+            problems.append(f"missing {name}")
+        elif arrays[name].shape != shape:
+            problems.append(f"{name} has shape {arrays[name].shape}, expected {shape}")
+        elif not jnp.issubdtype(arrays[name].dtype, jnp.floating):
+            problems.append(f"{name} has dtype {arrays[name].dtype}, expected floats")
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    version = metadata.get("format_version")
+    if metadata.get("network") != "srvp" or version is None:
+        raise ValueError("not a converted SRVP model")
+    if version != str(FORMAT_VERSION):
+        raise ValueError(
+            f"format version {version}, this release reads {FORMAT_VERSION}: convert the "
+            "checkpoint again"
+        )
+    missing = {"config", "dataset", "source_sha256"} - metadata.keys()
+    if missing:
+        raise ValueError(f"its metadata lacks {', '.join(sorted(missing))}")
+
+
+def _parse_config(text: str | bytes) -> dict[str, Any]:
+    config = json.loads(text)
+    if not isinstance(config, dict):
+        raise ValueError(f"config: got a {type(config).__name__}, expected an object with fields")
+    return config
+
+
+def _dataset_of(folder: Path) -> str:
+    """The model's name from its folder, laid out as on the hub or simply named after it."""
+    resolved = folder.resolve().as_posix()
+    for dataset, hub_folder in HUB_FOLDERS.items():
+        if resolved.endswith(f"/{hub_folder}"):
+            return dataset
+    return folder.resolve().name

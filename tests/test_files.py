@@ -1,0 +1,93 @@
+"""Files appear whole or not at all."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from srvp_fd_jax import files
+from srvp_fd_jax.files import write_atomically
+
+OLD, NEW = b"old" * 1000, b"new" * 5000
+LIMIT = 1000
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "file").write_bytes(OLD)
+    return tmp_path / "file"
+
+
+def test_replaces_the_file_and_leaves_nothing_else(path):
+    write_atomically(path, NEW)
+    assert path.read_bytes() == NEW
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_makes_the_folders_above(tmp_path):
+    write_atomically(tmp_path / "a" / "b" / "file", NEW)
+    assert (tmp_path / "a" / "b" / "file").read_bytes() == NEW
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_permissions_are_those_that_the_umask_allows(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "file", NEW)
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == mode
+
+
+def test_an_error_in_the_middle_leaves_the_old_file_alone(path):
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, unlimited[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_atomically(path, NEW)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert path.read_bytes() == OLD
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_an_error_at_the_end_leaves_the_old_file_alone(path, monkeypatch, error):
+    def fail(source, _):
+        assert Path(source).read_bytes() == NEW
+        raise error
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(error):
+        write_atomically(path, NEW)
+    assert path.read_bytes() == OLD
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_kill_in_the_middle_leaves_the_old_file(path):
+    program = f"""
+import pathlib, resource, runpy, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT}, {LIMIT}))
+write = runpy.run_path({files.__file__!r})["write_atomically"]
+write(pathlib.Path({os.fspath(path)!r}), {NEW!r})
+"""
+    run = subprocess.run([sys.executable, "-c", program], check=False)
+    assert run.returncode == -signal.SIGXFSZ
+    (part,) = set(path.parent.iterdir()) - {path}
+    assert part.stat().st_size == LIMIT
+    assert path.read_bytes() == OLD
+
+
+def test_writers_do_not_share_a_temporary_file(path, monkeypatch):
+    replace, names = os.replace, []
+    monkeypatch.setattr(os, "replace", lambda *names_: (names.append(names_[0]), replace(*names_)))
+    for _ in range(2):
+        write_atomically(path, NEW)
+    assert len(set(names)) == 2
