@@ -1,0 +1,1 @@
+"""Convert PyTorch checkpoints to Flax weights, verified against PyTorch: `python -m convert`."""

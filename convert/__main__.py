@@ -1,0 +1,106 @@
+"""Convert SRVP checkpoints from PyTorch to Flax, once per dataset.
+
+Reads config.json and model.pt from a folder, or from the Hugging Face Hub by the name of a
+dataset, runs the PyTorch and the Flax network on the same random clips, and writes a safetensors
+file only where their features agree.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from srvp_fd_jax import weights
+from srvp_fd_jax.weights import HUB_FOLDERS, Weights
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m convert", description=__doc__)
+    parser.add_argument(
+        "source",
+        nargs="?",
+        metavar="FOLDER_OR_DATASET",
+        help=f"a folder with config.json and model.pt, or one of {', '.join(HUB_FOLDERS)}, "
+        "from the hub; ./NAME is always a folder",
+    )
+    parser.add_argument(
+        "out",
+        nargs="?",
+        type=Path,
+        metavar="OUT.safetensors",
+        help="default: the cache, where the library looks, for a dataset; FOLDER.safetensors for "
+        "a folder",
+    )
+    parser.add_argument("--all", action="store_true", help="convert every dataset into the cache")
+    parser.add_argument("--force", action="store_true", help="convert again what is there already")
+    args = parser.parse_args(argv)
+    if args.all == (args.source is not None):
+        parser.error("name one FOLDER_OR_DATASET, or --all")
+    if args.out and args.out.is_dir():
+        parser.error(f"OUT.safetensors: {args.out} is a folder")
+
+    failed = False
+    sources = list(HUB_FOLDERS) if args.all else [args.source]
+    for source in tqdm(sources, unit="dataset", disable=len(sources) == 1):
+        try:
+            _convert(source, args.out, force=args.force)
+        except ModuleNotFoundError as error:
+            parser.exit(1, f"error: needs {error.name}: pip install 'srvp-fd-jax[convert]'\n")
+        except (OSError, ValueError) as error:
+            failed = True
+            tqdm.write(f"error: {error}", file=sys.stderr)
+    return int(failed)
+
+
+def _convert(source: str, out: Path | None, *, force: bool) -> None:
+    from convert.verify import TOLERANCE, largest_differences  # needs the extra "convert"
+
+    if source in HUB_FOLDERS:
+        out = out or weights.cached_path(source)
+        if not force and _is_finished(out, source):
+            return
+        folder = weights.download(source)
+    else:
+        folder = Path(source)
+        if not folder.is_dir():
+            known = ", ".join(HUB_FOLDERS)
+            raise ValueError(f"{source!r} is neither a folder nor a dataset on the hub ({known})")
+        out = out or folder.resolve().with_name(f"{folder.resolve().name}.safetensors")
+    converted = Weights.from_checkpoint(folder)
+    if not force and _is_finished(out, converted.dataset, converted.source_sha256):
+        return
+
+    differences = largest_differences(folder, converted)
+    tqdm.write(
+        "\n".join(
+            f"{converted.dataset}: {name:15} largest |torch - flax| = {value:.2e}"
+            for name, value in differences.items()
+        )
+    )
+    if not all(value <= TOLERANCE for value in differences.values()):  # which NaN is not
+        raise ValueError(
+            f"{folder}: the networks differ by more than {TOLERANCE:g}; nothing was written"
+        )
+    converted.save(out)
+    tqdm.write(f"{converted.dataset}: wrote {out}")
+
+
+def _is_finished(out: Path, dataset: str, source_sha256: str | None = None) -> bool:
+    """Whether `out` already holds this conversion; an error where it holds anything else."""
+    if not out.exists():
+        return False
+    try:
+        there = Weights.load(out)
+    except ValueError as error:
+        raise ValueError(f"{error}; --force replaces the file") from error
+    if there.dataset != dataset or source_sha256 not in (None, there.source_sha256):
+        raise ValueError(f"{out} holds other weights, of {there.dataset!r}; --force replaces them")
+    tqdm.write(f"{dataset}: {out} is there already; --force converts it again")
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
