@@ -157,7 +157,8 @@ class FeatureStatistics:
         variance_sum: Float[Array, " d"] | None,
     ) -> "FeatureStatistics":
         total = self.count + count
-        share = (count / jnp.maximum(total, 1)).astype(rows.dtype)
+        # Counts take the features' type before they are divided or rooted, to lose no digits of it.
+        share = count.astype(rows.dtype) / jnp.maximum(total, 1)
         step, step_error = _two_sum(mean, -self.mean)
         step_error += mean_error - self.mean_error
         between = jnp.sqrt(self.count * share) * (step + step_error)
@@ -199,7 +200,7 @@ class FeatureStatistics:
 
     def covariance_factor(self) -> Float[Array, "d d"]:
         """Factor A of the unbiased covariance, AᵀA = covariance(ddof=1), not formed from it."""
-        factor = self.factor / jnp.sqrt(self.count - 1).astype(self.factor.dtype)
+        factor = self.factor / jnp.sqrt((self.count - 1).astype(self.factor.dtype))
         if self.variance_sum is None:
             return factor
         spread = jnp.diag(jnp.sqrt(self.variance_sum / self.count))

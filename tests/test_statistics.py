@@ -279,3 +279,13 @@ def test_too_few_samples_are_nan_under_jit():
     for n in (0, 1):
         got = jax.jit(frechet_distance_from_statistics)(statistics(FEATURES[:n]), statistics(OTHER))
         assert jnp.isnan(got)
+
+
+def test_float64_keeps_its_digits():
+    with jax.enable_x64(True):
+        x, y = FEATURES.astype(np.float64), OTHER.astype(np.float64)
+        halves = [statistics(half) for half in np.split(x, 2)]
+        got = frechet_distance_from_statistics(halves[0].merge(halves[1]), statistics(y))
+        assert got.dtype == jnp.float64
+        exact = reference.frechet_distance(*reference.moments(x), *reference.moments(y))
+        assert float(got) == pytest.approx(exact, rel=1e-12)
