@@ -1,0 +1,202 @@
+"""Relative error of Fréchet distances against 80-bit arithmetic, ours and other tools' formulas.
+
+    python benchmarks/accuracy.py [--quick]
+
+Every method is given the same float32 features. The reference is the distance of those features
+in NumPy's extended precision (64-bit mantissa): Tr (C₁C₂)^½ as the nuclear norm of A Bᵀ, whose
+singular values come from one-sided Jacobi rotations. The other tools' formulas are restated from
+their sources, in the precision that they use. "neg" marks a negative distance, "nan" none at all.
+"""
+
+import argparse
+import warnings
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import scipy.linalg
+
+from srvp_fd_jax import (
+    FeatureStatistics,
+    FrechetDistanceCalculator,
+    frechet_distance_from_statistics,
+)
+from srvp_fd_jax.videos.corruptions import blur
+from srvp_fd_jax.videos.moving_digits import moving_digits
+
+Features = np.ndarray
+
+
+def reference(x: Features, y: Features) -> float:
+    """The distance in extended precision."""
+    m1, a = _extended_factor(x)
+    m2, b = _extended_factor(y)
+    nuclear_norm = _singular_values(a @ b.T).sum()
+    return float(((m1 - m2) ** 2).sum() + (a**2).sum() + (b**2).sum() - 2 * nuclear_norm)
+
+
+def _extended_factor(x: Features) -> tuple[np.ndarray, np.ndarray]:
+    x = x.astype(np.longdouble)
+    mean = x.mean(axis=0)
+    rows = (x - mean) / np.sqrt(np.longdouble(len(x) - 1))
+    # Householder QR, since LAPACK has no extended precision.
+    n, d = rows.shape
+    for k in range(min(n - 1, d)):
+        v = rows[k:, k].copy()
+        v[0] += np.copysign(np.sqrt((v**2).sum()), v[0])
+        if (norm := (v**2).sum()) > 0:
+            rows[k:, k:] -= np.outer(2 * v / norm, v @ rows[k:, k:])
+    return mean, np.triu(rows[:d]) if n >= d else rows
+
+
+def _singular_values(matrix: np.ndarray) -> np.ndarray:
+    """One-sided Jacobi (Hestenes 1958), disjoint pairs of columns at a time."""
+    # Starting from LAPACK's right singular vectors in float64, one or two sweeps are enough.
+    v = np.linalg.svd(matrix.astype(np.float64))[2].T.astype(np.longdouble)
+    columns = (matrix @ _orthonormalised(v)).T.copy()
+    n = len(columns) + len(columns) % 2
+    if n != len(columns):
+        columns = np.vstack([columns, np.zeros_like(columns[:1])])
+    order = np.arange(n)
+    for _ in range(4):
+        largest = 0.0
+        for _ in range(n - 1):
+            p, q = columns[order[: n // 2]], columns[order[: n // 2 - 1 : -1]]
+            pp, qq, pq = (p * p).sum(1), (q * q).sum(1), (p * q).sum(1)
+            significant = np.abs(pq) > 1e-19 * np.sqrt(pp * qq) + 1e-300
+            largest = max(largest, float(significant.any()))
+            zeta = (qq - pp) / np.where(significant, 2 * pq, 1)
+            t = np.copysign(1, zeta) / (np.abs(zeta) + np.sqrt(1 + zeta**2))
+            t = np.where(significant, t, 0)[:, None]
+            c = 1 / np.sqrt(1 + t**2)
+            columns[order[: n // 2]], columns[order[: n // 2 - 1 : -1]] = (
+                c * (p - t * q),
+                c * (t * p + q),
+            )
+            order = np.concatenate([order[:1], np.roll(order[1:], 1)])
+        if not largest:
+            break
+    return np.sqrt((columns**2).sum(axis=1))
+
+
+def _orthonormalised(v: np.ndarray) -> np.ndarray:
+    # One Newton-Schulz step squares the 1e-15 by which float64 columns are not orthonormal.
+    return v @ (3 * np.eye(len(v), dtype=np.longdouble) - v.T @ v) / 2
+
+
+def ours(dtype: type, method: str = "procrustes") -> Callable[[Features, Features], float]:
+    """This package, from features."""
+
+    def distance(x: Features, y: Features) -> float:
+        with jax.enable_x64(dtype == np.float64):
+            s1, s2 = (FeatureStatistics.from_features(f.astype(dtype)) for f in (x, y))
+            return float(frechet_distance_from_statistics(s1, s2, method))
+
+    return distance
+
+
+def srvp_fd(x: Features, y: Features) -> float:
+    """srvp-fd 0.4.1: float64 on the host, scipy.linalg.sqrtm; without its clipping at zero."""
+    m1, c1, m2, c2 = _moments(x.astype(np.float64), y.astype(np.float64))
+    root = scipy.linalg.sqrtm(c1 @ c2).real
+    return float(((m1 - m2) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * np.trace(root))
+
+
+def torchmetrics(x: Features, y: Features) -> float:
+    """The formula of torchmetrics' FrechetInceptionDistance: eigenvalues of C₁C₂, in float32."""
+    m1, c1, m2, c2 = _moments(x, y)
+    trace = np.sqrt(np.linalg.eigvals(c1 @ c2).astype(np.complex64)).real.sum()
+    return float(((m1 - m2) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * trace)
+
+
+def tfgan(x: Features, y: Features) -> float:
+    """TFGAN, and the original FVD code on it: two symmetric roots by SVD, in float32."""
+    m1, c1, m2, c2 = _moments(x, y)
+
+    def root(matrix: np.ndarray, eps: float = 1e-10) -> np.ndarray:
+        u, s, vt = np.linalg.svd(matrix)
+        return (u * np.where(s < eps, s, np.sqrt(s))) @ vt
+
+    trace = np.trace(root(root(c1) @ c2 @ root(c1)))
+    return float(((m1 - m2) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * trace)
+
+
+def _moments(x: Features, y: Features) -> tuple[np.ndarray, ...]:
+    dtype = x.dtype
+    moments = (x.mean(0), np.cov(x, rowvar=False), y.mean(0), np.cov(y, rowvar=False))
+    return tuple(moment.astype(dtype) for moment in moments)
+
+
+METHODS = {
+    "ours float32": ours(np.float32),
+    "ours float64": ours(np.float64),
+    "eigh float32": ours(np.float32, "eigh"),
+    "srvp-fd": srvp_fd,
+    "torchmetrics": torchmetrics,
+    "TFGAN": tfgan,
+}
+
+
+def decaying(d: int, n: int, decay: float, scale: float = 1.0) -> tuple[Features, Features]:
+    """Two sets whose standard deviations fall off as k^-decay."""
+    rng = np.random.default_rng(0)
+    directions = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    x, y = rng.normal(size=(2, n, d)) * np.arange(1, d + 1.0) ** -decay @ directions
+    return x.astype(np.float32), (scale * y).astype(np.float32)
+
+
+def cases(quick: bool) -> dict[str, Callable[[], tuple[Features, Features]]]:
+    """Pairs of feature sets, by name."""
+    rng = np.random.default_rng(0)
+    calculator = FrechetDistanceCalculator("digits")
+    frames = {
+        "same": moving_digits(rng, 1000, 5),
+        "more": moving_digits(rng, 1000, 5),
+    }
+    frames["blurred"] = blur(frames["more"], 3)
+
+    def digits(extract: Callable[..., jax.Array], other: str, n: int, part: object) -> object:
+        return lambda: tuple(np.asarray(extract(frames[k][:n][part])) for k in ("same", other))
+
+    single = (slice(None), 0)
+    found = {
+        "digits, frame, other clips": digits(calculator.extract_features, "more", 1000, single),
+        "digits, frame, blurred": digits(calculator.extract_features, "blurred", 1000, single),
+        "digits, content, other clips": digits(calculator.extract_w, "more", 1000, slice(None)),
+        "digits, content, 100 clips": digits(calculator.extract_w, "more", 100, slice(None)),
+        "digits, frame, equal sets": digits(calculator.extract_features, "same", 1000, single),
+        "d=128, decay 0, same law": lambda: decaying(128, 1000, 0),
+        "d=128, decay 1, scaled 1.1": lambda: decaying(128, 1000, 1, 1.1),
+        "d=128, decay 2, same law": lambda: decaying(128, 1000, 2),
+        "d=400, decay 1, same law": lambda: decaying(400, 2048, 1),
+        "d=400, decay 2, same law": lambda: decaying(400, 2048, 2),
+        "d=400, 100 samples": lambda: decaying(400, 100, 1),
+    }
+    if not quick:
+        found["d=2048, decay 1, same law"] = lambda: decaying(2048, 4096, 1)
+    return found
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="leave out d = 2048 (half an hour)")
+    quick = parser.parse_args().quick
+    warnings.simplefilter("ignore")  # SciPy's, of singular matrices
+    width = 30
+    print(f"{'':{width}}{'distance':>12}" + "".join(f"{name:>14}" for name in METHODS))
+    for name, make in cases(quick).items():
+        x, y = make()
+        exact = 0.0 if np.array_equal(x, y) else reference(x, y)
+        # Where the distance is zero the error is given relative to the traces.
+        scale = exact or float(np.var(x, axis=0).sum() + np.var(y, axis=0).sum())
+        row = ""
+        for method in METHODS.values():
+            got = method(x, y)
+            mark = "neg " if got < 0 else ""
+            row += f"{mark + format(abs(got - exact) / scale, '.0e'):>14}"
+        print(f"{name:{width}}{exact:12.4g}{row}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
