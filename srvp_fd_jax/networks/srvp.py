@@ -70,6 +70,8 @@ class SRVPConfig:
             values[field.name] = value = config[field.name]
             if field.type is int and (type(value) is not int or value < 1):
                 raise ValueError(f"config: {field.name} is {value!r}, expected a positive integer")
+            if field.type is bool and type(value) is not bool:
+                raise ValueError(f"config: {field.name} is {value!r}, expected true or false")
         if values["archi"] not in ("dcgan", "vgg"):
             raise ValueError(f"config: archi is {values['archi']!r}, allowed are 'dcgan', 'vgg'")
         if values["nx"] != FRAME_SIZE:
@@ -211,7 +213,7 @@ class SRVP(nnx.Module):
     """
 
     def __init__(self, config: SRVPConfig, *, rngs: nnx.Rngs):
-        """Makes the networks with random weights; `weights.load` makes them with given ones."""
+        """Makes the networks with random weights; `weights.Weights.network` with given ones."""
         encoder = {"dcgan": DCGAN64Encoder, "vgg": VGG64Encoder}[config.archi]
         self.config = config
         self.encoder = encoder(config, rngs=rngs)

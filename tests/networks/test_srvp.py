@@ -24,6 +24,7 @@ def test_config_takes_what_it_needs_from_a_checkpoints():
         ({"nx": 128}, "nx is 128, both encoders need 64"),
         ({"nf": 0}, "nf is 0, expected a positive integer"),
         ({"ny": 2.5}, "ny is 2.5, expected a positive integer"),
+        ({"skipco": "no"}, "skipco is 'no', expected true or false"),
         ({"nc": True}, "nc is True, expected a positive integer"),
     ],
 )
