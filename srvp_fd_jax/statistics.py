@@ -54,11 +54,11 @@ class FeatureStatistics:
             where it is not known. Statistics of different sources are not merged or compared.
     """
 
-    count: Int[AnyArray, "*stack"]
-    mean: Float[AnyArray, "*stack d"]
-    mean_error: Float[AnyArray, "*stack d"]
-    factor: Float[AnyArray, "*stack d d"]
-    variance_sum: Float[AnyArray, "*stack d"] | None = None
+    count: Int[Array, "*stack"]
+    mean: Float[Array, "*stack d"]
+    mean_error: Float[Array, "*stack d"]
+    factor: Float[Array, "*stack d d"]
+    variance_sum: Float[Array, "*stack d"] | None = None
     source: tuple[tuple[str, str], ...] = dataclasses.field(default=(), metadata={"static": True})
 
     @classmethod
