@@ -14,6 +14,7 @@ hosts and files are all the same operation.
 import dataclasses
 import functools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -30,6 +31,7 @@ from srvp_fd_jax.files import write_atomically
 AnyArray = Array | np.ndarray
 
 FORMAT_VERSION = 1
+_FORMAT = "srvp-fd-jax statistics"
 
 
 @jax.tree_util.register_dataclass
@@ -98,7 +100,9 @@ class FeatureStatistics:
         """Statistics of one batch of features; the arguments and errors are those of `update`."""
         if features.ndim != 2:
             raise ValueError(f"features: got shape {features.shape}, expected [n, d]")
-        empty = cls.empty(features.shape[1], mixture=variances is not None, dtype=features.dtype)
+        # At least float32, and float64 where JAX has it.
+        dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(features.dtype, jnp.float32))
+        empty = cls.empty(features.shape[1], mixture=variances is not None, dtype=dtype)
         return empty.update(features, mask, variances)
 
     def update(
@@ -118,12 +122,15 @@ class FeatureStatistics:
             New statistics; the old ones are unchanged.
 
         Raises:
-            ValueError: If the dimensions disagree, one of the two is a mixture and the other is
-                not, or (on concrete arrays) a value that counts is not finite.
+            ValueError: If the dimensions disagree, the type is not floating, one of the two is a
+                mixture and the other is not, or (on concrete arrays) a value that counts is not
+                finite.
         """
         if features.ndim != 2 or features.shape[1] != self.mean.shape[0]:
             expected = f"[n, {self.mean.shape[0]}]"
             raise ValueError(f"features: got shape {features.shape}, expected {expected}")
+        if not jnp.issubdtype(features.dtype, jnp.floating):
+            raise ValueError(f"features: got dtype {features.dtype}, expected floats")
         if (variances is None) != (self.variance_sum is None):
             got, expected = ("no ", "some") if variances is None else ("", "none")
             raise ValueError(f"variances: got {got}variances, expected {expected}")
@@ -213,7 +220,7 @@ class FeatureStatistics:
             for field in dataclasses.fields(self)
             if field.name != "source" and (value := getattr(self, field.name)) is not None
         }
-        metadata = {"format": "srvp-fd-jax statistics", "format_version": str(FORMAT_VERSION)}
+        metadata = {"format": _FORMAT, "format_version": str(FORMAT_VERSION)}
         metadata |= {f"source.{name}": value for name, value in self.source}
         write_atomically(Path(path), safetensors.numpy.save(arrays, metadata))
 
@@ -228,27 +235,18 @@ class FeatureStatistics:
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
+                _check_metadata(metadata)
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path}: not a readable safetensors file: {error}") from error
-        if metadata.pop("format", None) != "srvp-fd-jax statistics":
-            raise ValueError(f"{path}: not a file of feature statistics")
-        version = metadata.pop("format_version", None)
-        if version != str(FORMAT_VERSION):
-            raise ValueError(
-                f"{path}: format version {version}, this release reads {FORMAT_VERSION}"
-            )
-        source = {name.removeprefix("source."): value for name, value in metadata.items()}
-        d = arrays["mean"].shape[0] if arrays.get("mean", np.zeros(())).ndim == 1 else 0
-        shapes = {"count": (), "mean": (d,), "mean_error": (d,), "factor": (d, d)}
-        if "variance_sum" in arrays:
-            shapes["variance_sum"] = (d,)
-        if d == 0 or {name: array.shape for name, array in arrays.items()} != shapes:
-            raise ValueError(f"{path}: not a file of feature statistics")
-        return cls(
-            **{name: jnp.asarray(array) for name, array in arrays.items()},
-            source=tuple(sorted(source.items())),
+            _check_arrays(arrays)
+        except (ValueError, safetensors.SafetensorError) as error:
+            raise ValueError(f"{path}: {error}") from error
+        source = (
+            (name.removeprefix("source."), value)
+            for name, value in metadata.items()
+            if name.startswith("source.")
         )
+        arrays = {name: jnp.asarray(array) for name, array in arrays.items()}
+        return cls(**arrays, source=tuple(sorted(source)))
 
 
 @jax.jit
@@ -258,6 +256,7 @@ def _update(
     mask: Bool[Array, " n"],
     variances: Float[Array, "n d"] | None,
 ) -> FeatureStatistics:
+    features = features.astype(statistics.mean.dtype)
     count = jnp.sum(mask, dtype=jnp.int32)
     counts = mask[:, None]
 
@@ -270,6 +269,26 @@ def _update(
     rows = jnp.where(counts, features - mean - mean_error, 0)
     variance_sum = None if variances is None else jnp.sum(variances, axis=0, where=counts)
     return statistics._fold(count, mean, mean_error, rows, variance_sum)
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") != _FORMAT:
+        raise ValueError("not a file of feature statistics")
+    version = metadata.get("format_version")
+    if version != str(FORMAT_VERSION):
+        raise ValueError(f"format version {version}, this release reads {FORMAT_VERSION}")
+
+
+def _check_arrays(arrays: Mapping[str, np.ndarray]) -> None:
+    d = arrays["mean"].size if "mean" in arrays else 0
+    shapes = {"count": (), "mean": (d,), "mean_error": (d,), "factor": (d, d)}
+    if "variance_sum" in arrays:
+        shapes["variance_sum"] = (d,)
+    kinds = {name: "i" if name == "count" else "f" for name in shapes}
+    if {name: array.shape for name, array in arrays.items()} != shapes or {
+        name: array.dtype.kind for name, array in arrays.items()
+    } != kinds:
+        raise ValueError("not a file of feature statistics: its arrays are not those of one")
 
 
 def _two_sum(

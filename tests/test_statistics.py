@@ -220,12 +220,15 @@ def test_wrong_files_are_told(tmp_path: Path):
         "text": b"not statistics",
         "weights": safetensors.numpy.save(arrays, {"network": "srvp"}),
         "without a factor": safetensors.numpy.save({"mean": arrays["mean"]}, metadata),
+        "of another type": safetensors.numpy.save(
+            arrays | {"count": np.zeros((), np.float32)}, metadata
+        ),
         "of another shape": safetensors.numpy.save(arrays | {"factor": np.eye(3)}, metadata),
     }
     for name, content in wrong.items():
         (tmp_path / name).write_bytes(content)
     for name in wrong:
-        with pytest.raises(ValueError, match=rf"{name}: not a "):
+        with pytest.raises(ValueError, match=rf"{name}: "):
             FeatureStatistics.load(tmp_path / name)
     with pytest.raises(ValueError, match="newer: format version 9, this release reads 1"):
         FeatureStatistics.load(tmp_path / "newer")
@@ -247,6 +250,9 @@ def test_wrong_use_is_told_and_leaves_the_state_unchanged():
     cases = {
         r"features: got shape \(60, 4\), expected \[n, 5\]": lambda: state.update(FEATURES[:, :4]),
         r"features: got shape \(60,\), expected \[n, d\]": lambda: statistics(FEATURES[:, 0]),
+        "features: got dtype int32, expected floats": lambda: state.update(
+            FEATURES.astype("int32")
+        ),
         "features: got values that are not finite": lambda: state.update(nan),
         "variances: got variances, expected none": lambda: state.update(
             FEATURES, variances=VARIANCES
@@ -279,6 +285,14 @@ def test_too_few_samples_are_nan_under_jit():
     for n in (0, 1):
         got = jax.jit(frechet_distance_from_statistics)(statistics(FEATURES[:n]), statistics(OTHER))
         assert jnp.isnan(got)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, jnp.float16, jnp.bfloat16])
+def test_state_is_float32_whatever_the_features_are(dtype):
+    x = ((FEATURES - FEATURES.mean(axis=0)) / FEATURES.std(axis=0)).astype(dtype)
+    got = statistics(x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {np.dtype("int32"), np.dtype("float32")}
+    assert_same(got, x.astype(np.float32))
 
 
 def test_float64_keeps_its_digits():
