@@ -199,18 +199,7 @@ class FrechetDistanceCalculator:
             ValueError: If a batch is not what is described here; the message tells which.
         """
         _check_comparison_type(comparison_type)
-        batch_size = self._batch_size(comparison_type, batch_size)
-        state = FeatureStatistics.empty(
-            self._dim(comparison_type),
-            mixture=comparison_type == "dynamics",
-            source=self._source(comparison_type),
-        )
-        previous = state
-        for samples, count in blocks(self._checked(batches, comparison_type), batch_size):
-            mask = np.arange(batch_size) < count
-            state, previous = fold(self.network, state, samples, mask, comparison_type), state
-            jax.block_until_ready(previous)  # one batch waits on the device, never more
-        return state
+        return self._stream(self._checked(batches, comparison_type), comparison_type, batch_size)
 
     def calculate_frechet_distance_from_features(
         self, f1: ArrayLike, f2: ArrayLike
@@ -259,11 +248,10 @@ class FrechetDistanceCalculator:
         batch_size: int | None,
     ) -> FeatureStatistics:
         # What is on the host is streamed, but for constants of a function that is being traced.
-        if not isinstance(samples, jax.Array) and not _is_tracing():
-            return self.statistics([samples], comparison_type, batch_size)
-        samples = jnp.asarray(samples)
-        batch_size = self._batch_size(comparison_type, batch_size)
         counting = self._counting_frames(samples, comparison_type)
+        if not isinstance(samples, jax.Array) and not _is_tracing():
+            return self._stream([counting], comparison_type, batch_size)
+        batch_size = self._batch_size(comparison_type, batch_size)
         shards = find_shards(samples)
         statistics = encode_statistics(self.network, counting, comparison_type, batch_size, shards)
         return dataclasses.replace(statistics, source=self._source(comparison_type))
@@ -292,6 +280,26 @@ class FrechetDistanceCalculator:
                 f"model {self.dataset!r} needs at least {config.nt_inf}"
             )
         return samples
+
+    def _stream(
+        self,
+        batches: Iterable[Shaped[AnyArray, "..."]],
+        comparison_type: ComparisonType,
+        batch_size: int | None,
+    ) -> FeatureStatistics:
+        """Statistics of batches that have been checked, of the frames that count."""
+        batch_size = self._batch_size(comparison_type, batch_size)
+        state = FeatureStatistics.empty(
+            self._dim(comparison_type),
+            mixture=comparison_type == "dynamics",
+            source=self._source(comparison_type),
+        )
+        previous = state
+        for samples, count in blocks(batches, batch_size):
+            mask = np.arange(batch_size) < count
+            state, previous = fold(self.network, state, samples, mask, comparison_type), state
+            jax.block_until_ready(previous)  # one batch waits on the device, never more
+        return state
 
     def _features(
         self,
