@@ -199,6 +199,7 @@ class FrechetDistanceCalculator:
             ValueError: If a batch is not what is described here; the message tells which.
         """
         _check_comparison_type(comparison_type)
+        batch_size = self._batch_size(comparison_type, batch_size)
         return self._stream(self._checked(batches, comparison_type), comparison_type, batch_size)
 
     def calculate_frechet_distance_from_features(
@@ -249,9 +250,9 @@ class FrechetDistanceCalculator:
     ) -> FeatureStatistics:
         # What is on the host is streamed, but for constants of a function that is being traced.
         counting = self._counting_frames(samples, comparison_type)
+        batch_size = min(self._batch_size(comparison_type, batch_size), samples.shape[0])
         if not isinstance(samples, jax.Array) and not _is_tracing():
             return self._stream([counting], comparison_type, batch_size)
-        batch_size = self._batch_size(comparison_type, batch_size)
         shards = find_shards(samples)
         statistics = encode_statistics(self.network, counting, comparison_type, batch_size, shards)
         return dataclasses.replace(statistics, source=self._source(comparison_type))
@@ -285,10 +286,9 @@ class FrechetDistanceCalculator:
         self,
         batches: Iterable[Shaped[AnyArray, "..."]],
         comparison_type: ComparisonType,
-        batch_size: int | None,
+        batch_size: int,
     ) -> FeatureStatistics:
         """Statistics of batches that have been checked, of the frames that count."""
-        batch_size = self._batch_size(comparison_type, batch_size)
         state = FeatureStatistics.empty(
             self._dim(comparison_type),
             mixture=comparison_type == "dynamics",

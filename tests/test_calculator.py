@@ -71,7 +71,7 @@ def variants(x: np.ndarray) -> dict[str, Any]:
     first = np.moveaxis(x, -1, -3)
     return {
         "uint8, channels last": x,
-        "uint8, channels first": jnp.asarray(first),
+        "uint8, channels first": first,
         "float, channels last": np.float64(x) / 255,
         "float, channels first": in_torch(x),
     }
