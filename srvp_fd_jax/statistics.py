@@ -261,7 +261,9 @@ def _update(
     counts = mask[:, None]
 
     def masked_mean(rows: Float[Array, "n d"]) -> Float[Array, " d"]:
-        return jnp.sum(rows, axis=0, where=counts) / jnp.maximum(count, 1)
+        # Divided before the sum: a division after it XLA repeats where the mean is subtracted, with
+        # another rounding, and the second mean would correct a first one that is not the one kept.
+        return jnp.sum(rows / jnp.maximum(count, 1).astype(rows.dtype), axis=0, where=counts)
 
     # The second mean corrects the rounding of the first, whatever the features' offset.
     mean = masked_mean(features)
