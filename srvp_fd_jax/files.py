@@ -1,8 +1,31 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and are checked before they are read."""
 
 import os
 import secrets
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import numpy as np
+import safetensors
+
+
+def read_safetensors(
+    path: str | os.PathLike[str], check_metadata: Callable[[Mapping[str, str]], None]
+) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Reads the metadata and, once `check_metadata` has let it through, the arrays of a file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a safetensors file, or what `check_metadata` raises.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            check_metadata(metadata)
+            names = file.keys()
+            return metadata, {name: file.get_tensor(name) for name in names}
+    except safetensors.SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:

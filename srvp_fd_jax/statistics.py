@@ -20,13 +20,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from srvp_fd_jax import frechet
-from srvp_fd_jax.files import write_atomically
+from srvp_fd_jax.files import read_safetensors, write_atomically
 
 AnyArray = Array | np.ndarray
 
@@ -233,20 +232,17 @@ class FeatureStatistics:
             ValueError: If it is damaged, foreign, or of another format version.
         """
         try:
-            with safetensors.safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                _check_metadata(metadata)
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            metadata, arrays = read_safetensors(path, _check_metadata)
             _check_arrays(arrays)
-        except (ValueError, safetensors.SafetensorError) as error:
+        except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         source = (
             (name.removeprefix("source."), value)
             for name, value in metadata.items()
             if name.startswith("source.")
         )
-        arrays = {name: jnp.asarray(array) for name, array in arrays.items()}
-        return cls(**arrays, source=tuple(sorted(source)))
+        state = {name: jnp.asarray(array) for name, array in arrays.items()}
+        return cls(**state, source=tuple(sorted(source)))
 
 
 @jax.jit

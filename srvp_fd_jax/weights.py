@@ -20,13 +20,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax import nnx
 from huggingface_hub import hf_hub_download
 
 from srvp_fd_jax import checkpoint
-from srvp_fd_jax.files import write_atomically
+from srvp_fd_jax.files import read_safetensors, write_atomically
 from srvp_fd_jax.networks.srvp import SRVP, SRVPConfig
 
 HUB_REPOSITORY = "nkiyohara/srvp-pretrained-model-mirror"
@@ -122,13 +121,10 @@ class Weights:
             ValueError: If it is damaged, foreign, or of another format version.
         """
         try:
-            with safetensors.safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                _check_metadata(metadata)
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            metadata, arrays = read_safetensors(path, _check_metadata)
             config = _parse_config(metadata["config"])
             return cls(arrays, config, metadata["dataset"], metadata["source_sha256"])
-        except (ValueError, safetensors.SafetensorError) as error:
+        except ValueError as error:
             raise ValueError(
                 f"{path}: {error} (weights are a file that `python -m convert` made, or the folder "
                 "of a checkpoint)"
