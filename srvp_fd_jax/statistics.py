@@ -334,14 +334,16 @@ def frechet_distance_from_statistics(
             not finite.
     """
     _check_comparable(s1, s2)
-    for name, s in (("s1", s1), ("s2", s2)):
-        if isinstance(s.count, jax.core.Tracer):
-            continue
-        if s.count < 2:
+    named = {"s1": s1, "s2": s2}
+    for name, s in named.items():
+        if not isinstance(s.count, jax.core.Tracer) and s.count < 2:
             raise ValueError(f"{name}: got {s.count} samples, a covariance needs at least 2")
-        if not jnp.isfinite(s.factor).all():
-            raise ValueError(f"{name}: holds values that are not finite")
-    return _distance(s1, s2, method)
+    distance = _distance(s1, s2, method)
+    if not isinstance(distance, jax.core.Tracer) and not np.isfinite(distance):
+        for name, s in named.items():
+            if not jnp.isfinite(s.factor).all():
+                raise ValueError(f"{name}: holds values that are not finite")
+    return distance
 
 
 @functools.partial(jax.jit, static_argnames="method")
