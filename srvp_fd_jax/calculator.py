@@ -8,12 +8,11 @@ The three comparisons are those of the PyTorch package srvp-fd 0.4.1, whose numb
   clip being one component of a Gaussian mixture; motion.
 """
 
-import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, get_args
+from collections.abc import Callable, Iterable
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,17 +20,10 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 from numpy.typing import ArrayLike
 
-from srvp_fd_jax import frechet
-from srvp_fd_jax.encoding import (
-    ComparisonType,
-    blocks,
-    encode,
-    encode_statistics,
-    find_shards,
-    fold,
-)
-from srvp_fd_jax.inputs import DataFormat, as_frames
-from srvp_fd_jax.networks.srvp import SRVP
+from srvp_fd_jax import encoding, frechet
+from srvp_fd_jax.encoding import Extract, Features
+from srvp_fd_jax.inputs import DataFormat, as_frames, check_counts, to_unit_range
+from srvp_fd_jax.networks.srvp import SRVP, gaussian_from_raw
 from srvp_fd_jax.statistics import (
     AnyArray,
     FeatureStatistics,
@@ -39,12 +31,14 @@ from srvp_fd_jax.statistics import (
 )
 from srvp_fd_jax.weights import load_weights
 
+ComparisonType = Literal["frame", "static_content", "dynamics"]
+
 # XLA's CPU convolutions are fastest at 32 to 64 frames a call, where activations stay in cache,
 # and a fixed number bounds the memory of any number of samples.
 _FRAMES_AT_ONCE = 64
 
 
-@jax.tree_util.register_pytree_with_keys_class
+@encoding.network_pytree("dataset", "method", "weights_sha256")
 class FrechetDistanceCalculator:
     """Fréchet distances with one model, whose weights are loaded once.
 
@@ -99,21 +93,6 @@ class FrechetDistanceCalculator:
                 stacklevel=2,
             )
 
-    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
-        """The network is the data; the names are static."""
-        static = (self.dataset, self.method, self.weights_sha256)
-        return ((jax.tree_util.GetAttrKey("network"), self.network),), static
-
-    @classmethod
-    def tree_unflatten(
-        cls, static: tuple[str, frechet.Method, str], children: tuple[SRVP]
-    ) -> "FrechetDistanceCalculator":
-        """Inverse of `tree_flatten_with_keys`."""
-        calculator = object.__new__(cls)
-        (calculator.network,) = children
-        calculator.dataset, calculator.method, calculator.weights_sha256 = static
-        return calculator
-
     def __call__(
         self,
         x: ArrayLike,
@@ -148,7 +127,8 @@ class FrechetDistanceCalculator:
             images: Frames.
             batch_size: How many are encoded at a time.
         """
-        return self._features(self._samples(images, "images", "frame"), "frame", batch_size)
+        samples = self._samples(images, "images", "frame")
+        return self._features(_frame, samples, "frame", batch_size)
 
     def extract_w(
         self, videos: ArrayLike, batch_size: int | None = None
@@ -160,7 +140,7 @@ class FrechetDistanceCalculator:
             batch_size: How many are encoded at a time.
         """
         samples = self._samples(videos, "videos", "static_content")
-        return self._features(samples, "static_content", batch_size)
+        return self._features(_static_content, samples, "static_content", batch_size)
 
     def extract_q_y_0_params(
         self, videos: ArrayLike, batch_size: int | None = None
@@ -173,7 +153,8 @@ class FrechetDistanceCalculator:
             videos: Clips; the first nt_inf frames count.
             batch_size: How many are encoded at a time.
         """
-        return self._features(self._samples(videos, "videos", "dynamics"), "dynamics", batch_size)
+        samples = self._samples(videos, "videos", "dynamics")
+        return self._features(_initial_state, samples, "dynamics", batch_size)
 
     def statistics(
         self,
@@ -199,8 +180,17 @@ class FrechetDistanceCalculator:
             ValueError: If a batch is not what is described here; the message tells which.
         """
         _check_comparison_type(comparison_type)
-        batch_size = self._batch_size(comparison_type, batch_size)
-        return self._stream(self._checked(batches, comparison_type), comparison_type, batch_size)
+
+        def check(batch: ArrayLike, name: str) -> Shaped[AnyArray, "..."]:
+            samples = self._samples(batch, name, comparison_type)
+            return self._counting_frames(samples, comparison_type)
+
+        return encoding.stream(
+            Extract(_MOMENTS[comparison_type], self.network),
+            encoding.checked(batches, check),
+            self._batch_size(comparison_type, batch_size),
+            self._empty(comparison_type),
+        )
 
     def calculate_frechet_distance_from_features(
         self, f1: ArrayLike, f2: ArrayLike
@@ -219,7 +209,7 @@ class FrechetDistanceCalculator:
         d1, d2 = (f.shape[1] for f in features.values())
         if d1 != d2:
             raise ValueError(f"f2: got {d2} feature dimensions, expected {d1} as in f1")
-        _check_counts(features, d1)
+        check_counts(features, d1)
         s1, s2 = (FeatureStatistics.from_features(f) for f in features.values())
         return frechet_distance_from_statistics(s1, s2, self.method)
 
@@ -238,7 +228,7 @@ class FrechetDistanceCalculator:
         if comparison_type != "frame" and np.shape(samples["x"])[1] != np.shape(samples["y"])[1]:
             lengths = [s.shape[1] for s in samples.values()]
             raise ValueError(f"y: got clips of {lengths[1]} frames, expected {lengths[0]} as in x")
-        _check_counts(samples, self._dim(comparison_type))
+        check_counts(samples, self._dim(comparison_type))
         s1, s2 = (self._statistics(s, comparison_type, batch_size) for s in samples.values())
         return frechet_distance_from_statistics(s1, s2, self.method)
 
@@ -248,14 +238,12 @@ class FrechetDistanceCalculator:
         comparison_type: ComparisonType,
         batch_size: int | None,
     ) -> FeatureStatistics:
-        # What is on the host is streamed, but for constants of a function that is being traced.
-        counting = self._counting_frames(samples, comparison_type)
-        batch_size = min(self._batch_size(comparison_type, batch_size), samples.shape[0])
-        if not isinstance(samples, jax.Array) and not _is_tracing():
-            return self._stream([counting], comparison_type, batch_size)
-        shards = find_shards(samples)
-        statistics = encode_statistics(self.network, counting, comparison_type, batch_size, shards)
-        return dataclasses.replace(statistics, source=self._source(comparison_type))
+        return encoding.statistics(
+            Extract(_MOMENTS[comparison_type], self.network),
+            self._counting_frames(samples, comparison_type),
+            self._batch_size(comparison_type, batch_size),
+            self._empty(comparison_type),
+        )
 
     def _samples(
         self,
@@ -282,50 +270,19 @@ class FrechetDistanceCalculator:
             )
         return samples
 
-    def _stream(
-        self,
-        batches: Iterable[Shaped[AnyArray, "..."]],
-        comparison_type: ComparisonType,
-        batch_size: int,
-    ) -> FeatureStatistics:
-        """Statistics of batches that have been checked, of the frames that count."""
-        state = FeatureStatistics.empty(
-            self._dim(comparison_type),
-            mixture=comparison_type == "dynamics",
-            source=self._source(comparison_type),
-        )
-        previous = state
-        for samples, count in blocks(batches, batch_size):
-            mask = np.arange(batch_size) < count
-            state, previous = fold(self.network, state, samples, mask, comparison_type), state
-            jax.block_until_ready(previous)  # one batch waits on the device, never more
-        return state
-
     def _features(
         self,
+        function: Callable[[SRVP, Shaped[Array, "n *sample"]], Features],
         samples: Shaped[AnyArray, "..."],
         comparison_type: ComparisonType,
         batch_size: int | None,
     ) -> Float[Array, "n d"]:
-        batch_size = self._batch_size(comparison_type, batch_size)
         counting = self._counting_frames(samples, comparison_type)
-        return encode(self.network, counting, comparison_type, batch_size, find_shards(samples))
-
-    def _checked(
-        self, batches: Iterable[ArrayLike], comparison_type: ComparisonType
-    ) -> Iterator[Shaped[AnyArray, "..."]]:
-        """The frames that count of each batch, after checking it."""
-        expected = None
-        for i, batch in enumerate(batches):
-            samples = self._samples(batch, f"batches[{i}]", comparison_type)
-            got = samples.shape[1:], samples.dtype
-            expected = expected or got
-            if got != expected:
-                raise ValueError(
-                    f"batches[{i}]: got samples {got[0]} of {got[1]}, expected {expected[0]} of "
-                    f"{expected[1]} as in batches[0]"
-                )
-            yield self._counting_frames(samples, comparison_type)
+        batch_size = self._batch_size(comparison_type, batch_size)
+        shards = encoding.find_shards(samples)
+        return encoding.encode(Extract(function, self.network), counting, batch_size, shards)[
+            "features"
+        ]
 
     def _counting_frames(
         self, samples: Shaped[AnyArray, "..."], comparison_type: ComparisonType
@@ -345,19 +302,20 @@ class FrechetDistanceCalculator:
         return dims[comparison_type]
 
     def _batch_size(self, comparison_type: ComparisonType, batch_size: int | None) -> int:
-        if batch_size is None:
-            frames = 1 if comparison_type == "frame" else self.network.config.nt_inf
-            return max(1, _FRAMES_AT_ONCE // frames)
-        if batch_size < 1:
-            raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
-        return batch_size
+        frames = 1 if comparison_type == "frame" else self.network.config.nt_inf
+        return encoding.check_batch_size(batch_size, max(1, _FRAMES_AT_ONCE // frames))
 
-    def _source(self, comparison_type: ComparisonType) -> tuple[tuple[str, str], ...]:
-        return (
-            ("comparison_type", comparison_type),
-            ("dataset", self.dataset),
-            ("network", "srvp"),
-            ("weights_sha256", self.weights_sha256),
+    def _empty(self, comparison_type: ComparisonType) -> FeatureStatistics:
+        source = {
+            "comparison_type": comparison_type,
+            "dataset": self.dataset,
+            "network": "srvp",
+            "weights_sha256": self.weights_sha256,
+        }
+        return FeatureStatistics.empty(
+            self._dim(comparison_type),
+            mixture=comparison_type == "dynamics",
+            source=tuple(source.items()),
         )
 
 
@@ -414,8 +372,29 @@ def _calculator(
     return FrechetDistanceCalculator(dataset, weights=weights, method=method)
 
 
-def _is_tracing() -> bool:
-    return isinstance(jnp.zeros(()), jax.core.Tracer)
+def _frame(network: SRVP, frames: Shaped[Array, "n h w c"]) -> Features:
+    return {"features": network.encoder(to_unit_range(frames))}
+
+
+def _static_content(network: SRVP, clips: Shaped[Array, "n t h w c"]) -> Features:
+    return {"features": network.content(_encode_clips(network, clips))}
+
+
+def _initial_state(network: SRVP, clips: Shaped[Array, "n t h w c"]) -> Features:
+    return {"features": network.initial_state(_encode_clips(network, clips))}
+
+
+def _dynamics(network: SRVP, clips: Shaped[Array, "n t h w c"]) -> Features:
+    mean, variance = gaussian_from_raw(_initial_state(network, clips)["features"])
+    return {"features": mean, "variances": variance}
+
+
+_MOMENTS = {"frame": _frame, "static_content": _static_content, "dynamics": _dynamics}
+
+
+def _encode_clips(network: SRVP, clips: Shaped[Array, "n t h w c"]) -> Float[Array, "n t nhx"]:
+    encodings = network.encoder(to_unit_range(clips.reshape(-1, *clips.shape[2:])))
+    return encodings.reshape(*clips.shape[:2], -1)
 
 
 def _as_features(f: ArrayLike, name: str) -> Float[Array, "n d"]:
@@ -433,15 +412,3 @@ def _check_comparison_type(comparison_type: str) -> None:
     if comparison_type not in get_args(ComparisonType):
         allowed = ", ".join(map(repr, get_args(ComparisonType)))
         raise ValueError(f"comparison_type: got {comparison_type!r}, allowed are {allowed}")
-
-
-def _check_counts(samples: Mapping[str, Shaped[AnyArray, "..."]], dim: int) -> None:
-    for name, x in samples.items():
-        if x.shape[0] < 2:
-            raise ValueError(f"{name}: got {x.shape[0]} samples, a covariance needs at least 2")
-        if x.shape[0] <= dim:
-            warnings.warn(
-                f"{name}: {x.shape[0]} samples for {dim} feature dimensions leave the covariance "
-                "singular and the distance strongly biased",
-                stacklevel=4,
-            )

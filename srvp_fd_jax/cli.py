@@ -11,8 +11,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 import srvp_fd_jax
-from srvp_fd_jax.calculator import FrechetDistanceCalculator
-from srvp_fd_jax.encoding import ComparisonType
+from srvp_fd_jax.calculator import ComparisonType, FrechetDistanceCalculator
 from srvp_fd_jax.frechet import Method
 from srvp_fd_jax.statistics import FeatureStatistics, frechet_distance_from_statistics
 from srvp_fd_jax.videos import corruptions

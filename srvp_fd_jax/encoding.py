@@ -1,8 +1,14 @@
-"""From frames and clips to features and their statistics: jitted, in batches, over devices."""
+"""From samples to features and their statistics: jitted, in batches, over devices.
 
+What is computed of a batch is an `Extract`: a function of samples to the arguments of
+`FeatureStatistics.update`, bound to its network. As a pytree it is an argument of the jitted
+functions here, the network's weights among its leaves.
+"""
+
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +17,37 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Shaped
 
-from srvp_fd_jax.inputs import to_unit_range
-from srvp_fd_jax.networks.srvp import SRVP, gaussian_from_raw
 from srvp_fd_jax.statistics import AnyArray, FeatureStatistics
 
-ComparisonType = Literal["frame", "static_content", "dynamics"]
+_T = TypeVar("_T")
+
+Extract = jax.tree_util.Partial
+"""Maps samples [n, ...] to {"features": [n, d]}, of mixtures with "variances" [n, d] beside."""
+
+Features = dict[str, Float[Array, "n d"]]
 
 Shards = tuple[jax.sharding.Mesh | jax.sharding.AbstractMesh, Any]
 """A mesh, and those of its axes that the samples are sharded over."""
+
+
+def network_pytree(*static: str) -> Callable[[type[_T]], type[_T]]:
+    """Makes a class a pytree of its attribute `network`; the attributes named are static."""
+
+    def register(cls: type[_T]) -> type[_T]:
+        def flatten(instance: Any) -> tuple[Any, Any]:
+            network = (jax.tree_util.GetAttrKey("network"), instance.network)
+            return (network,), tuple(getattr(instance, name) for name in static)
+
+        def unflatten(values: Any, children: Any) -> _T:
+            instance = object.__new__(cls)
+            for name, value in zip(("network", *static), (*children, *values), strict=True):
+                setattr(instance, name, value)
+            return instance
+
+        jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+        return cls
+
+    return register
 
 
 def find_shards(samples: Shaped[AnyArray, "..."]) -> Shards | None:
@@ -32,86 +61,108 @@ def find_shards(samples: Shaped[AnyArray, "..."]) -> Shards | None:
     return None
 
 
-@functools.partial(jax.jit, static_argnames=("comparison_type", "batch_size", "shards"))
+@functools.partial(jax.jit, static_argnames=("batch_size", "shards"))
 def encode(
-    network: SRVP,
-    samples: Shaped[Array, "n *sample"],
-    comparison_type: ComparisonType,
-    batch_size: int,
-    shards: Shards | None,
-) -> Float[Array, "n d"]:
-    """Features of frames, or of clips of the frames that count; each device encodes its own."""
+    extract: Extract, samples: Shaped[Array, "n *sample"], batch_size: int, shards: Shards | None
+) -> Features:
+    """Features of samples; each device encodes its own."""
 
-    def encode_shard(network: SRVP, samples: Shaped[Array, "n *sample"]) -> Float[Array, "n d"]:
-        function = functools.partial(_encode_batch, network, comparison_type=comparison_type)
-        return _map_batches(function, samples, batch_size)
+    def encode_shard(extract: Extract, samples: Shaped[Array, "n *sample"]) -> Features:
+        return _map_batches(extract, samples, batch_size)
 
     if shards is None:
-        return encode_shard(network, samples)
+        return encode_shard(extract, samples)
     mesh, axes = shards
     return jax.shard_map(
         encode_shard, mesh=mesh, in_specs=(P(), P(axes)), out_specs=P(axes), check_vma=False
-    )(network, samples)
+    )(extract, samples)
 
 
-@functools.partial(jax.jit, static_argnames=("comparison_type", "batch_size", "shards"))
-def encode_statistics(
-    network: SRVP,
-    samples: Shaped[Array, "n *sample"],
-    comparison_type: ComparisonType,
-    batch_size: int,
-    shards: Shards | None,
+@functools.partial(jax.jit, static_argnames=("batch_size", "shards"))
+def _encode_statistics(
+    extract: Extract, samples: Shaped[Array, "n *sample"], batch_size: int, shards: Shards | None
 ) -> FeatureStatistics:
-    """Statistics of frames or clips; each device makes its own, and those are merged."""
+    """Statistics of samples; each device makes its own, and those are merged."""
 
-    def encode_shard(network: SRVP, samples: Shaped[Array, "n *sample"]) -> FeatureStatistics:
-        features = encode(network, samples, comparison_type, batch_size, None)
-        return FeatureStatistics.from_features(**_moments(features, comparison_type))
+    def of_shard(extract: Extract, samples: Shaped[Array, "n *sample"]) -> FeatureStatistics:
+        return FeatureStatistics.from_features(**_map_batches(extract, samples, batch_size))
 
     if shards is None:
-        return encode_shard(network, samples)
+        return of_shard(extract, samples)
     mesh, axes = shards
     return jax.shard_map(
-        lambda *shard: jax.lax.all_gather(encode_shard(*shard), axes).reduce(),
+        lambda *shard: jax.lax.all_gather(of_shard(*shard), axes).reduce(),
         mesh=mesh,
         in_specs=(P(), P(axes)),
         out_specs=P(),
         check_vma=False,
-    )(network, samples)
+    )(extract, samples)
 
 
-@functools.partial(jax.jit, static_argnames="comparison_type")
-def fold(
-    network: SRVP,
+def statistics(
+    extract: Extract,
+    samples: Shaped[AnyArray, "n *sample"],
+    batch_size: int,
+    empty: FeatureStatistics,
+) -> FeatureStatistics:
+    """Statistics of one set of samples, in the form of `empty`.
+
+    What is on the host is streamed, but for constants of a function that is being traced.
+    """
+    batch_size = min(batch_size, samples.shape[0])
+    if not isinstance(samples, jax.Array) and not _is_tracing():
+        return stream(extract, [samples], batch_size, empty)
+    of_samples = _encode_statistics(extract, samples, batch_size, find_shards(samples))
+    return dataclasses.replace(of_samples, source=empty.source)
+
+
+def stream(
+    extract: Extract,
+    batches: Iterable[Shaped[AnyArray, "..."]],
+    batch_size: int,
+    empty: FeatureStatistics,
+) -> FeatureStatistics:
+    """Statistics of batches of any lengths and number, in a fixed amount of memory."""
+    state = previous = empty
+    for samples, count in blocks(batches, batch_size):
+        mask = np.arange(batch_size) < count
+        state, previous = _fold(extract, state, samples, mask), state
+        jax.block_until_ready(previous)  # one batch waits on the device, never more
+    return state
+
+
+@jax.jit
+def _fold(
+    extract: Extract,
     state: FeatureStatistics,
     samples: Shaped[Array, "n *sample"],
     mask: Bool[Array, " n"],
-    comparison_type: ComparisonType,
 ) -> FeatureStatistics:
-    """Folds one padded batch into the statistics."""
-    features = _encode_batch(network, samples, comparison_type)
-    return state.update(mask=mask, **_moments(features, comparison_type))
+    return state.update(mask=mask, **extract(samples))
 
 
-def _encode_batch(
-    network: SRVP, samples: Shaped[Array, "n *sample"], comparison_type: ComparisonType
-) -> Float[Array, "n d"]:
-    frames = to_unit_range(samples.reshape(-1, *samples.shape[-3:]))
-    encodings = network.encoder(frames)
-    if comparison_type == "frame":
-        return encodings
-    head = network.content if comparison_type == "static_content" else network.initial_state
-    return head(encodings.reshape(*samples.shape[:2], -1))
+def checked(
+    batches: Iterable[Any], check: Callable[[Any, str], Shaped[AnyArray, "..."]]
+) -> Iterator[Shaped[AnyArray, "..."]]:
+    """What `check` makes of each batch, all of one shape and type of sample."""
+    expected = None
+    for i, batch in enumerate(batches):
+        samples = check(batch, f"batches[{i}]")
+        got = samples.shape[1:], samples.dtype
+        expected = expected or got
+        if got != expected:
+            raise ValueError(
+                f"batches[{i}]: got samples {got[0]} of {got[1]}, expected {expected[0]} of "
+                f"{expected[1]} as in batches[0]"
+            )
+        yield samples
 
 
-def _moments(
-    features: Float[Array, "n d"], comparison_type: ComparisonType
-) -> dict[str, Float[Array, "n d2"]]:
-    """What `FeatureStatistics` takes of features: of "dynamics", those of a mixture."""
-    if comparison_type != "dynamics":
-        return {"features": features}
-    mean, variance = gaussian_from_raw(features)
-    return {"features": mean, "variances": variance}
+def check_batch_size(batch_size: int | None, default: int) -> int:
+    """The batch size or its default; a `ValueError` if it is below 1."""
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
+    return batch_size or default
 
 
 def blocks(
@@ -129,10 +180,8 @@ def blocks(
 
 
 def _map_batches(
-    function: Callable[[Shaped[Array, "b *sample"]], Float[Array, "b d"]],
-    samples: Shaped[Array, "n *sample"],
-    batch_size: int,
-) -> Float[Array, "n d"]:
+    extract: Extract, samples: Shaped[Array, "n *sample"], batch_size: int
+) -> Features:
     """Applies a function to batches one after the other, one compilation for all.
 
     Sample i goes to batch i mod the number of batches, so that every batch has samples from all
@@ -140,9 +189,15 @@ def _map_batches(
     """
     n = samples.shape[0]
     if n <= batch_size:
-        return function(samples)
+        return extract(samples)
     steps = -(-n // batch_size)
     padded = jnp.pad(samples, ((0, steps * batch_size - n), *[(0, 0)] * (samples.ndim - 1)))
     batches = padded.reshape(batch_size, steps, *samples.shape[1:]).swapaxes(0, 1)
-    features = jax.lax.map(function, batches)
-    return features.swapaxes(0, 1).reshape(steps * batch_size, -1)[:n]
+    features = jax.lax.map(extract, batches)
+    return {
+        name: f.swapaxes(0, 1).reshape(steps * batch_size, -1)[:n] for name, f in features.items()
+    }
+
+
+def _is_tracing() -> bool:
+    return isinstance(jnp.zeros(()), jax.core.Tracer)

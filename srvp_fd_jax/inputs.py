@@ -5,6 +5,8 @@ that `np.asarray` takes. Shapes and types are checked always, also under `jit`; 
 where they are there to be seen, on concrete arrays.
 """
 
+import warnings
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import jax
@@ -62,6 +64,44 @@ def as_frames(
         raise ValueError(f"{name}: got shape {array.shape}, expected {expected}")
     _check_values(array, name)
     return array if matching == ["channels_last"] else _channels_last(array)
+
+
+def as_clips(x: ArrayLike, name: str) -> Shaped[Array | np.ndarray, "n t h w c"]:
+    """Checks clips of any frame size, grey or RGB, and moves the channels last.
+
+    Args:
+        x: Clips [N, T, H, W, C] or [N, T, C, H, W].
+        name: What the caller calls `x`, for the messages.
+
+    Returns:
+        The same values with channels last: a JAX array stays one, all else becomes NumPy's.
+
+    Raises:
+        ValueError: If the rank, channels, type or values are not what is described here.
+    """
+    array = _as_array(x, name)
+    if array.ndim != 5 or not {1, 3} & {array.shape[2], array.shape[4]}:
+        raise ValueError(
+            f"{name}: got shape {array.shape}, expected [N, T, H, W, C] or [N, T, C, H, W] with "
+            "1 or 3 channels"
+        )
+    if 0 in array.shape[1:]:
+        raise ValueError(f"{name}: got shape {array.shape}, expected frames with pixels")
+    _check_values(array, name)
+    return array if array.shape[4] in (1, 3) else _channels_last(array)
+
+
+def check_counts(samples: Mapping[str, Shaped[Array | np.ndarray, "..."]], dim: int) -> None:
+    """Raises a `ValueError` below two samples, and warns of no more than there are dimensions."""
+    for name, x in samples.items():
+        if x.shape[0] < 2:
+            raise ValueError(f"{name}: got {x.shape[0]} samples, a covariance needs at least 2")
+        if x.shape[0] <= dim:
+            warnings.warn(
+                f"{name}: {x.shape[0]} samples for {dim} feature dimensions leave the covariance "
+                "singular and the distance strongly biased",
+                stacklevel=4,
+            )
 
 
 def _as_array(x: ArrayLike, name: str) -> Shaped[Array | np.ndarray, "..."]:

@@ -204,9 +204,9 @@ class FeatureStatistics:
             return covariance
         return covariance + jnp.diag(self.variance_sum / self.count)
 
-    def covariance_factor(self) -> Float[Array, "d d"]:
-        """Factor A of the unbiased covariance, AᵀA = covariance(ddof=1), not formed from it."""
-        factor = self.factor / jnp.sqrt((self.count - 1).astype(self.factor.dtype))
+    def covariance_factor(self, ddof: int = 1) -> Float[Array, "d d"]:
+        """Factor A of the covariance, AᵀA = covariance(ddof), not formed from it."""
+        factor = self.factor / jnp.sqrt((self.count - ddof).astype(self.factor.dtype))
         if self.variance_sum is None:
             return factor
         spread = jnp.diag(jnp.sqrt(self.variance_sum / self.count))
@@ -313,17 +313,22 @@ def _check_comparable(s1: FeatureStatistics, s2: FeatureStatistics) -> None:
 
 
 def frechet_distance_from_statistics(
-    s1: FeatureStatistics, s2: FeatureStatistics, method: frechet.Method = "procrustes"
+    s1: FeatureStatistics,
+    s2: FeatureStatistics,
+    method: frechet.Method = "procrustes",
+    *,
+    ddof: int = 1,
 ) -> Float[Array, ""]:
     """Squared Fréchet distance between Gaussians fitted to two sets of features.
 
-    Covariances are unbiased (divided by count − 1). Works under `jit` and `grad`; the gradient is
+    Works under `jit` and `grad`; the gradient is
     exact and finite for rank-deficient covariances and for s1 = s2 (method "procrustes").
 
     Args:
         s1: Statistics of the first set.
         s2: Statistics of the second set.
         method: "procrustes" or "eigh", see `frechet.frechet_distance_from_factors`.
+        ddof: Covariances are divided by count − ddof: 1 for unbiased ones, 0 as StyleGAN-V's FVD.
 
     Returns:
         Non-negative scalar of the statistics' dtype; nan under `jit` where a count is below 2.
@@ -338,7 +343,7 @@ def frechet_distance_from_statistics(
     for name, s in named.items():
         if not isinstance(s.count, jax.core.Tracer) and s.count < 2:
             raise ValueError(f"{name}: got {s.count} samples, a covariance needs at least 2")
-    distance = _distance(s1, s2, method)
+    distance = _distance(s1, s2, method, ddof)
     if not isinstance(distance, jax.core.Tracer) and not np.isfinite(distance):
         for name, s in named.items():
             if not jnp.isfinite(s.factor).all():
@@ -346,10 +351,10 @@ def frechet_distance_from_statistics(
     return distance
 
 
-@functools.partial(jax.jit, static_argnames="method")
+@functools.partial(jax.jit, static_argnames=("method", "ddof"))
 def _distance(
-    s1: FeatureStatistics, s2: FeatureStatistics, method: frechet.Method
+    s1: FeatureStatistics, s2: FeatureStatistics, method: frechet.Method, ddof: int
 ) -> Float[Array, ""]:
     mean_difference = (s1.mean - s2.mean) + (s1.mean_error - s2.mean_error)
-    factors = s1.covariance_factor(), s2.covariance_factor()
+    factors = s1.covariance_factor(ddof), s2.covariance_factor(ddof)
     return frechet.frechet_distance_from_factors(mean_difference, *factors, method)

