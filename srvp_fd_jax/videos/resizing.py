@@ -16,10 +16,10 @@ SIZE = 224
 Resize = Literal["bilinear_tf1", "bilinear", "shorter_side", "cd_fvd"]
 
 Clips = Float[Array, "n t h w c"]
-Resized = Float[Array, "n t 224 224 c"]
+Resized = Float[Array, "n t h2 w2 c"]
 
 
-def resize(clips: Clips, rule: Resize) -> Resized:
+def resize(clips: Clips, rule: Resize) -> Float[Array, "n t 224 224 c"]:
     """Resizes the frames of clips to 224×224.
 
     Args:
@@ -42,12 +42,12 @@ def resize(clips: Clips, rule: Resize) -> Resized:
             return _bilinear(jnp.floor(jnp.clip(small, 0, 1) * 255) / 255, (SIZE, SIZE))
 
 
-def _bilinear(clips: Clips, size: tuple[int, int], *, antialias: bool = False) -> Clips:
+def _bilinear(clips: Clips, size: tuple[int, int], *, antialias: bool = False) -> Resized:
     shape = (*clips.shape[:2], *size, clips.shape[-1])
     return jax.image.resize(clips, shape, "bilinear", antialias=antialias)
 
 
-def _shorter_side(clips: Clips, size: int, *, antialias: bool = False) -> Clips:
+def _shorter_side(clips: Clips, size: int, *, antialias: bool = False) -> Resized:
     """The centre square of frames whose shorter side is resized to `size`."""
     h, w = clips.shape[2:4]
     scale = size / min(h, w)
@@ -57,7 +57,7 @@ def _shorter_side(clips: Clips, size: int, *, antialias: bool = False) -> Clips:
     return resized[:, :, top : top + size, left : left + size]
 
 
-def _bilinear_tf1(clips: Clips, axis: int) -> Clips:
+def _bilinear_tf1(clips: Clips, axis: int) -> Resized:
     """Along one axis, output pixel i at the input's i · (old size / new size)."""
     size = clips.shape[axis]
     position = jnp.arange(SIZE) * jnp.float32(size / SIZE)

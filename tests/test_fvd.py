@@ -1,0 +1,206 @@
+import dataclasses
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import i3d
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+import torch
+
+from srvp_fd_jax import (
+    PROTOCOLS,
+    FeatureStatistics,
+    FrechetDistanceCalculator,
+    FrechetVideoDistanceCalculator,
+    frechet_video_distance,
+)
+from srvp_fd_jax.weights import Weights
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*leave the covariance", "ignore:the protocol .* takes 2048 clips"
+)
+
+
+@pytest.fixture(scope="module")
+def weights_file(i3d_weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("i3d") / "i3d.safetensors"
+    i3d_weights.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def fvd(weights_file: Path) -> FrechetVideoDistanceCalculator:
+    return FrechetVideoDistanceCalculator(weights=weights_file)
+
+
+@pytest.fixture(scope="module")
+def short(weights_file: Path) -> FrechetVideoDistanceCalculator:
+    """The same network on the shortest clips."""
+    protocol = dataclasses.replace(PROTOCOLS["tensorflow"], name="short", frames=9)
+    return FrechetVideoDistanceCalculator(protocol, weights=weights_file)
+
+
+@pytest.fixture(scope="module")
+def clips() -> tuple[np.ndarray, np.ndarray]:
+    """Cuts of real videos, and later ones darker, uint8 [4, 16, 72, 88, 3]."""
+    frames = i3d.real_clips(48)[:, :, ::2, ::2]
+    x = np.concatenate([frames[:, :16], frames[:1, 16:32]])
+    y = np.concatenate([frames[:, 32:], frames[1:2, 16:32]])
+    return x, (y * 0.7).astype(np.uint8)
+
+
+def test_is_the_distance_of_pytorchs_logits(i3d_weights: Weights, fvd, clips):
+    """StyleGAN-V's FVD: its resizing, its scale, the PyTorch network, covariances over n."""
+    network = i3d.torch_network(i3d_weights.arrays)
+
+    def logits(x: np.ndarray) -> np.ndarray:
+        frames = torch.from_numpy(x).flatten(0, 1).permute(0, 3, 1, 2).float()
+        frames = torch.nn.functional.interpolate(frames, (224, 224), mode="bilinear")
+        scaled = frames.permute(0, 2, 3, 1).reshape(*x.shape[:2], 224, 224, 3) * 2 / 255 - 1
+        return i3d.torch_logits(network, scaled.numpy())
+
+    features = [logits(x) for x in clips]
+    np.testing.assert_allclose(fvd.extract_features(clips[0]), features[0], atol=5e-4)
+    mean = ((features[0].mean(axis=0) - features[1].mean(axis=0)) ** 2).sum()
+    unbiased = reference.frechet_distance_float64(*features)
+    biased = mean + (unbiased - mean) * 3 / 4  # n = 4 on both sides
+    got = float(fvd(*clips))
+    assert got == pytest.approx(biased, rel=1e-4)
+    assert got != pytest.approx(unbiased, rel=1e-2)
+
+
+def test_layouts_types_and_batches_give_the_same_features(short, clips):
+    x = clips[0][:3, :9]
+    expected = short.extract_features(x)
+    others = {
+        "batches": short.extract_features(x, batch_size=2),
+        "channels first, torch": short.extract_features(
+            torch.from_numpy(np.moveaxis(x, -1, 2).copy())
+        ),
+        "floats": short.extract_features(jnp.asarray(x, jnp.float32) / 255),
+    }
+    for name, got in others.items():
+        np.testing.assert_allclose(got, expected, atol=1e-4, err_msg=name)
+
+
+def test_streamed_saved_and_merged_statistics_give_the_same_number(short, clips, tmp_path):
+    fvd, (x, y) = short, (c[:, :9] for c in clips)
+    fvd.statistics([x[:1], x[1:3]]).save(tmp_path / "x.safetensors")
+    s1 = FeatureStatistics.load(tmp_path / "x.safetensors").merge(fvd.statistics([x[3:]]))
+    got = fvd.distance(s1, fvd.statistics(iter([y])))
+    assert float(got) == pytest.approx(float(fvd(x, y)), rel=1e-5)
+    assert dict(s1.source) == {
+        "network": "i3d",
+        "protocol": "short",
+        "resize": "bilinear_tf1",
+        "ddof": "1",
+        "frames": "9",
+        "weights_sha256": fvd.weights_sha256,
+    }
+    assert int(fvd.statistics([]).count) == 0
+
+
+def test_statistics_of_other_protocols_are_not_compared(fvd, short, clips):
+    s1, s2 = fvd.statistics([clips[0][:2]]), short.statistics([clips[0][:2, :9]])
+    with pytest.raises(ValueError, match=r"is '.*' of one and '.*' of the other"):
+        fvd.distance(s1, s2)
+    frames = FrechetDistanceCalculator("digits").statistics([])
+    with pytest.raises(ValueError, match="feature dimensions 400 and 128"):
+        fvd.distance(s1, frames)
+
+
+def test_grey_clips_are_repeated(short, clips):
+    grey = clips[0][:2, :9, :, :, :1]
+    repeated = np.repeat(grey, 3, axis=-1)
+    np.testing.assert_allclose(
+        short.extract_features(grey), short.extract_features(repeated), atol=1e-4
+    )
+
+
+def test_under_jit_and_grad(short, clips):
+    x, y = (jnp.asarray(c[:2, :9], jnp.float32) / 255 for c in clips)
+    value, gradient = jax.jit(jax.value_and_grad(lambda calculator, x, y: calculator(x, y), 1))(
+        short, x, y
+    )
+    assert float(value) == pytest.approx(float(short(x, y)), rel=1e-4)
+    assert np.isfinite(gradient).all()
+    step = 1e-3 * gradient / jnp.linalg.norm(gradient)
+    slope = (short(x + step, y) - short(x - step, y)) / 2e-3
+    assert float(slope) == pytest.approx(float(jnp.linalg.norm(gradient)), rel=0.02)
+
+
+def test_two_devices_give_the_number_of_one(short, clips, weights_file, tmp_path):
+    x, y = (c[:4, :9] for c in clips)
+    np.savez(tmp_path / "clips.npz", x, y)
+    code = f"""
+        import dataclasses
+        import jax
+        import numpy as np
+        import srvp_fd_jax
+        from jax.sharding import NamedSharding, PartitionSpec as P
+
+        protocol = dataclasses.replace(
+            srvp_fd_jax.PROTOCOLS["tensorflow"], name="short", frames=9
+        )
+        fvd = srvp_fd_jax.FrechetVideoDistanceCalculator(protocol, weights={str(weights_file)!r})
+        mesh = jax.make_mesh((2,), ("clips",))
+        clips = np.load({str(tmp_path / "clips.npz")!r}).values()
+        x, y = (jax.device_put(c, NamedSharding(mesh, P("clips"))) for c in clips)
+        print(float(fvd(x, y)))
+    """
+    environment = {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert float(result.stdout) == pytest.approx(float(short(x, y)), rel=1e-5)
+
+
+def test_bad_input_is_told(fvd, weights_file, clips):
+    x, y = clips
+    tensorflow = FrechetVideoDistanceCalculator("tensorflow", weights=weights_file)
+    cases = [
+        (fvd, x[:, :15], r"x: got clips of 15 frames, the protocol 'fvd2048_16f' takes 16"),
+        (tensorflow, x[:, :8], "x: got clips of 8 frames, I3D needs at least 9"),
+        (tensorflow, x[:, :9], "y: got clips of 16 frames, expected 9 as in x"),
+        (fvd, x[..., :2], r"x: got shape .*, expected \[N, T, H, W, C\] or .* 1 or 3 channels"),
+        (fvd, x[0], r"x: got shape \(16, 72, 88, 3\), expected"),
+        (fvd, x[:, :, :0], "expected frames with pixels"),
+        (fvd, np.float32(x), "x: got values from 0 to .*divide by 255 or pass uint8"),
+        (fvd, np.full_like(x, np.nan, np.float32), "x: got values that are not finite"),
+        (fvd, x.astype(np.int32), "x: got dtype int32, allowed are uint8"),
+        (fvd, x[:1], "x: got 1 samples, a covariance needs at least 2"),
+    ]
+    for calculator, bad, message in cases:
+        with pytest.raises(ValueError, match=message):
+            calculator(bad, y)
+    with pytest.raises(ValueError, match="batch_size: got 0"):
+        fvd(x, y, batch_size=0)
+    with pytest.raises(ValueError, match=r"batches\[1\]: got samples .* expected .* as in"):
+        fvd.statistics([x[:2], x[:2, :, :40]])
+    with pytest.raises(ValueError, match=r"protocol: got 'fvd', allowed are tensorflow, fvd2048"):
+        frechet_video_distance(x, y, protocol="fvd")
+    with pytest.raises(ValueError, match="not a PyTorch checkpoint"):
+        frechet_video_distance(x, y, weights=__file__)
+
+
+@pytest.mark.filterwarnings("default")
+def test_numbers_of_clips_that_are_not_the_protocols_are_warned_of(fvd, clips):
+    with (
+        pytest.warns(UserWarning, match="takes 2048 clips a side, got 2 and 3: do not compare"),
+        pytest.warns(UserWarning, match="x: 2 samples for 400 feature dimensions"),
+    ):
+        fvd(clips[0][:2], clips[1][:3])
