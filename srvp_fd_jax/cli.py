@@ -13,10 +13,12 @@ from jaxtyping import Shaped
 import srvp_fd_jax
 from srvp_fd_jax.calculator import ComparisonType, FrechetDistanceCalculator
 from srvp_fd_jax.frechet import Method
+from srvp_fd_jax.fvd import FrechetVideoDistanceCalculator
 from srvp_fd_jax.statistics import FeatureStatistics, frechet_distance_from_statistics
 from srvp_fd_jax.videos import corruptions
 from srvp_fd_jax.videos.corruptions import Clips
 from srvp_fd_jax.videos.moving_digits import moving_digits
+from srvp_fd_jax.videos.protocols import PROTOCOLS
 from srvp_fd_jax.weights import DATASETS
 
 COMPARISON_TYPES = get_args(ComparisonType)
@@ -56,10 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     compute = commands.add_parser("compute", help="score one array file against another")
     compute.add_argument("a", metavar="A", help=".npy or .npz of frames or clips, e.g. real ones")
     compute.add_argument("b", metavar="B", help="the same, e.g. generated ones")
-    compute.add_argument("--dataset", choices=DATASETS, default=DATASETS[0])
-    compute.add_argument("--comparison-type", choices=COMPARISON_TYPES, default="frame")
+    compute.add_argument("--dataset", choices=DATASETS, help=f"default {DATASETS[0]}")
+    compute.add_argument("--comparison-type", choices=COMPARISON_TYPES, help="default frame")
+    compute.add_argument(
+        "--protocol", choices=PROTOCOLS, help="the Fréchet Video Distance, in place of SRVP's"
+    )
     compute.add_argument("--batch-size", type=int, help="samples encoded at a time")
-    compute.add_argument("--weights", help="a converted file or checkpoint folder")
+    compute.add_argument("--weights", help="a converted file, checkpoint folder or state dict")
     compute.add_argument("--method", choices=get_args(Method), default="procrustes")
     compute.set_defaults(run=_compute)
 
@@ -69,14 +74,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compute(args: argparse.Namespace) -> None:
+    if args.protocol and (args.dataset or args.comparison_type):
+        raise ValueError("--protocol is for FVD, --dataset and --comparison-type are for SRVP")
     x, y = _read_array(args.a), _read_array(args.b)
-    calculator = FrechetDistanceCalculator(args.dataset, weights=args.weights, method=args.method)
-    distance = float(calculator(x, y, args.comparison_type, args.batch_size))
+    options = {"weights": args.weights, "method": args.method}
+    if args.protocol:
+        distance = FrechetVideoDistanceCalculator(args.protocol, **options)(x, y, args.batch_size)
+        made_by = {"protocol": args.protocol}
+    else:
+        dataset = args.dataset or DATASETS[0]
+        comparison_type: ComparisonType = args.comparison_type or "frame"
+        calculator = FrechetDistanceCalculator(dataset, **options)
+        distance = calculator(x, y, comparison_type, args.batch_size)
+        made_by = {"dataset": dataset, "comparison_type": comparison_type}
     if args.json:
         result = {
-            "distance": distance,
-            "dataset": args.dataset,
-            "comparison_type": args.comparison_type,
+            "distance": float(distance),
+            **made_by,
             "method": args.method,
             "samples": [len(x), len(y)],
             "version": srvp_fd_jax.__version__,

@@ -7,6 +7,7 @@ import jaxtyping
 import pytest
 
 if TYPE_CHECKING:
+    from srvp_fd_jax import FrechetDistanceCalculator
     from srvp_fd_jax.weights import Weights
 
 jaxtyping.install_import_hook(["srvp_fd_jax", "convert"], "beartype.beartype")
@@ -28,3 +29,11 @@ def i3d_weights(tmp_path_factory: pytest.TempPathFactory) -> "Weights":
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         return load_weights("i3d")
+
+
+@pytest.fixture(scope="session")
+def digits() -> "FrechetDistanceCalculator":
+    """The calculator of the bundled model."""
+    from srvp_fd_jax import FrechetDistanceCalculator
+
+    return FrechetDistanceCalculator("digits")

@@ -115,11 +115,6 @@ def test_published_configurations_equal_srvp_fd(
 
 
 @pytest.fixture(scope="module")
-def digits() -> FrechetDistanceCalculator:
-    return FrechetDistanceCalculator("digits")
-
-
-@pytest.fixture(scope="module")
 def clips() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     return moving_digits(rng, 300, 6), moving_digits(rng, 280, 6, swapped=2)

@@ -40,6 +40,26 @@ def test_compute_prints_the_functions_number(files, capsys):
     }
 
 
+def test_compute_under_a_protocol(i3d_weights, tmp_path, capsys):
+    i3d_weights.save(tmp_path / "i3d.safetensors")
+    clips = np.random.default_rng(0).integers(0, 256, (2, 2, 9, 40, 50, 1), np.uint8)
+    for name, array in zip(("a.npy", "b.npy"), clips, strict=True):
+        np.save(tmp_path / name, array)
+    files = [str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]
+    weights = ["--weights", str(tmp_path / "i3d.safetensors")]
+    command = ["compute", *files, "--protocol", "tensorflow", "--json", *weights]
+    assert cli.main(command) == 0
+    result = json.loads(capsys.readouterr().out)
+    fvd = srvp_fd_jax.FrechetVideoDistanceCalculator("tensorflow", weights=weights[1])
+    with pytest.warns(UserWarning, match="400 feature dimensions"):
+        expected = float(fvd(*clips))
+    assert result["distance"] == pytest.approx(expected, rel=1e-5)
+    assert (result["protocol"], result["samples"]) == ("tensorflow", [2, 2])
+
+    assert cli.main([*command, "--dataset", "kth"]) == 1
+    assert "--protocol is for FVD" in capsys.readouterr().err
+
+
 def test_warnings_are_one_line(files, capsys):
     command = ["compute", *map(str, files), "--dataset", "digits"]
     assert cli.main([*command, "--comparison-type", "static_content"]) == 0

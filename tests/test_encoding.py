@@ -15,18 +15,12 @@ import pytest
 
 from srvp_fd_jax import (
     FeatureStatistics,
-    FrechetDistanceCalculator,
     frechet_distance_from_statistics,
 )
 from srvp_fd_jax.encoding import blocks
 from srvp_fd_jax.videos.moving_digits import moving_digits
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-@pytest.fixture(scope="module")
-def digits() -> FrechetDistanceCalculator:
-    return FrechetDistanceCalculator("digits")
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
@@ -68,20 +69,20 @@ def factorised(
 ) -> Float[Array, "n t2 h2 w2 c2"]:
     """One 2-D convolution, the frames that the kernel spans lying side by side as channels."""
     kt, kh, kw, c, c2 = kernel.shape
-    t = x.shape[1]
-    ((before, after),) = lax.padtype_to_pads((t,), (kt,), (stride,), "SAME")
-    x = jnp.pad(x, ((0, 0), (before, after), *[(0, 0)] * 3))
-    last = t + before + after - kt
-    stacked = jnp.concatenate([x[:, i : i + last + 1 : stride] for i in range(kt)], axis=-1)
+    n, t, h, w, _ = x.shape
+    (padding,) = lax.padtype_to_pads((t,), (kt,), (stride,), "SAME")
+    x = jnp.pad(x, ((0, 0), padding, (0, 0), (0, 0), (0, 0)))
+    starts = np.arange(0, t, stride)
+    windows = jnp.moveaxis(x[:, starts[:, None] + np.arange(kt)], 2, 4)  # n t2 h w kt c
     frames = lax.conv_general_dilated(
-        stacked.reshape(-1, *stacked.shape[2:]),
+        windows.reshape(-1, h, w, kt * c),
         jnp.moveaxis(kernel, 0, 2).reshape(kh, kw, kt * c, c2),
         (stride,) * 2,
         "SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision="highest",
     )
-    return frames.reshape(*stacked.shape[:2], *frames.shape[1:])
+    return frames.reshape(n, len(starts), *frames.shape[1:])
 
 
 def max_pool(

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from srvp_fd_jax.videos.resizing import Resize, resize
 
@@ -44,3 +45,13 @@ def test_a_flat_frame_stays_flat_and_224_stays_itself(rule: str):
     if rule != "cd_fvd":
         noise = jax.random.uniform(jax.random.key(0), (1, 1, 224, 224, 1))
         np.testing.assert_allclose(resize(noise, rule), noise, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", get_args(Resize))
+def test_lowers_to_float32_at_full_precision(rule: str):
+    clips = jax.ShapeDtypeStruct((1, 2, 300, 90, 1), jnp.float32)
+    function = jax.jit(lambda clips: resize(clips, rule))
+    program = export.export(function, platforms=["tpu"])(clips).mlir_module()
+    products = [line for line in program.splitlines() if "stablehlo.dot_general" in line]
+    assert bool(products) == (rule != "bilinear_tf1")
+    assert all("DEFAULT" not in line and "HIGHEST" in line for line in products)
