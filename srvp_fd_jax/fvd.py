@@ -23,6 +23,7 @@ from srvp_fd_jax.networks.i3d import I3D, MIN_FRAMES, NUM_CLASSES
 from srvp_fd_jax.statistics import (
     AnyArray,
     FeatureStatistics,
+    check_comparable,
     frechet_distance_from_statistics,
 )
 from srvp_fd_jax.videos.protocols import PROTOCOLS, Protocol
@@ -139,7 +140,7 @@ class FrechetVideoDistanceCalculator:
         clips = encoding.checked(batches, self._clips)
         first = next(clips, None)
         if first is None:
-            return self._empty(self.protocol.frames)
+            return self._empty()
         clips = itertools.chain([first], clips)
         return encoding.stream(self._extract(), clips, size, self._empty(first.shape[1]))
 
@@ -151,8 +152,11 @@ class FrechetVideoDistanceCalculator:
             s2: Statistics of the second set.
 
         Raises:
-            ValueError: As `frechet_distance_from_statistics`.
+            ValueError: If they are of another protocol or network than the calculator's, and as
+                `frechet_distance_from_statistics`.
         """
+        for s in (s1, s2):
+            check_comparable(self._empty(), s)
         return frechet_distance_from_statistics(s1, s2, self.method, ddof=self.protocol.ddof)
 
     def _distance(self, x: ArrayLike, y: ArrayLike, batch_size: int | None) -> Float[Array, ""]:
@@ -196,18 +200,17 @@ class FrechetVideoDistanceCalculator:
     def _extract(self) -> Extract:
         return Extract(_logits, self.network, self.protocol)
 
-    def _empty(self, frames: int | None) -> FeatureStatistics:
+    def _empty(self, frames: int | None = None) -> FeatureStatistics:
         source = {
             "ddof": self.protocol.ddof,
-            "frames": frames,
+            "frames": frames or self.protocol.frames,
             "network": "i3d",
             "protocol": self.protocol.name,
             "resize": self.protocol.resize,
             "weights_sha256": self.weights_sha256,
         }
-        return FeatureStatistics.empty(
-            NUM_CLASSES, source=tuple((name, str(value)) for name, value in source.items())
-        )
+        known = tuple((name, str(value)) for name, value in source.items() if value is not None)
+        return FeatureStatistics.empty(NUM_CLASSES, source=known)
 
 
 def _logits(network: I3D, protocol: Protocol, clips: Shaped[Array, "n t h w c"]) -> Features:

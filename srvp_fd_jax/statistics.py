@@ -149,7 +149,7 @@ class FeatureStatistics:
             ValueError: If the dimensions or sources disagree, or one of the two is a mixture and
                 the other is not.
         """
-        _check_comparable(self, other)
+        check_comparable(self, other)
         return self._fold(
             other.count, other.mean, other.mean_error, other.factor, other.variance_sum
         )
@@ -298,14 +298,15 @@ def _two_sum(
     return total, (a - (total - b_part)) + (b - b_part)
 
 
-def _check_comparable(s1: FeatureStatistics, s2: FeatureStatistics) -> None:
+def check_comparable(s1: FeatureStatistics, s2: FeatureStatistics) -> None:
+    """Raises a `ValueError` where two statistics are known to be of different things."""
     d1, d2 = s1.mean.shape[0], s2.mean.shape[0]
     if d1 != d2:
         raise ValueError(f"statistics: got feature dimensions {d1} and {d2}, which must be equal")
     if (s1.variance_sum is None) != (s2.variance_sum is None):
         raise ValueError("statistics: one is of a Gaussian mixture and the other is not")
     source1, source2 = dict(s1.source), dict(s2.source)
-    for name in source1.keys() & source2.keys():
+    for name in sorted(source1.keys() & source2.keys()):
         if source1[name] != source2[name]:
             raise ValueError(
                 f"statistics: {name} is {source1[name]!r} of one and {source2[name]!r} of the other"
@@ -338,7 +339,7 @@ def frechet_distance_from_statistics(
             or (on concrete statistics) one has fewer than two samples or holds values that are
             not finite.
     """
-    _check_comparable(s1, s2)
+    check_comparable(s1, s2)
     named = {"s1": s1, "s2": s2}
     for name, s in named.items():
         if not isinstance(s.count, jax.core.Tracer) and s.count < 2:
