@@ -182,12 +182,12 @@ class FrechetDistanceCalculator:
         _check_comparison_type(comparison_type)
 
         def check(batch: ArrayLike, name: str) -> Shaped[AnyArray, "..."]:
-            samples = self._samples(batch, name, comparison_type)
-            return self._counting_frames(samples, comparison_type)
+            return self._samples(batch, name, comparison_type)
 
+        samples = encoding.checked(batches, check)  # whole clips: all of one length
         return encoding.stream(
             Extract(_MOMENTS[comparison_type], self.network),
-            encoding.checked(batches, check),
+            (self._counting_frames(s, comparison_type) for s in samples),
             self._batch_size(comparison_type, batch_size),
             self._empty(comparison_type),
         )

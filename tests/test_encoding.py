@@ -92,6 +92,10 @@ def test_wrong_batches_are_told(digits, clips):
             np.float32(x) / 255,
         ],
         r"batches\[1\]: got clips of 4 frames, 'dynamics' of": [x, x[:, :4]],
+        r"batches\[1\]: got samples \(6, 64, 64, 1\) of uint8, expected \(5, 64": [
+            x,
+            np.pad(x, [(0, 0), (0, 1), (0, 0), (0, 0), (0, 0)]),
+        ],
         r"batches\[2\]: got shape \(304, 64, 64, 1\)": [x, x, x[:, 0]],
         r"batches\[0\]: got values from 0 to 255": [np.float32(x)],
     }
