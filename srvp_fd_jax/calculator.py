@@ -12,7 +12,7 @@ import functools
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Literal, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from srvp_fd_jax import encoding, frechet
 from srvp_fd_jax.encoding import Extract, Features
 from srvp_fd_jax.inputs import DataFormat, as_frames, check_counts, to_unit_range
-from srvp_fd_jax.networks.srvp import SRVP, gaussian_from_raw
+from srvp_fd_jax.networks.srvp import SRVP, ComparisonType, gaussian_from_raw
 from srvp_fd_jax.statistics import (
     AnyArray,
     FeatureStatistics,
@@ -31,11 +31,9 @@ from srvp_fd_jax.statistics import (
 )
 from srvp_fd_jax.weights import load_weights
 
-ComparisonType = Literal["frame", "static_content", "dynamics"]
-
 # XLA's CPU convolutions are fastest at 32 to 64 frames a call, where activations stay in cache,
 # and a fixed number bounds the memory of any number of samples.
-_FRAMES_AT_ONCE = 64
+FRAMES_AT_ONCE = 64
 
 
 @encoding.network_pytree("dataset", "method", "weights_sha256")
@@ -189,7 +187,25 @@ class FrechetDistanceCalculator:
             Extract(_MOMENTS[comparison_type], self.network),
             (self._counting_frames(s, comparison_type) for s in samples),
             self._batch_size(comparison_type, batch_size),
-            self._empty(comparison_type),
+            self.empty(comparison_type),
+        )
+
+    def empty(self, comparison_type: ComparisonType = "frame") -> FeatureStatistics:
+        """Statistics of no samples, marked with what the calculator's statistics are of.
+
+        Args:
+            comparison_type: "frame", "static_content" or "dynamics".
+        """
+        source = {
+            "comparison_type": comparison_type,
+            "dataset": self.dataset,
+            "network": "srvp",
+            "weights_sha256": self.weights_sha256,
+        }
+        return FeatureStatistics.empty(
+            self._dim(comparison_type),
+            mixture=comparison_type == "dynamics",
+            source=tuple(source.items()),
         )
 
     def calculate_frechet_distance_from_features(
@@ -242,7 +258,7 @@ class FrechetDistanceCalculator:
             Extract(_MOMENTS[comparison_type], self.network),
             self._counting_frames(samples, comparison_type),
             self._batch_size(comparison_type, batch_size),
-            self._empty(comparison_type),
+            self.empty(comparison_type),
         )
 
     def _samples(
@@ -303,20 +319,7 @@ class FrechetDistanceCalculator:
 
     def _batch_size(self, comparison_type: ComparisonType, batch_size: int | None) -> int:
         frames = 1 if comparison_type == "frame" else self.network.config.nt_inf
-        return encoding.check_batch_size(batch_size, max(1, _FRAMES_AT_ONCE // frames))
-
-    def _empty(self, comparison_type: ComparisonType) -> FeatureStatistics:
-        source = {
-            "comparison_type": comparison_type,
-            "dataset": self.dataset,
-            "network": "srvp",
-            "weights_sha256": self.weights_sha256,
-        }
-        return FeatureStatistics.empty(
-            self._dim(comparison_type),
-            mixture=comparison_type == "dynamics",
-            source=tuple(source.items()),
-        )
+        return encoding.check_batch_size(batch_size, max(1, FRAMES_AT_ONCE // frames))
 
 
 def frechet_distance(
@@ -390,6 +393,34 @@ def _dynamics(network: SRVP, clips: Shaped[Array, "n t h w c"]) -> Features:
 
 
 _MOMENTS = {"frame": _frame, "static_content": _static_content, "dynamics": _dynamics}
+
+
+def clip_moments(
+    network: SRVP,
+    comparison_types: tuple[ComparisonType, ...],
+    clips: Shaped[Array, "n t h w c"],
+) -> tuple[Features, ...]:
+    """What several comparisons are made of, each frame that counts encoded once.
+
+    Returns:
+        Features a comparison; of "frame" those of all frames, clip after clip.
+    """
+    t, nt_inf = clips.shape[1], network.config.nt_inf
+    counting = {"frame": (0, t), "static_content": (t - nt_inf, t), "dynamics": (0, nt_inf)}
+    frames = np.unique(np.concatenate([np.arange(*counting[name]) for name in comparison_types]))
+    encodings = _encode_clips(network, clips[:, frames])
+
+    def moments(comparison_type: ComparisonType) -> Features:
+        of_clips = encodings[:, np.searchsorted(frames, np.arange(*counting[comparison_type]))]
+        match comparison_type:
+            case "frame":
+                return {"features": of_clips.reshape(-1, of_clips.shape[-1])}
+            case "static_content":
+                return {"features": network.content(of_clips)}
+        mean, variance = gaussian_from_raw(network.initial_state(of_clips))
+        return {"features": mean, "variances": variance}
+
+    return tuple(map(moments, comparison_types))
 
 
 def _encode_clips(network: SRVP, clips: Shaped[Array, "n t h w c"]) -> Float[Array, "n t nhx"]:

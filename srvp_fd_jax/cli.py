@@ -1,27 +1,47 @@
 """The command srvp-fd-jax."""
 
 import argparse
+import dataclasses
 import json
+import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any, get_args
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
 
-import numpy as np
-from jaxtyping import Shaped
+import jax
 
 import srvp_fd_jax
-from srvp_fd_jax.calculator import ComparisonType, FrechetDistanceCalculator
+from srvp_fd_jax import demo
+from srvp_fd_jax.evaluation import Metric, Result, evaluate, evaluate_cached, load_metrics
+from srvp_fd_jax.files import cache_folder
 from srvp_fd_jax.frechet import Method
-from srvp_fd_jax.fvd import FrechetVideoDistanceCalculator
-from srvp_fd_jax.statistics import FeatureStatistics, frechet_distance_from_statistics
-from srvp_fd_jax.videos import corruptions
-from srvp_fd_jax.videos.corruptions import Clips
-from srvp_fd_jax.videos.moving_digits import moving_digits
-from srvp_fd_jax.videos.protocols import PROTOCOLS
+from srvp_fd_jax.statistics import (
+    FeatureStatistics,
+    check_comparable,
+    frechet_distance_from_statistics,
+)
+from srvp_fd_jax.videos.protocols import (
+    OVERRIDES,
+    PROTOCOLS,
+    Protocol,
+    Sampling,
+    Side,
+    Start,
+    find_protocol,
+)
+from srvp_fd_jax.videos.resizing import Resize
+from srvp_fd_jax.videos.sources import find_videos
 from srvp_fd_jax.weights import DATASETS
 
-COMPARISON_TYPES = get_args(ComparisonType)
+_STATISTICS_SUFFIX = ".safetensors"
+
+_DATA_HELP = (
+    "a folder, .zip or .tar of video files, folders of frames or arrays; a .npy or .npz file of "
+    "clips; or statistics (.safetensors)"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,17 +51,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments, by default those of the process.
 
     Returns:
-        Exit status: 0, or 1 after an error, told in one line on standard error.
+        Exit status: 0; 1 after an error, told in one line on standard error; 130 when interrupted.
+        (After wrong usage the process exits with 2.)
     """
     args = _parser().parse_args(argv)
+    # Threads of OpenBLAS, in which JAX factorises on the CPU, wait for each other in a busy loop:
+    # of matrices as small as these they take several times as long as one, on a busy machine a
+    # thousand times.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _show_warning
         try:
             args.run(args)
-        except (OSError, ValueError) as error:
-            print(f"srvp-fd-jax: error: {error}", file=sys.stderr)
+        except (OSError, ValueError, ModuleNotFoundError) as error:
+            _tell(f"error: {error}")
             return 1
+        except KeyboardInterrupt:
+            _tell("interrupted")
+            return 130
     return 0
 
 
@@ -50,119 +78,311 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=srvp_fd_jax.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    demo = commands.add_parser("demo", help="corrupt moving digits and see what each distance sees")
-    demo.add_argument("--clips", type=int, default=300, help="a row (default %(default)s)")
-    demo.add_argument("--seed", type=int, default=0)
-    demo.set_defaults(run=_demo)
-
-    compute = commands.add_parser("compute", help="score one array file against another")
-    compute.add_argument("a", metavar="A", help=".npy or .npz of frames or clips, e.g. real ones")
-    compute.add_argument("b", metavar="B", help="the same, e.g. generated ones")
-    compute.add_argument("--dataset", choices=DATASETS, help=f"default {DATASETS[0]}")
-    compute.add_argument("--comparison-type", choices=COMPARISON_TYPES, help="default frame")
-    compute.add_argument(
-        "--protocol", choices=PROTOCOLS, help="the Fréchet Video Distance, in place of SRVP's"
-    )
-    compute.add_argument("--batch-size", type=int, help="samples encoded at a time")
-    compute.add_argument("--weights", help="a converted file, checkpoint folder or state dict")
-    compute.add_argument("--method", choices=get_args(Method), default="procrustes")
-    compute.set_defaults(run=_compute)
-
-    for command in (demo, compute):
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> Any:
+        command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--json", action="store_true", help="print one line of JSON")
+        command.set_defaults(run=run)
+        return command
+
+    command = add("demo", _demo, "corrupt moving digits and see what each distance sees")
+    command.add_argument("--clips", type=int, default=300, help="a row (default %(default)s)")
+    command.add_argument("--seed", type=int, default=0)
+
+    add("protocols", _protocols, "list the protocols")
+
+    command = add("compute", _compute, "distance between real and generated videos")
+    command.add_argument("real", metavar="REAL", help=_DATA_HELP)
+    command.add_argument("fake", metavar="FAKE", help="generated ones, in any of these forms")
+    _add_evaluation(command)
+    _add_method(command)
+    command.add_argument(
+        "--no-cache", action="store_true", help="neither reuse nor keep statistics of REAL"
+    )
+
+    command = add("stats", _stats, "statistics of videos, to be compared later")
+    command.add_argument("data", metavar="DATA", help=_DATA_HELP)
+    _add_evaluation(command)
+    command.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        help=f"a name *{_STATISTICS_SUFFIX}; with {{protocol}} in it if there are several",
+    )
+    command.add_argument("--fake", action="store_true", help="sample as generated videos, not real")
+
+    command = add("compare", _compare, "distance between two files of statistics")
+    command.add_argument("real", metavar="REAL", help="what `stats` or `save` wrote")
+    command.add_argument("fake", metavar="FAKE", help="the same")
+    _add_method(command)
     return parser
 
 
-def _compute(args: argparse.Namespace) -> None:
-    if args.protocol and (args.dataset or args.comparison_type):
-        raise ValueError("--protocol is for FVD, --dataset and --comparison-type are for SRVP")
-    x, y = _read_array(args.a), _read_array(args.b)
-    options = {"weights": args.weights, "method": args.method}
-    if args.protocol:
-        distance = FrechetVideoDistanceCalculator(args.protocol, **options)(x, y, args.batch_size)
-        made_by = {"protocol": args.protocol}
-    else:
-        dataset = args.dataset or DATASETS[0]
-        comparison_type: ComparisonType = args.comparison_type or "frame"
-        calculator = FrechetDistanceCalculator(dataset, **options)
-        distance = calculator(x, y, comparison_type, args.batch_size)
-        made_by = {"dataset": dataset, "comparison_type": comparison_type}
-    if args.json:
-        result = {
-            "distance": float(distance),
-            **made_by,
-            "method": args.method,
-            "samples": [len(x), len(y)],
-            "version": srvp_fd_jax.__version__,
-        }
-        print(json.dumps(result))
-    else:
-        print(f"{distance:.6g}")
+def _add_evaluation(command: Any) -> None:
+    command.add_argument(
+        "--protocol", metavar="NAME[,NAME...]", help="in one pass, see `srvp-fd-jax protocols`"
+    )
+    command.add_argument("--dataset", choices=DATASETS, help="of SRVP, in place of --protocol")
+    command.add_argument("--comparison-type", choices=demo.COMPARISON_TYPES, help="default frame")
+    changes = command.add_argument_group("changes to the protocol, which its name will say")
+    changes.add_argument("--clips", type=int, help="a side, at most one of each video")
+    changes.add_argument("--frames", type=int, help="of a clip")
+    changes.add_argument("--step", type=int, help="takes every n-th frame")
+    changes.add_argument("--start", choices=get_args(Start), help="where a clip starts")
+    changes.add_argument("--resize", choices=get_args(Resize), help="how frames are resized")
+    changes.add_argument("--seed", type=int, help="of random starts; not named")
+    command.add_argument("--weights", help="a converted file, checkpoint folder or state dict")
+    command.add_argument(
+        "--workers", type=int, default=0, help="processes that read videos (default: threads)"
+    )
+    command.add_argument("--strict", action="store_true", help="stop at an unreadable video")
+    command.add_argument(
+        "--distributed",
+        action="store_true",
+        help="be one of many processes (jax.distributed.initialize), each reads its part",
+    )
 
 
-def _read_array(path: str) -> Shaped[np.ndarray, "..."]:
-    if not path.endswith((".npy", ".npz")):
-        raise ValueError(f"{path}: expected a .npy or .npz file")
-    try:
-        file = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable array file: {error}") from error
-    if isinstance(file, np.ndarray):
-        return file
-    with file:
-        if len(file.files) != 1:
-            raise ValueError(f"{path}: holds arrays {file.files}, expected one")
-        return file[file.files[0]]
+def _add_method(command: Any) -> None:
+    command.add_argument("--method", choices=get_args(Method), default="procrustes")
 
 
 def _demo(args: argparse.Namespace) -> None:
-    calculator = FrechetDistanceCalculator("digits")
+    demo.run(args.clips, args.seed, args.json)
 
-    def statistics(clips: Clips) -> dict[str, FeatureStatistics]:
-        return {
-            comparison_type: calculator.statistics(
-                [clips[:, -1] if comparison_type == "frame" else clips], comparison_type
-            )
-            for comparison_type in COMPARISON_TYPES
-        }
 
-    rng = np.random.default_rng(args.seed)
-    reference = statistics(moving_digits(rng, args.clips, 8))
-    if not args.json:
-        print(f"Moving digits, {args.clips} clips of 8 frames against {args.clips} others")
-        print(f"{'':24}" + "".join(f"{name:>16}" for name in COMPARISON_TYPES), flush=True)
-    rows = []
-    for name, clips in _corrupted(rng, args.clips):
-        distances = {
-            comparison_type: float(frechet_distance_from_statistics(s, reference[comparison_type]))
-            for comparison_type, s in statistics(clips).items()
-        }
-        rows.append({"clips": name, **distances})
-        if not args.json:
-            numbers = "".join(f"{distance:16.3f}" for distance in distances.values())
-            print(f"{name:24}{numbers}", flush=True)
+def _protocols(args: argparse.Namespace) -> None:
     if args.json:
-        print(json.dumps(rows))
+        print(json.dumps([dataclasses.asdict(protocol) for protocol in PROTOCOLS.values()]))
+        return
+    rows = [_described(protocol) for protocol in PROTOCOLS.values()]
+    for row in [{column: column for column in rows[0]}, *rows]:
+        cells = (
+            row[column].ljust(max(len(column), *(len(other[column]) for other in rows)))
+            for column in row
+        )
+        print("  ".join(cells).rstrip())
 
 
-def _corrupted(rng: np.random.Generator, n: int) -> Iterator[tuple[str, Clips]]:
-    clips = moving_digits(rng, n, 8)
-    yield "same distribution", clips
-    yield "noise 0.1", corruptions.add_noise(clips, rng, 0.1)
-    yield "noise 0.3", corruptions.add_noise(clips, rng, 0.3)
-    yield "blur 3", corruptions.blur(clips, 3)
-    yield "blur 7", corruptions.blur(clips, 7)
-    yield "frozen after 3 frames", corruptions.freeze(clips, 3)
-    yield "frozen from the start", corruptions.freeze(clips, 1)
-    yield "half shuffled in time", corruptions.shuffle_time(clips, rng, 0.5)
-    yield "all shuffled in time", corruptions.shuffle_time(clips, rng, 1.0)
-    yield "one digit swapped", moving_digits(rng, n, 8, swapped=1)
-    yield "both digits swapped", moving_digits(rng, n, 8, swapped=2)
-    yield "one digit, not two", moving_digits(rng, n, 8, digits=1)
+def _described(protocol: Protocol) -> dict[str, str]:
+    def sampled(sampling: Sampling) -> str:
+        return sampling.start + ("" if sampling.step == 1 else f", every {sampling.step}th")
+
+    return {
+        "protocol": protocol.name,
+        "clips": str(protocol.clips or "all"),
+        "frames": str(protocol.frames or "all"),
+        "real from": sampled(protocol.real),
+        "fake from": sampled(protocol.fake),
+        "resize": protocol.resize,
+        "divisor": f"n - {protocol.ddof}" if protocol.ddof else "n",
+    }
+
+
+def _compute(args: argparse.Namespace) -> None:
+    _start_distributed(args)
+    kept = {path: FeatureStatistics.load(path) for path in (args.real, args.fake) if _is_kept(path)}
+    protocols = _asked_for(args, list(kept.values()))
+    metrics = [] if {args.real, args.fake} <= kept.keys() else load_metrics(protocols, args.weights)
+    for metric in metrics:  # before the videos are gone through
+        for statistics in kept.values():
+            check_comparable(statistics, metric.empty[0])
+
+    def scored(path: str, side: Side) -> list["_Scored"]:
+        if path in kept:
+            return [_Scored.of_file(path, kept[path])]
+        cached = side == "real" and not args.no_cache
+        results = _evaluate(path, metrics, side, args, cached=cached)
+        return [_Scored.of_videos(path, result) for result in results]
+
+    _print_distances(scored(args.real, "real"), scored(args.fake, "fake"), args)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    real, fake = (
+        [_Scored.of_file(path, FeatureStatistics.load(path))] for path in (args.real, args.fake)
+    )
+    _print_distances(real, fake, args)
+
+
+def _stats(args: argparse.Namespace) -> None:
+    _start_distributed(args)
+    protocols = _asked_for(args, [])
+    if not _is_kept(args.output):
+        raise ValueError(f"output: got {args.output}, expected a name *{_STATISTICS_SUFFIX}")
+    if len(protocols) > 1 and "{protocol}" not in args.output:
+        raise ValueError(f"output: got {args.output} for several protocols, expected {{protocol}}")
+    outputs = {
+        p.name: Path(args.output.replace("{protocol}", p.name.replace(":", "_"))) for p in protocols
+    }
+    partial = Path(f"{next(iter(outputs.values()))}.partial")
+    metrics = load_metrics(protocols, args.weights)
+    side: Side = "fake" if args.fake else "real"
+    results = _evaluate(args.data, metrics, side, args, save_to=partial)
+    if jax.process_index() > 0:
+        return
+    for result in results:
+        result.statistics.save(outputs[result.protocol.name])
+    partial.unlink(missing_ok=True)
+    if args.json:
+        summaries = [
+            {**_Scored.of_videos(args.data, result).summary, "output": str(outputs[name])}
+            for result in results
+            for name in [result.protocol.name]
+        ]
+        print(json.dumps({"statistics": summaries, "version": srvp_fd_jax.__version__}))
+    else:
+        for output in outputs.values():
+            print(output)
+
+
+class _Scored(NamedTuple):
+    """Statistics of one side under one protocol, and what there is to say of them."""
+
+    statistics: FeatureStatistics
+    summary: dict[str, Any]
+
+    @classmethod
+    def of_file(cls, path: str, statistics: FeatureStatistics) -> "_Scored":
+        return cls(statistics, {"path": path, "samples": int(statistics.count)})
+
+    @classmethod
+    def of_videos(cls, path: str, result: Result) -> "_Scored":
+        summary = {
+            "path": path,
+            "protocol": dataclasses.asdict(result.protocol),
+            "samples": int(result.statistics.count),
+            "found": result.found,
+            "used": result.used,
+            "too_short": result.too_short,
+            "unreadable": dict(result.unreadable),
+            "cached": result.cached,
+        }
+        return cls(result.statistics, summary)
+
+
+def _start_distributed(args: argparse.Namespace) -> None:
+    if args.distributed:
+        jax.distributed.initialize()
+
+
+def _is_kept(path: str) -> bool:
+    return path.endswith(_STATISTICS_SUFFIX)
+
+
+def _asked_for(args: argparse.Namespace, kept: Sequence[FeatureStatistics]) -> list[Protocol]:
+    """The protocols of the command line, by default those of statistics that were kept."""
+    if args.protocol and (args.dataset or args.comparison_type):
+        raise ValueError("protocol: got --dataset or --comparison-type too, expected either")
+    of_kept = [dict(s.source)["protocol"] for s in kept if "protocol" in dict(s.source)]
+    if args.protocol:
+        names = args.protocol.split(",")
+    elif args.dataset or args.comparison_type or not of_kept:
+        names = [f"srvp:{args.dataset or DATASETS[0]}:{args.comparison_type or 'frame'}"]
+    else:
+        names = of_kept[:1]
+    overrides = {name: getattr(args, name) for name in OVERRIDES}
+    protocols = {p.name: p for p in (find_protocol(name, **overrides) for name in names)}
+    if kept and len(protocols) > 1:
+        raise ValueError(f"protocol: got {len(protocols)} of them, statistics are of one")
+    return list(protocols.values())
+
+
+def _evaluate(
+    path: str,
+    metrics: Sequence[Metric],
+    side: Side,
+    args: argparse.Namespace,
+    *,
+    cached: bool = False,
+    save_to: Path | None = None,
+) -> list[Result]:
+    """Results of the videos at a path; tells how far it is and what came of them."""
+    videos = find_videos(path)
+    asked = min(len(videos), max(metric.protocols[0].clips or len(videos) for metric in metrics))
+    options: dict[str, Any] = {"workers": args.workers, "strict": args.strict}
+    with _progress(side, asked) as on_progress:
+        if args.distributed:
+            results = evaluate(videos, metrics, side, **options, on_progress=on_progress)
+        elif cached:
+            folder = cache_folder() / "statistics"
+            results = evaluate_cached(videos, metrics, folder, **options, on_progress=on_progress)
+        else:
+            results = evaluate(
+                videos, metrics, side, **options, save_to=save_to, on_progress=on_progress
+            )
+    for result in results:
+        _tell_result(path, side, result)
+    return results
+
+
+def _tell_result(path: str, side: Side, result: Result) -> None:
+    weights = dict(result.statistics.source)["weights_sha256"][:8]
+    _tell(
+        f"{side}: {path}: {result.found} videos, {result.used} used, {len(result.too_short)} too "
+        f"short, {len(result.unreadable)} unreadable; {result.protocol.name}, weights {weights}"
+        + ("; statistics from the cache (--no-cache computes them anew)" if result.cached else "")
+    )
+    for name in result.too_short:
+        _tell(f"  too short: {name}")
+    for name, error in result.unreadable:
+        _tell(f"  unreadable: {name}: {error}")
+
+
+def _print_distances(
+    real: Sequence[_Scored], fake: Sequence[_Scored], args: argparse.Namespace
+) -> None:
+    results = []
+    for a, b in zip(real, fake, strict=True):
+        source = dict(a.statistics.source)
+        counts = a.summary["samples"], b.summary["samples"]
+        if counts[0] != counts[1]:
+            warnings.warn(
+                f"{counts[0]} real and {counts[1]} generated samples: a distance depends on their "
+                "number",
+                stacklevel=1,
+            )
+        distance = frechet_distance_from_statistics(
+            a.statistics, b.statistics, args.method, ddof=int(source.get("ddof", 1))
+        )
+        results.append(
+            {
+                "distance": float(distance),
+                "protocol": source.get("protocol"),
+                "source": source,
+                "real": a.summary,
+                "fake": b.summary,
+            }
+        )
+    if jax.process_index() > 0:
+        return
+    if args.json:
+        version = srvp_fd_jax.__version__
+        print(json.dumps({"results": results, "method": args.method, "version": version}))
+    elif len(results) == 1:
+        print(f"{results[0]['distance']:.6g}")
+    else:
+        for result in results:
+            print(f"{result['protocol']}\t{result['distance']:.6g}")
+
+
+@contextmanager
+def _progress(side: Side, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, if that is a terminal."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:  # it comes with the extra "video", which arrays do without
+        yield lambda position: None
+        return
+    with tqdm(total=total, desc=side, unit="video", disable=None) as bar:
+        yield lambda position: bar.update(min(position, total) - bar.n)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"srvp-fd-jax: warning: {message}", file=sys.stderr)
+    _tell(f"warning: {message}")
+
+
+def _tell(text: str) -> None:
+    print(f"srvp-fd-jax: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -171,12 +171,13 @@ def blocks(
     """Cuts batches of any lengths into blocks of one, the last padded, with how much counts."""
     rest: Any = ()
     for batch in batches:
-        rest = np.concatenate([rest, batch]) if len(rest) else batch
+        xp = jnp if isinstance(batch, jax.Array) else np  # what is on a device stays there
+        rest = xp.concatenate([rest, batch]) if len(rest) else batch
         while len(rest) >= size:
             yield rest[:size], size
             rest = rest[size:]
     if len(rest):
-        yield np.pad(rest, [(0, size - len(rest)), *[(0, 0)] * (rest.ndim - 1)]), len(rest)
+        yield xp.pad(rest, [(0, size - len(rest)), *[(0, 0)] * (rest.ndim - 1)]), len(rest)
 
 
 def _map_batches(

@@ -9,6 +9,11 @@ import numpy as np
 import safetensors
 
 
+def cache_folder() -> Path:
+    """Where what was computed once is kept: `$XDG_CACHE_HOME/srvp-fd-jax`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srvp-fd-jax"
+
+
 def read_safetensors(
     path: str | os.PathLike[str], check_metadata: Callable[[Mapping[str, str]], None]
 ) -> tuple[dict[str, str], dict[str, np.ndarray]]:

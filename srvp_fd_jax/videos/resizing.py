@@ -1,7 +1,7 @@
-"""How each tool brings frames of any size to the 224×224 of I3D.
+"""How each tool brings frames of any size to the size that the network takes.
 
-All are bilinear and none agree: in where a pixel's centre is, in whether shrinking averages (anti-
-aliasing), and in whether the aspect is kept. Values are floats in [0, 1] before and after.
+None agree: in where a pixel's centre is, in whether shrinking averages (antialiasing), in whether
+the aspect is kept, in the kernel. Values are floats in [0, 1] before and after.
 """
 
 import math
@@ -9,37 +9,57 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-SIZE = 224
-
-Resize = Literal["bilinear_tf1", "bilinear", "shorter_side", "cd_fvd"]
+Resize = Literal[
+    "none", "bilinear_tf1", "bilinear", "shorter_side", "cd_fvd", "srvp_kth", "srvp_human"
+]
 
 Clips = Float[Array, "n t h w c"]
 Resized = Float[Array, "n t h2 w2 c"]
 
 
-def resize(clips: Clips, rule: Resize) -> Float[Array, "n t 224 224 c"]:
-    """Resizes the frames of clips to 224×224.
+def resize(clips: Clips, rule: Resize, size: int = 224) -> Float[Array, "n t size size c"]:
+    """Resizes the frames of clips.
 
     Args:
         clips: Floats in [0, 1].
-        rule: "bilinear_tf1": `tf.image.resize_bilinear` of TensorFlow 1, whose pixel i lies at
-            i and not at i + ½ (google-research's FVD). "bilinear": pixel centres at i + ½
-            (`torch.nn.functional.interpolate`; StyleGAN-V). "shorter_side": the same at the scale
-            that brings the shorter side to 224, then the centre (common_metrics). "cd_fvd": the
-            shorter side to 128 with antialiasing, the centre, stored as bytes, then "bilinear".
+        rule: "none": frames must have the size. "bilinear_tf1": `tf.image.resize_bilinear` of
+            TensorFlow 1, whose pixel i lies at i and not at i + ½ (google-research's FVD).
+            "bilinear": pixel centres at i + ½ (`torch.nn.functional.interpolate`; StyleGAN-V).
+            "shorter_side": the same at the scale that brings the shorter side to the size, then
+            the centre (common_metrics). "cd_fvd": the shorter side to 128 with antialiasing, the
+            centre, stored as bytes, then "bilinear". "srvp_kth" and "srvp_human": what SRVP's
+            authors did to the originals of KTH (FFmpeg's bicubic, aspect ignored) and Human3.6M
+            (the square from (100, 100) to (900, 900), then Lanczos), stored as bytes; frames that
+            have the size already are taken as they are.
+        size: Height and width of the result.
+
+    Raises:
+        ValueError: If the rule does not take frames of that size.
     """
+    height, width = clips.shape[2:4]
     match rule:
         case "bilinear_tf1":
-            return _bilinear_tf1(_bilinear_tf1(clips, axis=2), axis=3)
+            return _bilinear_tf1(_bilinear_tf1(clips, size, axis=2), size, axis=3)
         case "bilinear":
-            return _bilinear(clips, (SIZE, SIZE))
+            return _bilinear(clips, (size, size))
         case "shorter_side":
-            return _shorter_side(clips, SIZE)
+            return _shorter_side(clips, size)
         case "cd_fvd":
             small = _shorter_side(clips, 128, antialias=True)
-            return _bilinear(jnp.floor(jnp.clip(small, 0, 1) * 255) / 255, (SIZE, SIZE))
+            return _bilinear(jnp.floor(jnp.clip(small, 0, 1) * 255) / 255, (size, size))
+        case _ if (height, width) == (size, size):
+            return clips
+        case "srvp_kth":
+            return _as_bytes(_bicubic(_bicubic(clips, size, axis=2), size, axis=3))
+        case "srvp_human" if min(height, width) >= 900:
+            square = clips[:, :, 100:900, 100:900]
+            shape = (*clips.shape[:2], size, size, clips.shape[-1])
+            return _as_bytes(jax.image.resize(square, shape, "lanczos3"))
+    expected = f"{size}×{size}" + (" or at least 900×900" if rule == "srvp_human" else "")
+    raise ValueError(f"frames of {height}×{width}, expected {expected} (resize rule {rule!r})")
 
 
 def _bilinear(clips: Clips, size: tuple[int, int], *, antialias: bool = False) -> Resized:
@@ -57,12 +77,33 @@ def _shorter_side(clips: Clips, size: int, *, antialias: bool = False) -> Resize
     return resized[:, :, top : top + size, left : left + size]
 
 
-def _bilinear_tf1(clips: Clips, axis: int) -> Resized:
+def _bilinear_tf1(clips: Clips, size: int, axis: int) -> Resized:
     """Along one axis, output pixel i at the input's i · (old size / new size)."""
-    size = clips.shape[axis]
-    position = jnp.arange(SIZE) * jnp.float32(size / SIZE)
-    lower = jnp.minimum(jnp.floor(position).astype(jnp.int32), size - 1)
+    old = clips.shape[axis]
+    position = jnp.arange(size) * jnp.float32(old / size)
+    lower = jnp.minimum(jnp.floor(position).astype(jnp.int32), old - 1)
     share = (position - lower).reshape(-1, *[1] * (clips.ndim - 1 - axis))
     below = jnp.take(clips, lower, axis)
-    above = jnp.take(clips, jnp.minimum(lower + 1, size - 1), axis)
+    above = jnp.take(clips, jnp.minimum(lower + 1, old - 1), axis)
     return below + (above - below) * share
+
+
+def _bicubic(clips: Clips, size: int, axis: int) -> Resized:
+    """Along one axis, the cubic kernel with a = −0.6 of FFmpeg's scaler, widened to shrink.
+
+    Keys 1981; Pillow and `jax.image` have a = −0.5.
+    """
+    a, old = -0.6, clips.shape[axis]
+    centres = (np.arange(size)[:, None] + 0.5) * old / size - 0.5
+    x = np.abs(np.arange(old) - centres) / max(1, old / size)
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+    weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+    weights /= weights.sum(axis=1, keepdims=True)
+    kernel = jnp.asarray(weights, clips.dtype)
+    resized = jnp.tensordot(clips, kernel, axes=(axis, 1), precision="highest")
+    return jnp.moveaxis(resized, -1, axis)
+
+
+def _as_bytes(clips: Clips) -> Resized:
+    return jnp.round(jnp.clip(clips, 0, 1) * 255) / 255

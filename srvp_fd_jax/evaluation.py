@@ -1,0 +1,441 @@
+"""From stored videos to statistics, under one protocol or several in one pass.
+
+After each round of videos its features are folded into the statistics, and what has been reached
+can be saved: an interrupted pass that goes on from there does the same operations in the same order
+as an unbroken one.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from jax.experimental import multihost_utils
+from jaxtyping import Array, Bool, Float, Shaped
+
+import srvp_fd_jax
+from srvp_fd_jax.calculator import FRAMES_AT_ONCE, FrechetDistanceCalculator, clip_moments
+from srvp_fd_jax.encoding import Features, blocks
+from srvp_fd_jax.files import read_safetensors, write_atomically
+from srvp_fd_jax.fvd import FrechetVideoDistanceCalculator, clip_logits, clips_at_once
+from srvp_fd_jax.inputs import to_unit_range
+from srvp_fd_jax.networks.i3d import CLIP_SIZE, I3D, MIN_FRAMES
+from srvp_fd_jax.networks.srvp import SRVP, ComparisonType
+from srvp_fd_jax.statistics import AnyArray, FeatureStatistics
+from srvp_fd_jax.videos.protocols import Protocol, Side
+from srvp_fd_jax.videos.resizing import Resize, resize
+from srvp_fd_jax.videos.rounds import VIDEOS_A_ROUND, Clips, Progress, Taken, rounds
+from srvp_fd_jax.videos.sources import Video, fingerprint
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A network, and protocols that give it the same clips: they differ in the comparison only.
+
+    Attributes:
+        protocols: At least one.
+        network: With its weights.
+        empty: Statistics of no samples, a protocol each.
+    """
+
+    protocols: tuple[Protocol, ...]
+    network: I3D | SRVP
+    empty: tuple[FeatureStatistics, ...]
+
+    def of(self, protocols: Iterable[Protocol]) -> "Metric":
+        """The same of some of its protocols only."""
+        chosen = {p: e for p, e in zip(self.protocols, self.empty, strict=True) if p in protocols}
+        return Metric(tuple(chosen), self.network, tuple(chosen.values()))
+
+    def prepare(self, clips: Shaped[AnyArray, "n t h w c"]) -> Float[Array, "n t size size c"]:
+        """Clips as the network sees them."""
+        if isinstance(self.network, I3D):
+            return _prepare(clips, self.protocols[0].resize, CLIP_SIZE, 3)
+        config = self.network.config
+        return _prepare(clips, self.protocols[0].resize, config.nx, config.nc)
+
+    def encode(self, clips: Clips) -> tuple[Features, ...]:
+        """Features of the clips of at most one round, a protocol each.
+
+        Of each clip there is one sample, but of the comparison "frame" one of each frame. The
+        features end with padding, up to the number of a full round.
+        """
+        if isinstance(self.network, I3D):
+            at_once = clips_at_once()
+        else:
+            fitting = max(1, FRAMES_AT_ONCE // len(clips[0]))
+            at_once = math.gcd(VIDEOS_A_ROUND, 1 << (fitting.bit_length() - 1))
+        batches = blocks((self.prepare(clip[None]) for clip in clips), at_once)
+        encoded = [_encode(self.network, self.protocols, batch) for batch, _ in batches]
+        missing = VIDEOS_A_ROUND // at_once - len(encoded)
+        encoded += [jax.tree.map(jnp.zeros_like, encoded[0])] * missing
+        return jax.tree.map(lambda *f: jnp.concatenate(f), *encoded)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What came of the videos of one side under one protocol.
+
+    Attributes:
+        protocol: How they were sampled and encoded.
+        statistics: Of the features, marked with what they are of.
+        found: Number of videos.
+        used: Number of those that gave a clip, of all processes.
+        too_short: Names of those that were too short, of this process.
+        unreadable: Names of those that could not be read, of this process, each with the reason.
+        cached: Whether it was computed before.
+    """
+
+    protocol: Protocol
+    statistics: FeatureStatistics
+    found: int
+    used: int
+    too_short: tuple[str, ...]
+    unreadable: tuple[tuple[str, str], ...]
+    cached: bool = False
+
+
+def load_metrics(
+    protocols: Iterable[Protocol], weights: str | os.PathLike[str] | None = None
+) -> list[Metric]:
+    """Loads the networks of protocols, one for those that take the same clips.
+
+    Args:
+        protocols: In any order.
+        weights: Of their network, if it is the same of all; by default looked up.
+
+    Raises:
+        FileNotFoundError: If weights are nowhere.
+        ValueError: If clips of a protocol are too short for its network, or `weights` are given
+            for several networks.
+    """
+    groups: dict[Protocol, list[Protocol]] = {}
+    for protocol in protocols:
+        any_comparison = protocol.comparison_type and "frame"
+        same = dataclasses.replace(protocol, name="", comparison_type=any_comparison, ddof=0)
+        groups.setdefault(same, []).append(protocol)
+    networks = sorted({protocol.network for protocol in groups})
+    if weights is not None and len(networks) > 1:
+        raise ValueError(f"weights: got one file for the networks {', '.join(networks)}")
+    metrics = [_load_metric(tuple(group), weights) for group in groups.values()]
+    for metric in metrics:
+        if (frames := metric.protocols[0].frames) is not None:
+            _check_length(metric, frames)
+    return metrics
+
+
+def _load_metric(protocols: tuple[Protocol, ...], weights: str | os.PathLike[str] | None) -> Metric:
+    calculator: FrechetVideoDistanceCalculator | FrechetDistanceCalculator
+    if protocols[0].network == "i3d":
+        calculator = FrechetVideoDistanceCalculator(protocols[0], weights=weights)
+        empty = tuple(_marked(calculator.empty(), protocol) for protocol in protocols)
+    else:
+        calculator = FrechetDistanceCalculator(protocols[0].network, weights=weights)
+        empty = tuple(
+            _marked(calculator.empty(comparison_type), protocol)
+            for comparison_type, protocol in zip(
+                _comparison_types(protocols), protocols, strict=True
+            )
+        )
+    return Metric(protocols, calculator.network, empty)
+
+
+def _marked(empty: FeatureStatistics, protocol: Protocol) -> FeatureStatistics:
+    known = {
+        "ddof": protocol.ddof,
+        "frames": protocol.frames,
+        "protocol": protocol.name,
+        "resize": protocol.resize,
+    }
+    source = dict(empty.source) | {
+        key: str(value) for key, value in known.items() if value is not None
+    }
+    return dataclasses.replace(empty, source=tuple(sorted(source.items())))
+
+
+def evaluate(
+    videos: Sequence[Video],
+    metrics: Sequence[Metric],
+    side: Side,
+    *,
+    workers: int = 0,
+    strict: bool = False,
+    save_to: Path | None = None,
+    on_progress: Callable[[int], None] = lambda position: None,
+) -> list[Result]:
+    """Makes the statistics of videos.
+
+    Args:
+        videos: Where they are; on every process all of them.
+        metrics: What to make of them, see `load_metrics`.
+        side: Whether they are sampled as "real" or as "fake" ones.
+        workers: Processes that read videos; 0 for threads of this one.
+        strict: Whether a video that cannot be read is an error.
+        save_to: File that what has been reached is saved in from time to time, and that the pass
+            goes on from if it is of the same videos, metrics and release. Of one process only.
+        on_progress: Called after each round with the number of videos that are done.
+
+    Returns:
+        A result a protocol, in the order of the metrics.
+
+    Raises:
+        ValueError: If clips are fewer than asked for or none, or of several lengths where whole
+            videos are asked for; or under `strict`.
+    """
+    state = _run(videos, metrics, side, workers, strict, save_to, on_progress)
+    return _results(videos, metrics, side, state)
+
+
+def evaluate_cached(
+    videos: Sequence[Video],
+    metrics: Sequence[Metric],
+    folder: Path,
+    *,
+    workers: int = 0,
+    strict: bool = False,
+    on_progress: Callable[[int], None] = lambda position: None,
+) -> list[Result]:
+    """Makes the statistics of real videos, or takes those that were made before.
+
+    Args:
+        videos: As for `evaluate`.
+        metrics: As for `evaluate`.
+        folder: Where results are kept under the names, sizes and times of the videos' files, the
+            protocols, the weights and the release. An interrupted pass goes on from what it saved.
+        workers: As for `evaluate`.
+        strict: As for `evaluate`.
+        on_progress: As for `evaluate`.
+    """
+    alone = {protocol: metric.of([protocol]) for metric in metrics for protocol in metric.protocols}
+    paths = {
+        protocol: folder / f"{_job(videos, [metric], 'real')}.safetensors"
+        for protocol, metric in alone.items()
+    }
+    kept: dict[Protocol, _State] = {}
+    for protocol, path in paths.items():
+        if state := _load(path, path.stem, [alone[protocol]]):
+            kept[protocol] = state
+    cached = set(kept)
+    missing = [metric.of(set(metric.protocols) - cached) for metric in metrics]
+    missing = [metric for metric in missing if metric.protocols]
+    if missing:
+        save_to = folder / f"{_job(videos, missing, 'real')}.partial"
+        state = _run(videos, missing, "real", workers, strict, save_to, on_progress)
+        for protocol, own in _split(state, missing).items():
+            kept[protocol] = own
+            _save(paths[protocol], paths[protocol].stem, own)
+        save_to.unlink(missing_ok=True)
+    return [
+        dataclasses.replace(result, cached=protocol in cached)
+        for protocol, metric in alone.items()
+        for result in _results(videos, [metric], "real", kept[protocol])
+    ]
+
+
+class _State(NamedTuple):
+    """How far a pass is, and the statistics so far, a tuple a metric."""
+
+    progress: Progress
+    statistics: tuple[tuple[FeatureStatistics, ...], ...]
+
+    @classmethod
+    def start(cls, metrics: Sequence[Metric]) -> "_State":
+        return cls(
+            Progress.start([metric.protocols[0] for metric in metrics]),
+            tuple(metric.empty for metric in metrics),
+        )
+
+
+def _run(
+    videos: Sequence[Video],
+    metrics: Sequence[Metric],
+    side: Side,
+    workers: int,
+    strict: bool,
+    save_to: Path | None,
+    on_progress: Callable[[int], None],
+) -> _State:
+    job = _job(videos, metrics, side) if save_to else ""
+    state = (_load(save_to, job, metrics) if save_to else None) or _State.start(metrics)
+    at, cost = time.monotonic(), 0.0
+    for progress, clips in rounds(
+        videos,
+        [metric.protocols[0] for metric in metrics],
+        side,
+        progress=state.progress,
+        workers=workers,
+        strict=strict,
+    ):
+        for metric, taken in zip(metrics, progress.taken, strict=True):
+            _check_length(metric, taken.frames)
+        statistics = tuple(
+            _update(old, metric.encode(own), np.arange(VIDEOS_A_ROUND) < len(own)) if own else old
+            for metric, old, own in zip(metrics, state.statistics, clips, strict=True)
+        )
+        jax.block_until_ready(state.statistics)  # one round waits on the device, never more
+        state = _State(progress, statistics)
+        on_progress(progress.position)
+        # Saving waits for the device: done so seldom that it takes a twentieth of the time.
+        if save_to and time.monotonic() - at > 20 * cost:
+            begun = time.monotonic()
+            _save(save_to, job, state)
+            at = time.monotonic()
+            cost = at - begun
+    return state
+
+
+@jax.jit
+def _encode(
+    network: I3D | SRVP, protocols: tuple[Protocol, ...], clips: Shaped[Array, "n t h w c"]
+) -> tuple[Features, ...]:
+    if isinstance(network, I3D):
+        return (clip_logits(network, clips),) * len(protocols)
+    return clip_moments(network, _comparison_types(protocols), clips)
+
+
+@jax.jit
+def _update(
+    statistics: tuple[FeatureStatistics, ...],
+    features: tuple[Features, ...],
+    counting: Bool[Array, " clips"],
+) -> tuple[FeatureStatistics, ...]:
+    def update(statistics: FeatureStatistics, features: Features) -> FeatureStatistics:
+        samples = len(features["features"]) // len(counting)  # a clip: the frames of "frame", or 1
+        return statistics.update(mask=jnp.repeat(counting, samples), **features)
+
+    return tuple(map(update, statistics, features))
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "size", "channels"))
+def _prepare(
+    clips: Shaped[Array, "n t h w c"], rule: Resize, size: int, channels: int
+) -> Float[Array, "n t size size channels"]:
+    resized = resize(to_unit_range(clips), rule, size)
+    if channels == 1 and resized.shape[-1] == 3:
+        # Luma of ITU-R BT.601, in bytes: grey stored as RGB comes out as it was.
+        luma = jnp.tensordot(resized, jnp.array([0.299, 0.587, 0.114]), 1, precision="highest")
+        return jnp.round(luma[..., None] * 255) / 255
+    return jnp.broadcast_to(resized, (*resized.shape[:-1], channels))
+
+
+def _comparison_types(protocols: Iterable[Protocol]) -> tuple[ComparisonType, ...]:
+    return tuple(p.comparison_type for p in protocols if p.comparison_type)
+
+
+def _check_length(metric: Metric, frames: int | None) -> None:
+    protocol = metric.protocols[0]
+    least = MIN_FRAMES
+    if isinstance(metric.network, SRVP):
+        only_frames = _comparison_types(metric.protocols) == ("frame",)
+        least = 1 if only_frames else metric.network.config.nt_inf
+    if frames is not None and frames < least:
+        raise ValueError(
+            f"protocol {protocol.name!r}: got clips of {frames} frames, the network "
+            f"{protocol.network!r} needs at least {least}"
+        )
+
+
+def _results(
+    videos: Sequence[Video], metrics: Sequence[Metric], side: Side, state: _State
+) -> list[Result]:
+    results = []
+    unreadable = state.progress.unreadable
+    for metric, taken, of_metric in zip(
+        metrics, state.progress.taken, state.statistics, strict=True
+    ):
+        _check_enough(metric.protocols[0], taken, side, len(videos), unreadable)
+        for protocol, statistics in zip(metric.protocols, of_metric, strict=True):
+            if jax.process_count() > 1:
+                statistics = multihost_utils.process_allgather(statistics).reduce()
+            source = dict(statistics.source) | {"frames": str(taken.frames)}
+            marked = dataclasses.replace(statistics, source=tuple(sorted(source.items())))
+            result = Result(protocol, marked, len(videos), taken.used, taken.too_short, unreadable)
+            results.append(result)
+    return results
+
+
+def _check_enough(
+    protocol: Protocol,
+    taken: Taken,
+    side: Side,
+    found: int,
+    unreadable: Sequence[tuple[str, str]],
+) -> None:
+    if taken.used >= (protocol.clips or 1):
+        return
+    reasons = [
+        f"{len(names)} {what} (such as {names[0]})"
+        for what, names in (
+            (f"shorter than {protocol.shortest(side)} frames", taken.too_short),
+            ("unreadable", [": ".join(pair) for pair in unreadable]),
+        )
+        if names
+    ]
+    raise ValueError(
+        f"protocol {protocol.name!r} takes {protocol.clips or 'any number of'} clips, got "
+        f"{taken.used} of {found} videos" + "".join(f"; {reason}" for reason in reasons)
+    )
+
+
+def _job(videos: Sequence[Video], metrics: Sequence[Metric], side: Side) -> str:
+    """Hash of all that a result depends on."""
+    made_by = {
+        "release": srvp_fd_jax.__version__,
+        "videos": fingerprint(videos),
+        "side": side,
+        "protocols": [dataclasses.asdict(p) for metric in metrics for p in metric.protocols],
+        "sources": [empty.source for metric in metrics for empty in metric.empty],
+    }
+    return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
+
+
+def _split(state: _State, metrics: Sequence[Metric]) -> dict[Protocol, _State]:
+    return {
+        protocol: _State(dataclasses.replace(state.progress, taken=(taken,)), ((statistics,),))
+        for metric, taken, of_metric in zip(
+            metrics, state.progress.taken, state.statistics, strict=True
+        )
+        for protocol, statistics in zip(metric.protocols, of_metric, strict=True)
+    }
+
+
+def _save(path: Path, job: str, state: _State) -> None:
+    leaves = jax.tree.leaves(state.statistics)
+    arrays = {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}
+    metadata = {"job": job, "progress": json.dumps(dataclasses.asdict(state.progress))}
+    write_atomically(path, safetensors.numpy.save(arrays, metadata))
+
+
+def _load(path: Path, job: str, metrics: Sequence[Metric]) -> _State | None:
+    """What was saved of this job, if anything was."""
+
+    def check_job(metadata: Mapping[str, str]) -> None:
+        if metadata.get("job") != job:
+            raise ValueError("of another job")
+
+    try:
+        metadata, arrays = read_safetensors(path, check_job)
+    except (FileNotFoundError, ValueError):
+        return None
+    saved = json.loads(metadata["progress"])
+    progress = Progress(
+        taken=tuple(
+            Taken(taken["used"], taken["frames"], tuple(taken["too_short"]))
+            for taken in saved["taken"]
+        ),
+        position=saved["position"],
+        unreadable=tuple((name, error) for name, error in saved["unreadable"]),
+    )
+    leaves = [jnp.asarray(arrays[str(i)]) for i in range(len(arrays))]
+    structure = jax.tree.structure(tuple(metric.empty for metric in metrics))
+    return _State(progress, jax.tree.unflatten(structure, leaves))

@@ -1,0 +1,155 @@
+"""Reads frames of one video, exactly those asked for.
+
+Video files are decoded by FFmpeg (PyAV), images by Pillow; both come with the extra "video".
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from srvp_fd_jax.inputs import as_clips
+from srvp_fd_jax.videos.sources import ARRAY_SUFFIXES, VIDEO_SUFFIXES, File, Video, load_array
+
+Frame = Shaped[np.ndarray, "h w c"]
+Frames = Shaped[np.ndarray, "t h w c"]
+
+Choose = Callable[[int], Int[np.ndarray, " t"]]
+"""Chooses, knowing how many frames there are, which to read: numbers that rise."""
+
+
+def read_frames(video: Video, choose: Choose) -> Frames:
+    """Reads frames of a video.
+
+    Args:
+        video: Where it is.
+        choose: Which frames to read, by number from 0; if none, nothing is decoded.
+
+    Returns:
+        uint8 frames, or floats in [0, 1] of an array of floats; RGB, or grey from arrays and
+        images that are.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is damaged or not a video, frames are missing or not of one size.
+        ModuleNotFoundError: If the extra "video" is not installed.
+    """
+    if video.row is not None or video.files[0].suffix in ARRAY_SUFFIXES:
+        return _read_array(video, choose)
+    if video.files[0].suffix in VIDEO_SUFFIXES:
+        return _read_video_file(video.files[0], choose)
+    return _read_images(video.files, choose)
+
+
+def _read_array(video: Video, choose: Choose) -> Frames:
+    array = load_array(video.files[0])
+    is_clip = array.ndim > 4 or video.row is None
+    if video.row is not None:
+        # Rows of [N, H, W, C] are frames, rows of [N, T, H, W] are grey clips.
+        is_clip = is_clip or not {1, 3} & {array.shape[1], array.shape[-1]}
+        array = array[video.row]
+    clip = array if is_clip else array[None]
+    if clip.ndim == 3:
+        clip = clip[..., None]
+    frames = clip[choose(len(clip))]
+    return np.asarray(as_clips(frames[None], video.name)[0]) if len(frames) else frames
+
+
+def _read_images(files: tuple[File, ...], choose: Choose) -> Frames:
+    from PIL import Image
+
+    _check_numbering(files)
+    frames: list[Frame] = []
+    for i in choose(len(files)):
+        with Image.open(files[i].open()) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"{files[i].name}: got mode {image.mode}, expected 8 bits")
+            grey = image.mode in ("1", "L", "LA")
+            frame = np.asarray(image.convert("L" if grey else "RGB"))
+        frames.append(frame[..., None] if grey else frame)
+    return _stack(frames)
+
+
+def _check_numbering(files: tuple[File, ...]) -> None:
+    """Frames that carry numbers carry all, in steps of one length."""
+    found = [re.findall(r"[0-9]+", PurePosixPath(file.name).stem) for file in files]
+    numbers = [int(digits[-1]) for digits in found if digits]
+    if len(numbers) < len(files) or len(numbers) < 2:
+        return
+    steps = np.diff(numbers)
+    step = steps.min()
+    if step < 1:
+        raise ValueError(f"two frames with number {numbers[int(steps.argmin())]}")
+    if (steps != step).any():
+        before = numbers[int((steps != step).argmax())]
+        raise ValueError(f"frame {before + step} is missing")
+
+
+def _read_video_file(file: File, choose: Choose) -> Frames:
+    """Frames from the key frame before the first one on, found by their times.
+
+    Where packets do not tell the times of frames, or a container's index misleads, the file is
+    decoded from the start.
+    """
+    import av
+
+    try:
+        times = _times(file)
+        if times is not None:
+            wanted = [times[i] for i in choose(len(times))]
+            frames = dict(_decoded(file, wanted)) if wanted else {}
+            if len(frames) == len(wanted):
+                return _stack([frames[time] for time in wanted])
+        numbers = choose(sum(1 for _ in _decoded(file)))
+        return _stack([frame for i, (_, frame) in enumerate(_decoded(file)) if i in numbers])
+    except av.FFmpegError as error:
+        raise ValueError(f"cannot be decoded: {error.strerror}") from error
+
+
+def _times(file: File) -> list[int] | None:
+    """Times of the frames in order of display, from the packets; None if those do not tell."""
+    with _open(file) as (container, stream):
+        # Packets of VP8 may hold frames that are never shown.
+        if stream.codec_context.name == "vp8":
+            return None
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        if "mp4" in container.format.name and len(packets) < stream.frames:
+            raise ValueError(f"truncated: has {len(packets)} of {stream.frames} frames")
+        times = sorted(p.pts for p in packets if p.pts is not None and not p.is_discard)
+        return times if len(set(times)) == len(packets) else None
+
+
+def _decoded(file: File, times: list[int] | None = None) -> Iterator[tuple[int, Frame]]:
+    """All frames in RGB, or those of certain times, with their times."""
+    with _open(file) as (container, stream):
+        if times:
+            container.seek(times[0], stream=stream)
+        for frame in container.decode(stream):
+            if frame.is_corrupt:
+                raise ValueError(f"frame at {frame.time:.3f} s is damaged")
+            if times is None or frame.pts in times:
+                yield frame.pts, frame.to_ndarray(format="rgb24")
+            if times and frame.pts is not None and frame.pts >= times[-1]:
+                return
+
+
+@contextlib.contextmanager
+def _open(file: File) -> Iterator[tuple[Any, Any]]:
+    import av
+
+    with av.open(file.open()) as container:
+        if not container.streams.video:
+            raise ValueError("holds no video")
+        yield container, container.streams.video[0]
+
+
+def _stack(frames: list[Frame]) -> Frames:
+    """Frames of one size; none at all if none were asked for."""
+    shapes = list(dict.fromkeys(frame.shape for frame in frames))
+    if len(shapes) > 1:
+        raise ValueError(f"got frames of several sizes, {shapes[0]} and {shapes[1]}")
+    return np.stack(frames) if frames else np.zeros((0, 0, 0, 3), np.uint8)

@@ -1,0 +1,165 @@
+"""Goes through videos in rounds of a few a process, and settles which of their clips count.
+
+A protocol that asks for a number of clips gets those of the first videos that are long enough.
+Over processes (`jax.distributed`) each loads its own videos of a round, and what they found is
+gathered, so that the choice does not depend on the number of processes.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Int, Shaped
+
+from srvp_fd_jax.videos.loading import Loaded, load_clips
+from srvp_fd_jax.videos.protocols import Protocol, Side
+from srvp_fd_jax.videos.sources import Video
+
+# Clips of a round are held in memory: 16 of 128 frames of 256×256 are 400 MB.
+VIDEOS_A_ROUND = 16
+
+Clips = list[Shaped[np.ndarray, "t h w c"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """What one protocol has taken of the videos so far.
+
+    Attributes:
+        used: How many gave a clip that counts, of all processes.
+        frames: Frames of a clip; None before the first where whole videos are taken.
+        too_short: Names of those that were too short, of this process.
+    """
+
+    used: int = 0
+    frames: int | None = None
+    too_short: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a pass over the videos is.
+
+    Attributes:
+        taken: By each protocol.
+        position: How many videos are done, of all processes.
+        unreadable: Names of those that could not be read, of this process, each with the reason.
+    """
+
+    taken: tuple[Taken, ...]
+    position: int = 0
+    unreadable: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def start(cls, protocols: Iterable[Protocol]) -> "Progress":
+        """Before the first video."""
+        return cls(tuple(Taken(frames=protocol.frames) for protocol in protocols))
+
+
+def rounds(
+    videos: Sequence[Video],
+    protocols: Sequence[Protocol],
+    side: Side,
+    *,
+    progress: Progress,
+    workers: int = 0,
+    strict: bool = False,
+) -> Iterator[tuple[Progress, list[Clips]]]:
+    """Goes through videos until they end or no protocol asks for more.
+
+    Args:
+        videos: Where they are; on every process all of them.
+        protocols: Which clips to take.
+        side: Whose sampling, "real" or "fake".
+        progress: Where to go on from.
+        workers: Processes that read; 0 for threads of this one.
+        strict: Whether a video that cannot be read is an error.
+
+    Yields:
+        After each round the progress, and the clips that count of this process's videos in it, a
+        list a protocol.
+
+    Raises:
+        ValueError: If clips are of several lengths where whole videos are asked for; or of a video
+            that cannot be read, if `strict`.
+    """
+    process, processes = jax.process_index(), jax.process_count()
+    loaded = load_clips(
+        videos,
+        protocols,
+        side,
+        workers=workers,
+        start=progress.position,
+        shard=(process, processes),
+    )
+    while progress.position < len(videos) and any(
+        protocol.clips is None or taken.used < protocol.clips
+        for protocol, taken in zip(protocols, progress.taken, strict=True)
+    ):
+        own = list(itertools.islice(loaded, VIDEOS_A_ROUND))
+        unreadable = tuple((one.video.name, one.error) for one in own if one.error is not None)
+        if strict and unreadable:
+            raise ValueError(": ".join(unreadable[0]))
+        lengths = _gather(
+            [[0 if clip is None else len(clip) for clip in one.clips] for one in own],
+            len(protocols),
+        )
+        taken, clips = zip(
+            *(
+                _take(protocol, before, own, i, lengths[..., i])
+                for i, (protocol, before) in enumerate(zip(protocols, progress.taken, strict=True))
+            ),
+            strict=True,
+        )
+        progress = Progress(
+            taken=taken,
+            position=min(progress.position + VIDEOS_A_ROUND * processes, len(videos)),
+            unreadable=progress.unreadable + unreadable,
+        )
+        yield progress, list(clips)
+
+
+def _take(
+    protocol: Protocol,
+    before: Taken,
+    loaded: Sequence[Loaded],
+    i: int,
+    lengths: Int[np.ndarray, "turns processes"],
+) -> tuple[Taken, Clips]:
+    """What protocol number i takes of a round: the first clips until it has all that it asks for.
+
+    The lengths are of all processes' clips, 0 for none; row after row they are in order of videos.
+    """
+    limit = np.inf if protocol.clips is None else protocol.clips - before.used
+    exist = lengths > 0
+    counting = exist & (np.cumsum(exist).reshape(exist.shape) <= limit)
+    frames = before.frames or next(iter(lengths[counting].tolist()), None)
+    if (lengths[counting] != frames).any():
+        others = sorted(set(lengths[counting].tolist()) - {frames})
+        raise ValueError(
+            f"videos: got some of {frames} frames and some of {others[0]}: {protocol.name!r} takes "
+            "whole videos, which must have one length; choose a number of frames (--frames)"
+        )
+    taken = Taken(
+        used=before.used + int(counting.sum()),
+        frames=frames,
+        too_short=before.too_short
+        + tuple(one.video.name for one in loaded if one.clips[i] is None and one.error is None),
+    )
+    own = counting[: len(loaded), jax.process_index()]
+    clips = [one.clips[i] for one, counts in zip(loaded, own, strict=True) if counts]
+    return taken, [clip for clip in clips if clip is not None]
+
+
+def _gather(
+    lengths: list[list[int]], protocols: int
+) -> Int[np.ndarray, "turns processes protocols"]:
+    padded = np.zeros((VIDEOS_A_ROUND, protocols), int)
+    if lengths:
+        padded[: len(lengths)] = lengths
+    if jax.process_count() == 1:
+        return padded[:, None]
+    return np.moveaxis(np.asarray(multihost_utils.process_allgather(padded)), 0, 1)

@@ -1,0 +1,222 @@
+"""Finds videos in the forms that people store them in.
+
+A folder, zip or tar of video files, frame folders and arrays, in any depth, and array files of many
+videos: all become a list of `Video`s, small descriptions that worker processes read from. Archives
+are not unpacked.
+"""
+
+import contextlib
+import functools
+import hashlib
+import io
+import os
+import re
+import tarfile
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Shaped
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mov", ".mkv", ".gif", ".m4v")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+ARRAY_SUFFIXES = (".npy", ".npz")
+ARCHIVE_SUFFIXES = (".zip", ".tar")
+
+
+class File(NamedTuple):
+    """A file on disk, or inside an archive."""
+
+    path: str
+    member: str | None = None
+    span: tuple[int, int] | None = None  # offset and size in a tar
+
+    @property
+    def name(self) -> str:
+        """Its own path, in the archive if it is in one."""
+        return self.member or self.path
+
+    @property
+    def suffix(self) -> str:
+        """By which it is read."""
+        return _suffix(self.name)
+
+    def open(self) -> str | io.BytesIO:
+        """The path, or the bytes if they are in an archive."""
+        if self.member is None:
+            return self.path
+        if self.span is None:
+            return io.BytesIO(_zip(self.path).read(self.member))
+        offset, size = self.span
+        with open(self.path, "rb") as file:
+            file.seek(offset)
+            return io.BytesIO(file.read(size))
+
+
+class Video(NamedTuple):
+    """Where one video is.
+
+    Attributes:
+        name: Path for people to find it by.
+        files: One video or array file, or one file a frame, in order.
+        row: Its place in an array of many videos.
+    """
+
+    name: str
+    files: tuple[File, ...]
+    row: int | None = None
+
+
+def find_videos(path: str | os.PathLike[str]) -> list[Video]:
+    """Finds videos.
+
+    Args:
+        path: A folder, .zip or .tar with, in any depth, video files, folders of frames, arrays of
+            one video each [T, H, W, C] and, in a folder, archives of the same; or a .npy or .npz
+            file of many videos [N, T, H, W, C], of grey ones [N, T, H, W] or of single frames
+            [N, H, W, C]. Channels may stand before height and width.
+
+    Returns:
+        Videos in natural order of their names (v2 before v10).
+
+    Raises:
+        FileNotFoundError: If there is nothing at `path`.
+        ValueError: If it is nothing of these, is damaged, or holds no videos.
+    """
+    root = Path(path)
+    if not root.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    if root.is_file() and _suffix(path) in ARRAY_SUFFIXES:
+        rows = len(load_array(File(str(root))))
+        videos = [Video(f"{path}[{row}]", (File(str(root)),), row) for row in range(rows)]
+    elif root.is_dir() or _suffix(path) in ARCHIVE_SUFFIXES:
+        videos = _grouped(dict(_files(root)))
+    else:
+        raise ValueError(
+            f"{path}: expected a folder, or a file {', '.join(ARCHIVE_SUFFIXES + ARRAY_SUFFIXES)}"
+        )
+    if not videos:
+        raise ValueError(
+            f"{path}: holds no videos ({', '.join(VIDEO_SUFFIXES)}), frames "
+            f"({', '.join(IMAGE_SUFFIXES)}) or arrays ({', '.join(ARRAY_SUFFIXES)})"
+        )
+    return videos
+
+
+def fingerprint(videos: Sequence[Video]) -> str:
+    """Hash of the names of videos and the sizes and times of change of their files."""
+    digest = hashlib.sha256()
+    paths = {file.path: None for video in videos for file in video.files}
+    common = os.path.commonpath([os.path.abspath(path) for path in paths])
+    for path in paths:
+        stat = os.stat(path)
+        name = os.path.relpath(os.path.abspath(path), common)
+        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    digest.update(str(len(videos)).encode())
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=2)
+def load_array(file: File) -> Shaped[np.ndarray, "..."]:
+    """The array of a .npy file, mapped to memory where it can be, or the only one of a .npz file.
+
+    Only arrays of at least three axes count, so that labels may stand beside.
+
+    Raises:
+        ValueError: If the file is damaged, or holds no such array or several.
+    """
+    source = file.open()
+    try:
+        loaded: Any = np.load(
+            source, mmap_mode="r" if isinstance(source, str) else None, allow_pickle=False
+        )
+        arrays = [loaded] if isinstance(loaded, np.ndarray) else _members(loaded)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file.name}: not a readable array file: {error}") from error
+    arrays = [array for array in arrays if array.ndim >= 3]
+    if len(arrays) != 1:
+        raise ValueError(
+            f"{file.name}: holds {len(arrays)} arrays of frames or clips, expected one"
+        )
+    return arrays[0]
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Sorts numbers in names by value."""
+    return [
+        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)
+    ]
+
+
+def _members(npz: Any) -> list[Shaped[np.ndarray, "..."]]:
+    arrays = []
+    with npz:
+        for key in npz.files:
+            # Labels may be arrays of objects, which are not read.
+            with contextlib.suppress(ValueError):
+                arrays.append(npz[key])
+    return arrays
+
+
+def _files(root: Path) -> Iterator[tuple[str, File]]:
+    """Files of a folder or archive by name, the path of the root in front."""
+    try:
+        if root.is_dir():
+            yield from _files_of_folder(root)
+        elif _suffix(root) == ".zip":
+            for member in _zip(str(root)).namelist():
+                if not _is_hidden(member):
+                    yield f"{root.as_posix()}/{member}", File(str(root), member)
+        else:
+            with tarfile.open(root, "r:") as archive:
+                for info in archive:
+                    if info.isfile() and not _is_hidden(info.name):
+                        span = info.offset_data, info.size
+                        yield f"{root.as_posix()}/{info.name}", File(str(root), info.name, span)
+    except (zipfile.BadZipFile, tarfile.TarError) as error:
+        raise ValueError(f"{root}: not a readable archive: {error}") from error
+
+
+def _files_of_folder(root: Path) -> Iterator[tuple[str, File]]:
+    seen = set()  # a link may lead back
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        seen.add(os.path.realpath(folder))
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if not _is_hidden(name) and os.path.realpath(os.path.join(folder, name)) not in seen
+        ]
+        for path in (Path(folder, name) for name in names if not _is_hidden(name)):
+            if _suffix(path) in ARCHIVE_SUFFIXES:
+                yield from _files(path)
+            else:
+                yield path.as_posix(), File(str(path))
+
+
+def _grouped(files: dict[str, File]) -> list[Video]:
+    """Video and array files for themselves, images by the folder that they are in."""
+    groups = defaultdict(list)
+    for name in sorted(files, key=natural_key):
+        if _suffix(name) in VIDEO_SUFFIXES + ARRAY_SUFFIXES:
+            groups[name].append(files[name])
+        elif _suffix(name) in IMAGE_SUFFIXES:
+            groups[str(PurePosixPath(name).parent)].append(files[name])
+    return [Video(name, tuple(groups[name])) for name in sorted(groups, key=natural_key)]
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether it is hidden, or one of the files that macOS adds to archives."""
+    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+
+
+def _suffix(path: str | os.PathLike[str]) -> str:
+    return PurePosixPath(os.fspath(path)).suffix.lower()
+
+
+@functools.cache
+def _zip(path: str) -> zipfile.ZipFile:
+    # Kept open: the table of contents of a large archive is slow to read. Threads may share it.
+    return zipfile.ZipFile(path)
