@@ -36,6 +36,10 @@ from srvp_fd_jax.weights import load_weights
 FRAMES_AT_ONCE = 64
 
 
+Moments = dict[str, Float[Array, "_ _"]]
+"""Features, of which there may be another number and size for each comparison."""
+
+
 @encoding.network_pytree("dataset", "method", "weights_sha256")
 class FrechetDistanceCalculator:
     """Fréchet distances with one model, whose weights are loaded once.
@@ -399,7 +403,7 @@ def clip_moments(
     network: SRVP,
     comparison_types: tuple[ComparisonType, ...],
     clips: Shaped[Array, "n t h w c"],
-) -> tuple[Features, ...]:
+) -> tuple[Moments, ...]:
     """What several comparisons are made of, each frame that counts encoded once.
 
     Returns:
@@ -410,7 +414,7 @@ def clip_moments(
     frames = np.unique(np.concatenate([np.arange(*counting[name]) for name in comparison_types]))
     encodings = _encode_clips(network, clips[:, frames])
 
-    def moments(comparison_type: ComparisonType) -> Features:
+    def moments(comparison_type: ComparisonType) -> Moments:
         of_clips = encodings[:, np.searchsorted(frames, np.arange(*counting[comparison_type]))]
         match comparison_type:
             case "frame":

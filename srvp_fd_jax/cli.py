@@ -334,13 +334,7 @@ def _print_distances(
     results = []
     for a, b in zip(real, fake, strict=True):
         source = dict(a.statistics.source)
-        counts = a.summary["samples"], b.summary["samples"]
-        if counts[0] != counts[1]:
-            warnings.warn(
-                f"{counts[0]} real and {counts[1]} generated samples: a distance depends on their "
-                "number",
-                stacklevel=1,
-            )
+        _warn_of_counts(a.statistics, b.statistics)
         distance = frechet_distance_from_statistics(
             a.statistics, b.statistics, args.method, ddof=int(source.get("ddof", 1))
         )
@@ -363,6 +357,22 @@ def _print_distances(
     else:
         for result in results:
             print(f"{result['protocol']}\t{result['distance']:.6g}")
+
+
+def _warn_of_counts(real: FeatureStatistics, fake: FeatureStatistics) -> None:
+    dim = real.mean.shape[0]
+    if real.count != fake.count:
+        warnings.warn(
+            f"{real.count} real and {fake.count} generated samples: a distance depends on their "
+            "number",
+            stacklevel=1,
+        )
+    if min(real.count, fake.count) <= dim:
+        warnings.warn(
+            f"{min(real.count, fake.count)} samples for {dim} feature dimensions leave the "
+            "covariance singular and the distance strongly biased",
+            stacklevel=1,
+        )
 
 
 @contextmanager

@@ -24,8 +24,13 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Bool, Float, Shaped
 
 import srvp_fd_jax
-from srvp_fd_jax.calculator import FRAMES_AT_ONCE, FrechetDistanceCalculator, clip_moments
-from srvp_fd_jax.encoding import Features, blocks
+from srvp_fd_jax.calculator import (
+    FRAMES_AT_ONCE,
+    FrechetDistanceCalculator,
+    Moments,
+    clip_moments,
+)
+from srvp_fd_jax.encoding import blocks
 from srvp_fd_jax.files import read_safetensors, write_atomically
 from srvp_fd_jax.fvd import FrechetVideoDistanceCalculator, clip_logits, clips_at_once
 from srvp_fd_jax.inputs import to_unit_range
@@ -57,14 +62,16 @@ class Metric:
         chosen = {p: e for p, e in zip(self.protocols, self.empty, strict=True) if p in protocols}
         return Metric(tuple(chosen), self.network, tuple(chosen.values()))
 
-    def prepare(self, clips: Shaped[AnyArray, "n t h w c"]) -> Float[Array, "n t size size c"]:
+    def prepare(
+        self, clips: Shaped[AnyArray, "n t h w c"]
+    ) -> Float[Array, "n t size size channels"]:
         """Clips as the network sees them."""
         if isinstance(self.network, I3D):
             return _prepare(clips, self.protocols[0].resize, CLIP_SIZE, 3)
         config = self.network.config
         return _prepare(clips, self.protocols[0].resize, config.nx, config.nc)
 
-    def encode(self, clips: Clips) -> tuple[Features, ...]:
+    def encode(self, clips: Clips) -> tuple[Moments, ...]:
         """Features of the clips of at most one round, a protocol each.
 
         Of each clip there is one sample, but of the comparison "frame" one of each frame. The
@@ -297,7 +304,7 @@ def _run(
 @jax.jit
 def _encode(
     network: I3D | SRVP, protocols: tuple[Protocol, ...], clips: Shaped[Array, "n t h w c"]
-) -> tuple[Features, ...]:
+) -> tuple[Moments, ...]:
     if isinstance(network, I3D):
         return (clip_logits(network, clips),) * len(protocols)
     return clip_moments(network, _comparison_types(protocols), clips)
@@ -306,10 +313,10 @@ def _encode(
 @jax.jit
 def _update(
     statistics: tuple[FeatureStatistics, ...],
-    features: tuple[Features, ...],
+    features: tuple[Moments, ...],
     counting: Bool[Array, " clips"],
 ) -> tuple[FeatureStatistics, ...]:
-    def update(statistics: FeatureStatistics, features: Features) -> FeatureStatistics:
+    def update(statistics: FeatureStatistics, features: Moments) -> FeatureStatistics:
         samples = len(features["features"]) // len(counting)  # a clip: the frames of "frame", or 1
         return statistics.update(mask=jnp.repeat(counting, samples), **features)
 
