@@ -1,14 +1,19 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from clips import moving, write_video
 
 import srvp_fd_jax
 from srvp_fd_jax import cli
 from srvp_fd_jax.videos.moving_digits import moving_digits
+from srvp_fd_jax.videos.protocols import PROTOCOLS
+
+DYNAMICS = ["--dataset", "digits", "--comparison-type", "dynamics"]
 
 
 @pytest.fixture(scope="module")
@@ -20,27 +25,133 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "a.npy", folder / "b.npz"
 
 
-def test_compute_prints_the_functions_number(files, capsys):
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="module")
+def expected(files) -> float:
     a, b = np.load(files[0]), np.load(files[1])["arr_0"]
-    expected = float(srvp_fd_jax.frechet_distance(a, b, "digits", "dynamics"))
-    command = ["compute", *map(str, files), "--dataset", "digits", "--comparison-type", "dynamics"]
+    return float(srvp_fd_jax.frechet_distance(a, b, "digits", "dynamics"))
 
+
+def test_compute_prints_the_functions_number(files, expected, capsys):
+    command = ["compute", *map(str, files), *DYNAMICS]
     assert cli.main(command) == 0
-    assert float(capsys.readouterr().out) == pytest.approx(expected, rel=1e-5)
+    output = capsys.readouterr()
+    assert float(output.out) == pytest.approx(expected, rel=1e-5)
+    for side, path, n in (("real", files[0], 60), ("fake", files[1], 50)):
+        assert (
+            f"srvp-fd-jax: {side}: {path}: {n} videos, {n} used, 0 too short, 0 unreadable; "
+            "srvp:digits:dynamics, weights 98611342"
+        ) in output.err
 
-    assert cli.main([*command, "--json", "--batch-size", "16"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result.pop("distance") == pytest.approx(expected, rel=1e-5)
-    assert result == {
-        "dataset": "digits",
-        "comparison_type": "dynamics",
-        "method": "procrustes",
-        "samples": [60, 50],
-        "version": srvp_fd_jax.__version__,
-    }
+    assert cli.main([*command, "--json"]) == 0
+    output = capsys.readouterr()
+    assert "real: " in output.err
+    assert "statistics from the cache" in output.err
+    told = json.loads(output.out)
+    assert (told["method"], told["version"]) == ("procrustes", srvp_fd_jax.__version__)
+    (result,) = told["results"]
+    assert result["distance"] == pytest.approx(expected, rel=1e-5)
+    assert result["protocol"] == "srvp:digits:dynamics"
+    assert result["source"]["weights_sha256"].startswith("98611342")
+    assert [result[side]["samples"] for side in ("real", "fake")] == [60, 50]
+    assert [result[side]["cached"] for side in ("real", "fake")] == [True, False]
+
+    assert cli.main([*command, "--json", "--no-cache"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert result["real"]["cached"] is False
 
 
-def test_compute_under_a_protocol(i3d_weights, tmp_path, capsys):
+def test_several_protocols_in_one_pass(files, expected, capsys):
+    names = ["srvp:digits:dynamics", "srvp:digits:frame+clips=40"]
+    assert cli.main(["compute", *map(str, files), "--protocol", ",".join(names)]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows] == names
+    assert float(rows[0][1]) == pytest.approx(expected, rel=1e-5)
+    x, y = np.load(files[0])[:40], np.load(files[1])["arr_0"][:40]
+    frames = srvp_fd_jax.frechet_distance(
+        x.reshape(-1, 64, 64, 1), y.reshape(-1, 64, 64, 1), "digits"
+    )
+    assert float(rows[1][1]) == pytest.approx(float(frames), rel=1e-5)
+
+
+def test_statistics_stand_for_videos(files, expected, tmp_path, capsys):
+    real, fake = (str(tmp_path / f"{side}.safetensors") for side in ("real", "fake"))
+    assert cli.main(["stats", str(files[0]), "-o", real, *DYNAMICS]) == 0
+    assert capsys.readouterr().out == f"{real}\n"
+    assert cli.main(["stats", str(files[1]), "-o", fake, "--fake", *DYNAMICS, "--json"]) == 0
+    (summary,) = json.loads(capsys.readouterr().out)["statistics"]
+    assert (summary["output"], summary["used"]) == (fake, 50)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "fake.safetensors",
+        "real.safetensors",
+    ]
+    for command in (
+        ["compare", real, fake],
+        ["compute", real, fake],
+        ["compute", real, str(files[1])],  # under the statistics' own protocol
+        ["compute", str(files[0]), fake, *DYNAMICS],
+    ):
+        assert cli.main(command) == 0
+        assert float(capsys.readouterr().out) == pytest.approx(expected, rel=1e-5)
+
+    assert cli.main(["compute", real, str(files[1]), "--dataset", "digits"]) == 1
+    output = capsys.readouterr()
+    assert "error: statistics: " in output.err
+    assert "fake: " not in output.err  # told before the videos were gone through
+    assert cli.main(["compute", real, str(files[1]), "--clips", "50"]) == 1
+    assert "+clips=50' of the other" in capsys.readouterr().err
+    assert cli.main(["compute", real, fake, "--protocol", "cd_fvd,tensorflow"]) == 1
+    assert "got 2 of them, statistics are of one" in capsys.readouterr().err
+
+
+def test_statistics_of_several_protocols(files, tmp_path, capsys):
+    command = ["stats", str(files[0]), "--protocol", "srvp:digits:frame,srvp:digits:dynamics"]
+    assert cli.main([*command, "-o", str(tmp_path / "all.safetensors")]) == 1
+    assert "expected {protocol}" in capsys.readouterr().err
+    assert cli.main([*command, "-o", str(tmp_path / "{protocol}.npz")]) == 1
+    assert "expected a name *.safetensors" in capsys.readouterr().err
+    assert cli.main([*command, "-o", str(tmp_path / "a-{protocol}.safetensors")]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a-srvp_digits_dynamics.safetensors",
+        "a-srvp_digits_frame.safetensors",
+    ]
+
+
+def test_broken_videos_are_told_and_counted(tmp_path, capsys):
+    for i in range(8):
+        write_video(tmp_path / f"v{i}.mp4", moving(6, 64, 64, seed=i))
+    write_video(tmp_path / "short.mp4", moving(4, 64, 64))
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / "v0.mp4").read_bytes()[:-800])
+    command = ["compute", str(tmp_path), str(tmp_path), *DYNAMICS, "--frames", "5"]
+    assert cli.main(command) == 0
+    output = capsys.readouterr()
+    assert float(output.out) < 1e-6
+    assert output.err.count("12 videos, 8 used, 1 too short, 3 unreadable") == 2
+    for name in ("empty", "text", "cut"):
+        assert re.search(rf"unreadable: {tmp_path}/{name}.mp4: .+", output.err)
+    assert f"too short: {tmp_path}/short.mp4" in output.err
+
+    assert cli.main([*command, "--json", "--workers", "1"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert result["protocol"] == "srvp:digits:dynamics+frames=5"
+    assert result["fake"]["too_short"] == [f"{tmp_path}/short.mp4"]
+    assert len(result["fake"]["unreadable"]) == 3
+
+    assert cli.main([*command, "--strict", "--no-cache"]) == 1
+    assert f"error: {tmp_path}/cut.mp4: " in capsys.readouterr().err
+
+    assert cli.main([*command, "--clips", "9"]) == 1
+    error = capsys.readouterr().err
+    assert "takes 9 clips, got 8 of 12 videos; 1 shorter than 5 frames (such as" in error
+
+
+def test_compute_under_an_fvd_protocol(i3d_weights, tmp_path, capsys):
     i3d_weights.save(tmp_path / "i3d.safetensors")
     clips = np.random.default_rng(0).integers(0, 256, (2, 2, 9, 40, 50, 1), np.uint8)
     for name, array in zip(("a.npy", "b.npy"), clips, strict=True):
@@ -49,54 +160,103 @@ def test_compute_under_a_protocol(i3d_weights, tmp_path, capsys):
     weights = ["--weights", str(tmp_path / "i3d.safetensors")]
     command = ["compute", *files, "--protocol", "tensorflow", "--json", *weights]
     assert cli.main(command) == 0
-    result = json.loads(capsys.readouterr().out)
+    output = capsys.readouterr()
+    assert "400 feature dimensions" in output.err
+    (result,) = json.loads(output.out)["results"]
     fvd = srvp_fd_jax.FrechetVideoDistanceCalculator("tensorflow", weights=weights[1])
-    with pytest.warns(UserWarning, match="400 feature dimensions"):
-        expected = float(fvd(*clips))
-    assert result["distance"] == pytest.approx(expected, rel=1e-5)
-    assert (result["protocol"], result["samples"]) == ("tensorflow", [2, 2])
+    s1, s2 = (fvd.statistics([c]) for c in clips)
+    assert result["distance"] == pytest.approx(float(fvd.distance(s1, s2)), rel=1e-5)
+    assert result["source"] == dict(s1.source)
 
-    assert cli.main([*command, "--dataset", "kth"]) == 1
-    assert "--protocol is for FVD" in capsys.readouterr().err
+
+def test_protocols_are_listed_side_by_side(capsys):
+    assert cli.main(["protocols"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == list(PROTOCOLS)
+    assert all(len(row) < 140 for row in rows)
+    column = header.index("real from")
+    assert rows[3][column:].startswith("random, every 8th")
+    assert cli.main(["protocols", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {"name": "cd_fvd", "frames": 16, "real": {"start": "random", "step": 1}}.items() <= told[
+        4
+    ].items()
 
 
 def test_warnings_are_one_line(files, capsys):
     command = ["compute", *map(str, files), "--dataset", "digits"]
     assert cli.main([*command, "--comparison-type", "static_content"]) == 0
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[:3] for line in lines] == [
-        ["srvp-fd-jax", " warning", " x"],
-        ["srvp-fd-jax", " warning", " y"],
+    warnings = [line for line in capsys.readouterr().err.splitlines() if " warning: " in line]
+    assert warnings == [
+        "srvp-fd-jax: warning: 60 real and 50 generated samples: a distance depends on their "
+        "number",
+        "srvp-fd-jax: warning: 50 samples for 256 feature dimensions leave the covariance singular "
+        "and the distance strongly biased",
     ]
 
 
 def test_errors_are_one_line(files, tmp_path, capsys):
-    np.savez(tmp_path / "two.npz", a=np.zeros(3), b=np.zeros(3))
+    np.savez(tmp_path / "two.npz", a=np.zeros((2, 3, 4)), b=np.zeros((2, 3, 4)))
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     (tmp_path / "text.npy").write_text("not an array")
     (tmp_path / "text.npz").write_text("not an archive")
+    (tmp_path / "text.zip").write_text("not an archive")
+    (tmp_path / "text.tar").write_text("not an archive")
+    (tmp_path / "text.safetensors").write_text("not statistics")
+    (tmp_path / "clip.mp4").touch()
     (tmp_path / "empty.npy").touch()
+    (tmp_path / "folder").mkdir()
+    np.save(tmp_path / "large.npy", np.full((3, 5, 64, 64, 1), 255.0, np.float32))
+    np.save(tmp_path / "size.npy", np.zeros((3, 5, 60, 64, 1), np.uint8))
     cases = {
-        "missing.npy": "No such file",
-        "clip.mp4": "expected a .npy or .npz file",
-        "two.npz": "holds arrays ['a', 'b'], expected one",
+        "missing.npy": "no such file or folder",
+        "missing.safetensors": "No such file",
+        "clip.mp4": "expected a folder, or a file .zip, .tar, .npy, .npz",
+        "two.npz": "holds 2 arrays of frames or clips, expected one",
         "objects.npy": "not a readable array file",
         "text.npy": "not a readable array file",
         "text.npz": "not a readable array file",
+        "text.zip": "not a readable archive",
+        "text.tar": "not a readable archive",
+        "text.safetensors": "header",
         "empty.npy": "not a readable array file",
+        "folder": "holds no videos",
+        "large.npy": "values from 255 to 255, expected floats in [0, 1]; divide by 255",
     }
     for name, message in cases.items():
-        assert (
-            cli.main(["compute", str(files[0]), str(tmp_path / name), "--dataset", "digits"]) == 1
-        )
-        error = capsys.readouterr().err
+        command = ["compute", str(files[0]), str(tmp_path / name), "--dataset", "digits"]
+        assert cli.main(command) == 1, name
+        error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith("srvp-fd-jax: error: "), name
         assert message in error
         assert name in error
-        assert error.count("\n") == 1
 
-    assert cli.main(["compute", str(files[0]), str(files[1]), "--dataset", "digits"]) == 1
-    assert "x: got shape (60, 5, 64, 64, 1), expected [N, 64, 64, 1]" in capsys.readouterr().err
+    assert cli.main(["compute", str(files[0]), str(tmp_path / "size.npy"), *DYNAMICS]) == 1
+    assert "frames of 60×64, expected 64×64 (resize rule 'none')" in capsys.readouterr().err
+    assert cli.main(["compute", *map(str, files), *DYNAMICS, "--protocol", "cd_fvd"]) == 1
+    assert "error: protocol: got --dataset or --comparison-type too" in capsys.readouterr().err
+    assert cli.main(["compute", *map(str, files), "--protocol", "fvd"]) == 1
+    assert "error: protocol: got 'fvd', allowed are tensorflow, " in capsys.readouterr().err
+
+
+def test_without_the_extra_arrays_are_read_and_videos_tell_what_is_missing(
+    files, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "grain", None)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert cli.main(["compute", *map(str, files), *DYNAMICS]) == 0
+    (tmp_path / "a.mp4").touch()
+    assert cli.main(["compute", str(tmp_path), str(tmp_path), *DYNAMICS]) == 1
+    assert 'pip install "srvp-fd-jax[video]"' in capsys.readouterr().err
+
+
+def test_interruption_has_its_own_status(files, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "evaluate_cached", interrupt)
+    assert cli.main(["compute", *map(str, files), *DYNAMICS]) == 130
+    assert capsys.readouterr().err == "srvp-fd-jax: interrupted\n"
 
 
 def test_demo_shows_what_each_comparison_reacts_to(capsys):

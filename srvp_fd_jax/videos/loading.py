@@ -116,6 +116,10 @@ def load_clips(
     threads = grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=_READY)
     clips = grain.MapDataset.source(numbered).map(load).to_iter_dataset(threads)
     if workers:
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():  # Grain reads its own, which only absl programs parse
+            flags.FLAGS.mark_as_parsed()
         clips = clips.mp_prefetch(grain.MultiprocessingOptions(workers))
     yield from clips
 

