@@ -176,7 +176,7 @@ def test_eight_devices_give_the_number_of_one(digits, clips, tmp_path):
         print("ok")
     """
     # One BLAS thread a device: more of them only wait for each other on few cores.
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     assert run(code, XLA_FLAGS=flags, OPENBLAS_NUM_THREADS="1").strip() == "ok"
 
 
