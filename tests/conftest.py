@@ -1,5 +1,6 @@
 """Checks every shape and type annotation of the package while the tests run."""
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,15 @@ import pytest
 if TYPE_CHECKING:
     from srvp_fd_jax import FrechetDistanceCalculator
     from srvp_fd_jax.weights import Weights
+
+# Most of the time would go to LLVM, on functions that run once; the optimisations of XLA itself,
+# which decide what is computed in what order, stay as they are. The caller's flags come last and
+# win: XLA_FLAGS=--xla_backend_optimization_level=3 tests what users run.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
+# Of two test processes on two cores, the threads of NumPy and PyTorch would mostly wait for each
+# other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 jaxtyping.install_import_hook(["srvp_fd_jax", "convert"], "beartype.beartype")
 

@@ -1,7 +1,7 @@
 import importlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,14 @@ def variants(x: np.ndarray) -> dict[str, Any]:
     }
 
 
-def assert_equals(ours: FrechetDistanceCalculator, theirs: Any, x: np.ndarray, y: np.ndarray):
-    """Holds features and distances of clips to srvp-fd's own."""
+def assert_equals(
+    ours: FrechetDistanceCalculator,
+    theirs: Any,
+    x: np.ndarray,
+    y: np.ndarray,
+    types_and_layouts: Sequence[str] = ("float, channels first",),
+):
+    """Holds features of clips, and distances by default of the same tensors, to srvp-fd's own."""
     pairs = {
         "frame": (x[:, 0], y[:, 0], theirs.extract_features, ours.extract_features),
         "static_content": (x, y, theirs.extract_w, ours.extract_w),
@@ -91,8 +97,8 @@ def assert_equals(ours: FrechetDistanceCalculator, theirs: Any, x: np.ndarray, y
 
         expected = theirs(in_torch(a), in_torch(b), comparison_type)
         assert expected > 1e-2
-        for (name, u), v in zip(variants(a).items(), variants(b).values(), strict=True):
-            got = ours(u, v, comparison_type)
+        for name in types_and_layouts:
+            got = ours(variants(a)[name], variants(b)[name], comparison_type)
             assert (got.dtype, got.shape) == (jnp.float32, ())
             assert float(got) == pytest.approx(expected, rel=1e-4, abs=1e-6), (
                 comparison_type,
@@ -100,18 +106,35 @@ def assert_equals(ours: FrechetDistanceCalculator, theirs: Any, x: np.ndarray, y
             )
 
 
-@pytest.mark.filterwarnings("ignore:.*leave the covariance", "ignore:Matrix is singular")
-@pytest.mark.parametrize("dataset", PUBLISHED)
-def test_published_configurations_equal_srvp_fd(
-    dataset: str, tmp_path: Path, their_calculator: Any, monkeypatch: pytest.MonkeyPatch
-):
-    # srvp-fd refuses fewer than 129 samples, more than a test of the large encoders has time for.
+@pytest.fixture
+def any_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For srvp-fd, which refuses fewer than 129: more than there is time for."""
     monkeypatch.setattr(srvp_fd_module, "_validate_input_shapes", lambda *_: None)
     monkeypatch.setattr(srvp_fd_module, "_validate_video_input_shapes", lambda *_: None)
+
+
+@pytest.mark.filterwarnings("ignore:.*leave the covariance", "ignore:Matrix is singular")
+@pytest.mark.usefixtures("any_number_of_samples")
+@pytest.mark.parametrize("dataset", PUBLISHED)
+def test_published_configurations_equal_srvp_fd(
+    dataset: str, tmp_path: Path, their_calculator: Any
+):
     config = PUBLISHED[dataset]
     folder = write_checkpoint(tmp_path / dataset, config, seed=1)
-    x, y = (patterns(seed, 12, config["nt_inf"] + 1, config["nc"]) for seed in (0, 1))
+    x, y = (patterns(seed, 5, config["nt_inf"] + 1, config["nc"]) for seed in (0, 1))
     assert_equals(our_calculator(dataset, folder), their_calculator(folder), x, y)
+
+
+@pytest.mark.filterwarnings("ignore:.*leave the covariance", "ignore:Matrix is singular")
+@pytest.mark.usefixtures("any_number_of_samples")
+@pytest.mark.parametrize("dataset", ["mmnist_stochastic", "human"])
+def test_every_type_and_layout_gives_the_number_of_srvp_fd(
+    dataset: str, tmp_path: Path, their_calculator: Any
+):
+    config = PUBLISHED[dataset] | {"nf": 4}
+    folder = write_checkpoint(tmp_path / dataset, config, seed=1)
+    x, y = (patterns(seed, 12, config["nt_inf"] + 1, config["nc"]) for seed in (0, 1))
+    assert_equals(our_calculator(dataset, folder), their_calculator(folder), x, y, [*variants(x)])
 
 
 @pytest.fixture(scope="module")
@@ -201,14 +224,15 @@ def test_gradient_equals_finite_differences(comparison_type, digits):
     x, y = (np.float32(patterns(seed, 40, 5, 1)) / 300 + 0.1 for seed in (0, 1))
     if comparison_type == "frame":
         x, y = x[:, 0], y[:, 0]
-    f = jax.jit(lambda x: digits(x, y, comparison_type))
-    gradient = jax.jit(jax.grad(f))(x)
+    f = jax.jit(lambda x, y: digits(x, y, comparison_type))
+    gradient_of_f = jax.jit(jax.grad(f))
+    gradient = gradient_of_f(x, y)
     chex.assert_tree_all_finite(gradient)
     direction = np.asarray(gradient / jnp.linalg.norm(gradient))
     h = 1e-2
-    slope = (f(x + h * direction) - f(x - h * direction)) / (2 * h)
+    slope = (f(x + h * direction, y) - f(x - h * direction, y)) / (2 * h)
     assert float(slope) == pytest.approx(float(jnp.linalg.norm(gradient)), rel=1e-2)
-    chex.assert_tree_all_finite(jax.grad(lambda x: digits(x, y, comparison_type))(y))
+    chex.assert_tree_all_finite(gradient_of_f(y, y))
 
 
 def test_content_is_of_the_last_frames_and_dynamics_of_the_first(digits, clips):

@@ -119,7 +119,9 @@ def run(code: str, **environment: str) -> str:
     return result.stdout
 
 
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
 def test_eight_devices_give_the_number_of_one(digits, clips, tmp_path):
+    clips = clips[0][:80], clips[1][:72]  # of which a device gets 10 and 9: three batches of 4
     np.savez(tmp_path / "clips.npz", *clips)
     expected = {
         name: float(digits(jnp.asarray(clips[0]), jnp.asarray(clips[1]), name))
@@ -147,11 +149,13 @@ def test_eight_devices_give_the_number_of_one(digits, clips, tmp_path):
             mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(axis_type,) * 2)
 
             def evaluate(calculator, x, y):
-                return calculator(x, y, name)
+                return calculator(x, y, name, batch_size=4)
 
             with jax.set_mesh(mesh):
                 x, y = (jax.device_put(c, NamedSharding(mesh, spec)) for c in clips)
-                got = float((jax.jit(evaluate) if jitted else evaluate)(digits, x, y))
+                if jitted:
+                    evaluate = jax.jit(evaluate).lower(digits, x, y).compile()
+                got = float(evaluate(digits, x, y))
                 assert abs(got - expected[name]) <= 1e-6 * got, (axis_type, spec, name, got)
 
         w = digits.extract_w(x)
@@ -160,12 +164,11 @@ def test_eight_devices_give_the_number_of_one(digits, clips, tmp_path):
 
         # Only the statistics of devices cross between them, never features or frames.
         with jax.set_mesh(mesh):
-            program = jax.jit(evaluate).lower(digits, x, y).compile().as_text()
             gradient = jax.jit(jax.grad(lambda x: digits(x, y, "dynamics")))(jax.device_put(
                 np.float32(clips[0]) / 255, NamedSharding(mesh, P("b"))
             ))
         crossing = re.findall(
-            r"= (\\S+) (?:all-gather|all-to-all|collective-permute)\\(", program
+            r"= (\\S+) (?:all-gather|all-to-all|collective-permute)\\(", evaluate.as_text()
         )
         assert crossing
         assert all(re.match(r"(f32|s32)\\[2(,20)*\\]", shape) for shape in crossing), crossing
@@ -176,7 +179,7 @@ def test_eight_devices_give_the_number_of_one(digits, clips, tmp_path):
         print("ok")
     """
     # One BLAS thread a device: more of them only wait for each other on few cores.
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     assert run(code, XLA_FLAGS=flags, OPENBLAS_NUM_THREADS="1").strip() == "ok"
 
 

@@ -158,7 +158,7 @@ def test_two_devices_give_the_number_of_one(short, clips, weights_file, tmp_path
         print(float(fvd(x, y)))
     """
     environment = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
         "OPENBLAS_NUM_THREADS": "1",
     }
     result = subprocess.run(
