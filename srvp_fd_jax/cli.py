@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # of matrices as small as these they take several times as long as one, on a busy machine a
     # thousand times.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _show_warning
