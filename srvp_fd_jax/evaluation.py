@@ -203,6 +203,68 @@ def evaluate(
     return _results(videos, metrics, side, state)
 
 
+class Collected(NamedTuple):
+    """What came of the videos of one side, and what it is made of.
+
+    Attributes:
+        result: As `evaluate` gives it.
+        features: By clip [clips, samples, d]; under "variances" those of mixtures.
+        shown: The first clips as the network saw them.
+    """
+
+    result: Result
+    features: dict[str, Float[np.ndarray, "clips samples d"]]
+    shown: list[Float[np.ndarray, "t size size c"]]
+
+
+def collect(
+    videos: Sequence[Video],
+    metrics: Sequence[Metric],
+    side: Side,
+    *,
+    shown: int,
+    workers: int = 0,
+    strict: bool = False,
+    on_progress: Callable[[int], None] = lambda position: None,
+) -> list[Collected]:
+    """Makes the statistics of videos, and keeps the features that they are of.
+
+    Args:
+        videos: As for `evaluate`; of one process only.
+        metrics: As for `evaluate`.
+        side: As for `evaluate`.
+        shown: How many clips are kept as the network saw them.
+        workers: As for `evaluate`.
+        strict: As for `evaluate`.
+        on_progress: As for `evaluate`.
+
+    Returns:
+        As for `evaluate`, in the same order.
+
+    Raises:
+        ValueError: As for `evaluate`.
+    """
+    first: list[Clips] = [[] for _ in metrics]
+    kept: list[list[tuple[Features, ...]]] = [[] for _ in metrics]
+
+    def keep(i: int, clips: Clips, features: tuple[Features, ...]) -> None:
+        first[i] += clips[: shown - len(first[i])]
+        kept[i].append(jax.tree.map(lambda f: _by_clip(f)[: len(clips)], features))
+
+    state = _run(videos, metrics, side, workers, strict, None, on_progress, keep)
+    results = iter(_results(videos, metrics, side, state))
+    collected = []
+    for metric, clips, rounds_kept in zip(metrics, first, kept, strict=True):
+        prepared = [np.asarray(metric.prepare(clip[None])[0]) for clip in clips]
+        together = jax.tree.map(lambda *f: np.concatenate(f), *rounds_kept)
+        collected += [Collected(next(results), features, prepared) for features in together]
+    return collected
+
+
+def _by_clip(features: Float[Array, "n d"]) -> Float[Array, "clips samples d"]:
+    return features.reshape(VIDEOS_A_ROUND, -1, features.shape[-1])
+
+
 def evaluate_cached(
     videos: Sequence[Video],
     metrics: Sequence[Metric],
@@ -271,7 +333,9 @@ def _run(
     strict: bool,
     save_to: Path | None,
     on_progress: Callable[[int], None],
+    on_features: Callable[[int, Clips, tuple[Features, ...]], None] = lambda *_: None,
 ) -> _State:
+    """Goes through the videos; `on_features` gets the number of a metric and what is of it."""
     job = _job(videos, metrics, side) if save_to else ""
     state = (_load(save_to, job, metrics) if save_to else None) or _State.start(metrics)
     at, cost = time.monotonic(), 0.0
@@ -285,12 +349,16 @@ def _run(
     ):
         for metric, taken in zip(metrics, progress.taken, strict=True):
             _check_length(metric, taken.frames)
-        statistics = tuple(
-            _update(old, metric.encode(own), np.arange(VIDEOS_A_ROUND) < len(own)) if own else old
-            for metric, old, own in zip(metrics, state.statistics, clips, strict=True)
-        )
+        statistics = list(state.statistics)
+        for i, (metric, own) in enumerate(zip(metrics, clips, strict=True)):
+            if own:
+                features = metric.encode(own)
+                statistics[i] = _update(
+                    statistics[i], features, np.arange(VIDEOS_A_ROUND) < len(own)
+                )
+                on_features(i, own, features)
         jax.block_until_ready(state.statistics)  # one round waits on the device, never more
-        state = _State(progress, statistics)
+        state = _State(progress, tuple(statistics))
         on_progress(progress.position)
         # Saving waits for the device: done so seldom that it takes a twentieth of the time.
         if save_to and time.monotonic() - at > 20 * cost:
