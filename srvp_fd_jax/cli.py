@@ -14,8 +14,16 @@ from typing import Any, NamedTuple, get_args
 import jax
 
 import srvp_fd_jax
-from srvp_fd_jax import demo
-from srvp_fd_jax.evaluation import Metric, Result, evaluate, evaluate_cached, load_metrics
+from srvp_fd_jax import demo, plots, report
+from srvp_fd_jax.evaluation import (
+    Collected,
+    Metric,
+    Result,
+    collect,
+    evaluate,
+    evaluate_cached,
+    load_metrics,
+)
 from srvp_fd_jax.files import cache_folder
 from srvp_fd_jax.frechet import Method
 from srvp_fd_jax.statistics import (
@@ -33,7 +41,7 @@ from srvp_fd_jax.videos.protocols import (
     find_protocol,
 )
 from srvp_fd_jax.videos.resizing import Resize
-from srvp_fd_jax.videos.sources import find_videos
+from srvp_fd_jax.videos.sources import Video, find_videos
 from srvp_fd_jax.weights import DATASETS
 
 _STATISTICS_SUFFIX = ".safetensors"
@@ -97,14 +105,24 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("real", metavar="REAL", help=_DATA_HELP)
     command.add_argument("fake", metavar="FAKE", help="generated ones, in any of these forms")
     _add_evaluation(command)
+    _add_distributed(command)
     _add_method(command)
     command.add_argument(
         "--no-cache", action="store_true", help="neither reuse nor keep statistics of REAL"
     )
 
+    command = add("report", _report, "a page on the distance, how far to trust it, and the clips")
+    command.add_argument("real", metavar="REAL", help="videos as of `compute`, not statistics")
+    command.add_argument("fake", metavar="FAKE", help="generated ones, in any of these forms")
+    _add_evaluation(command)
+    command.add_argument(
+        "-o", "--output", required=True, help="a name *.html; else a folder, that gets images"
+    )
+
     command = add("stats", _stats, "statistics of videos, to be compared later")
     command.add_argument("data", metavar="DATA", help=_DATA_HELP)
     _add_evaluation(command)
+    _add_distributed(command)
     command.add_argument(
         "-o",
         "--output",
@@ -138,6 +156,9 @@ def _add_evaluation(command: Any) -> None:
         "--workers", type=int, default=0, help="processes that read videos (default: threads)"
     )
     command.add_argument("--strict", action="store_true", help="stop at an unreadable video")
+
+
+def _add_distributed(command: Any) -> None:
     command.add_argument(
         "--distributed",
         action="store_true",
@@ -205,6 +226,48 @@ def _compare(args: argparse.Namespace) -> None:
         [_Scored.of_file(path, FeatureStatistics.load(path))] for path in (args.real, args.fake)
     )
     _print_distances(real, fake, args)
+
+
+def _report(args: argparse.Namespace) -> None:
+    for side in ("real", "fake"):
+        if _is_kept(path := getattr(args, side)):
+            raise ValueError(f"{side}: got the statistics {path}, a report needs the videos")
+    report.check_output(args.output)
+    plots.import_matplotlib()
+    metrics = load_metrics(_asked_for(args, []), args.weights)
+
+    def collected(path: str, side: Side) -> list[Collected]:
+        videos = find_videos(path)
+        with _progress(side, _asked_clips(videos, metrics)) as on_progress:
+            of_side = collect(
+                videos,
+                metrics,
+                side,
+                shown=report.CLIPS_SHOWN,
+                workers=args.workers,
+                strict=args.strict,
+                on_progress=on_progress,
+            )
+        for one in of_side:
+            _tell_result(path, side, one.result)
+        return of_side
+
+    sides = collected(args.real, "real"), collected(args.fake, "fake")
+    findings = [report.find(*both) for both in zip(*sides, strict=True)]
+    report.write(args.output, findings, args.real, args.fake)
+    if args.json:
+        results = [
+            {
+                **one.summary(),
+                "real": _Scored.of_videos(args.real, one.real.result).summary,
+                "fake": _Scored.of_videos(args.fake, one.fake.result).summary,
+            }
+            for one in findings
+        ]
+        version = srvp_fd_jax.__version__
+        print(json.dumps({"results": results, "output": args.output, "version": version}))
+    else:
+        print(args.output)
 
 
 def _stats(args: argparse.Namespace) -> None:
@@ -301,9 +364,8 @@ def _evaluate(
 ) -> list[Result]:
     """Results of the videos at a path; tells how far it is and what came of them."""
     videos = find_videos(path)
-    asked = min(len(videos), max(metric.protocols[0].clips or len(videos) for metric in metrics))
     options: dict[str, Any] = {"workers": args.workers, "strict": args.strict}
-    with _progress(side, asked) as on_progress:
+    with _progress(side, _asked_clips(videos, metrics)) as on_progress:
         if args.distributed:
             results = evaluate(videos, metrics, side, **options, on_progress=on_progress)
         elif cached:
@@ -316,6 +378,10 @@ def _evaluate(
     for result in results:
         _tell_result(path, side, result)
     return results
+
+
+def _asked_clips(videos: Sequence[Video], metrics: Sequence[Metric]) -> int:
+    return min(len(videos), max(metric.protocols[0].clips or len(videos) for metric in metrics))
 
 
 def _tell_result(path: str, side: Side, result: Result) -> None:

@@ -1,0 +1,349 @@
+"""A report on generated videos: the numbers, how far they can be trusted, and the clips."""
+
+import base64
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+import srvp_fd_jax
+from srvp_fd_jax import plots
+from srvp_fd_jax.evaluation import Collected
+from srvp_fd_jax.extrapolation import (
+    Curve,
+    Limit,
+    distance_curve,
+    distance_over_time,
+    extrapolate,
+    jackknife_interval,
+)
+from srvp_fd_jax.files import write_atomically
+from srvp_fd_jax.statistics import frechet_distance_from_statistics
+from srvp_fd_jax.videos.protocols import Sampling
+
+CLIPS_SHOWN = 4
+_HTML_SUFFIX = ".html"
+
+
+class Findings(NamedTuple):
+    """What a report says under one protocol.
+
+    Attributes:
+        real: What came of the real videos.
+        fake: What came of the generated ones.
+        distance: Between all clips of both.
+        interval: Of that.
+        curve: Distances of subsets of the clips.
+        limit: Their line to infinitely many.
+        over_time: Distance a time step, of the comparison "frame".
+    """
+
+    real: Collected
+    fake: Collected
+    distance: float
+    interval: tuple[float, float]
+    curve: Curve
+    limit: Limit
+    over_time: Float[np.ndarray, " t"] | None
+
+    def summary(self) -> dict[str, Any]:
+        """Its numbers, for JSON."""
+        return {
+            "distance": self.distance,
+            "interval": self.interval,
+            "fd_infinity": self.limit.infinity,
+            "curve": {field: array.tolist() for field, array in self.curve._asdict().items()},
+            "over_time": None if self.over_time is None else self.over_time.tolist(),
+        }
+
+
+def find(real: Collected, fake: Collected) -> Findings:
+    """Computes what a report says under one protocol.
+
+    Args:
+        real: Of the real videos.
+        fake: Of the generated ones, under the same protocol.
+
+    Raises:
+        ValueError: If the two are not comparable, or one has fewer than four clips.
+    """
+    protocol = real.result.protocol
+    ddof = protocol.ddof
+    distance = frechet_distance_from_statistics(
+        real.result.statistics, fake.result.statistics, ddof=ddof
+    )
+    rng = np.random.default_rng(0)
+    of_real, of_fake = jax.device_put((real.features, fake.features))
+    curve = distance_curve(of_real, of_fake, rng, ddof=ddof)
+    over_time = None
+    if protocol.comparison_type == "frame":
+        frames = of_real["features"], of_fake["features"]
+        over_time = np.asarray(distance_over_time(*frames, ddof=ddof))
+    return Findings(
+        real=real,
+        fake=fake,
+        distance=float(distance),
+        interval=jackknife_interval(of_real, of_fake, rng, ddof=ddof),
+        curve=curve,
+        limit=extrapolate(curve),
+        over_time=over_time,
+    )
+
+
+def check_output(output: str) -> None:
+    """Raises a `ValueError` unless it can be an HTML file or a folder."""
+    path = Path(output)
+    if path.suffix != _HTML_SUFFIX and path.is_file():
+        raise ValueError(f"output: got the file {output}, expected *{_HTML_SUFFIX} or a folder")
+    if path.suffix == _HTML_SUFFIX and path.is_dir():
+        raise ValueError(f"output: got the folder {output}, expected a file")
+
+
+def write(output: str, findings: Sequence[Findings], real: str, fake: str) -> None:
+    """Writes a report.
+
+    Args:
+        output: A file *.html for a page that needs no other file; else a folder for its images.
+        findings: One a protocol.
+        real: Path of the real videos.
+        fake: Path of the generated ones.
+    """
+    if Path(output).suffix == _HTML_SUFFIX:
+        write_atomically(Path(output), page(findings, real, fake).encode())
+        return
+    for one in findings:
+        name = one.real.result.protocol.name.replace(":", "_")
+        images = {**_plots(one, "png"), **_sheets(one)}
+        for kind, image in images.items():
+            write_atomically(Path(output) / f"{name}_{kind}.png", image)
+
+
+def page(findings: Sequence[Findings], real: str, fake: str) -> str:
+    """The report as one HTML page.
+
+    Args:
+        findings: One a protocol.
+        real: Path of the real videos.
+        fake: Path of the generated ones.
+    """
+    rows = [
+        {
+            "protocol": _name(one),
+            "distance": f"{one.distance:.6g}",
+            "95 % interval": _interval(one),
+            "FD∞": f"{one.limit.infinity:.4g}",
+            "clips, real / generated": f"{one.real.result.used} / {one.fake.result.used}",
+        }
+        for one in findings
+    ]
+    body = [
+        "<h1>Fréchet distances between real and generated video</h1>",
+        f"<p>Real: <code>{html.escape(real)}</code><br>"
+        f"Generated: <code>{html.escape(fake)}</code></p>",
+        _table(rows),
+        *(_section(one) for one in findings),
+        *_clip_sections(findings),
+        _READING,
+        f"<footer>srvp-fd-jax {srvp_fd_jax.__version__}</footer>",
+    ]
+    return _PAGE.format(title=html.escape(f"{fake} against {real}"), body="\n".join(body))
+
+
+def _section(one: Findings) -> str:
+    captions = {
+        "curve": "Distance against number of clips.",
+        "time": "Distance between the frames of one time step.",
+    }
+    figures = "".join(
+        f"<figure>{_image(image, 'svg+xml', captions[kind])}"
+        f"<figcaption>{captions[kind]}</figcaption></figure>"
+        for kind, image in _plots(one, "svg").items()
+    )
+    return "\n".join(
+        [
+            f"<section><h2>{html.escape(_name(one))}</h2>",
+            f"<p><strong>{one.distance:.6g}</strong> (95 % interval {_interval(one)}); "
+            f"FD∞ {one.limit.infinity:.4g}</p>",
+            *_cautions(one),
+            f'<div class="columns">{figures}<div><h3>Settings</h3>',
+            _table([_settings(one)], across=False),
+            "</div><div><h3>Videos</h3>",
+            _table([_counts(side, of) for side, of in _sides(one)]),
+            *(_omitted(side, of) for side, of in _sides(one)),
+            "</div></div></section>",
+        ]
+    )
+
+
+def _plots(one: Findings, image_format: plots.ImageFormat) -> dict[str, bytes]:
+    clips = one.real.result.used, one.fake.result.used
+    images = {
+        "curve": plots.plot_curve(
+            one.curve, one.limit, one.distance, one.interval, clips, image_format
+        )
+    }
+    if one.over_time is not None:
+        step = one.real.result.protocol.real.step
+        images["time"] = plots.plot_over_time(one.over_time, step, image_format)
+    return images
+
+
+def _sheets(one: Findings) -> dict[str, bytes]:
+    return {f"clips_{side}": plots.contact_sheet(of.shown) for side, of in _sides(one)}
+
+
+def _clip_sections(findings: Sequence[Findings]) -> Iterator[str]:
+    """Contact sheets, once for protocols that take the same clips."""
+    groups: dict[tuple[bytes, ...], list[Findings]] = {}
+    for one in findings:
+        groups.setdefault(tuple(_sheets(one).values()), []).append(one)
+    for sheets, sharing in groups.items():
+        frames = len(sharing[0].real.shown[0])
+        numbers = ", ".join(str(frame + 1) for frame in plots.shown_frames(frames))
+        names = html.escape(", ".join(map(_name, sharing)))
+        yield f"<section><h2>Clips as the network saw them</h2><p>{names}</p>"
+        for side, sheet in zip(("Real", "Generated"), sheets, strict=True):
+            yield f'<h3>{side}</h3><div class="wide">{_image(sheet, "png", f"{side} clips")}</div>'
+        yield f"<p>A clip a row; frames {numbers} of {frames}.</p></section>"
+
+
+def _cautions(one: Findings) -> Iterator[str]:
+    counts = tuple(int(of.result.statistics.count) for _, of in _sides(one))
+    d = one.real.features["features"].shape[-1]
+    if min(counts) <= d and "variances" not in one.real.features:
+        yield (
+            f'<p class="caution">{min(counts)} samples for {d} feature dimensions leave the '
+            "covariance singular and the distance strongly biased; FD∞ is a rough guess.</p>"
+        )
+    if counts[0] != counts[1]:
+        yield (
+            f'<p class="caution">{counts[0]} real and {counts[1]} generated samples: a distance '
+            "depends on their number.</p>"
+        )
+
+
+def _settings(one: Findings) -> dict[str, str]:
+    protocol = one.real.result.protocol
+    source = dict(one.real.result.statistics.source)
+
+    def sampled(sampling: Sampling) -> str:
+        every = "" if sampling.step == 1 else f", every {sampling.step}th"
+        return f"{sampling.start} frame{every}"
+
+    return {
+        "network": protocol.network,
+        "comparison": protocol.comparison_type or "logits of clips",
+        "frames a clip": source["frames"],
+        "real clips start at": sampled(protocol.real),
+        "generated clips start at": sampled(protocol.fake),
+        "clips asked for": str(protocol.clips or "all"),
+        "resizing": protocol.resize,
+        "covariance over": f"n − {protocol.ddof}" if protocol.ddof else "n",
+        "seed": str(protocol.seed),
+        "weights, SHA-256": source["weights_sha256"],
+    }
+
+
+def _counts(side: str, of: Collected) -> dict[str, str]:
+    return {
+        "side": side,
+        "found": str(of.result.found),
+        "used": str(of.result.used),
+        "samples": str(int(of.result.statistics.count)),
+        "too short": str(len(of.result.too_short)),
+        "unreadable": str(len(of.result.unreadable)),
+    }
+
+
+def _omitted(side: str, of: Collected) -> str:
+    """The videos that gave no clip."""
+    lists = {
+        "too short": list(of.result.too_short),
+        "unreadable": [": ".join(pair) for pair in of.result.unreadable],
+    }
+    return "".join(
+        f"<details><summary>{side}: {len(names)} {what}</summary><ul>"
+        + "".join(f"<li><code>{html.escape(name)}</code></li>" for name in names)
+        + "</ul></details>"
+        for what, names in lists.items()
+        if names
+    )
+
+
+def _sides(one: Findings) -> tuple[tuple[str, Collected], ...]:
+    return ("real", one.real), ("generated", one.fake)
+
+
+def _name(one: Findings) -> str:
+    return one.real.result.protocol.name
+
+
+def _interval(one: Findings) -> str:
+    return f"{one.interval[0]:.4g} to {one.interval[1]:.4g}"
+
+
+def _table(rows: Sequence[Mapping[str, str]], *, across: bool = True) -> str:
+    """A table of one mapping a row; not across, a row for each item of the only one."""
+
+    def cells(tag: str, texts: Sequence[str]) -> str:
+        return "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts)
+
+    if across:
+        lines = [cells("th", list(rows[0])), *(cells("td", list(row.values())) for row in rows)]
+    else:
+        lines = [cells("th", [key]) + cells("td", [value]) for key, value in rows[0].items()]
+    inside = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="wide"><table>{inside}</table></div>'
+
+
+def _image(image: bytes, kind: str, text: str) -> str:
+    data = base64.b64encode(image).decode()
+    return f'<img alt="{html.escape(text)}" src="data:image/{kind};base64,{data}">'
+
+
+_READING = """<section><h2>How to read this</h2>
+<p>A distance is biased upwards by a finite number of clips: numbers of other numbers of clips, or
+under another protocol, are not comparable. FD∞ extrapolates the bias away: it is where a line in
+1/N, fitted to subsets of at least half of the clips of both sides, meets 1/N = 0 (Chong and Forsyth
+2020, arXiv 1911.07023). It scatters up to about twice as much as the distance, and around 0, also
+below, for sets of one distribution.</p>
+<p>The interval is that of the distance with this number of clips, by the delete-a-group jackknife
+over clips. It does not cover FD∞, and is too wide where the two sets are nearly of one
+distribution.</p></section>"""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
+  max-width: 66rem; margin: 0 auto; padding: 1rem; }}
+h1 {{ font-size: 1.5rem; line-height: 1.25; }}
+h2 {{ font-size: 1.2rem; margin: 2.5rem 0 .5rem; border-top: 1px solid #ddd; padding-top: 1rem; }}
+h3 {{ font-size: 1rem; margin: 1rem 0 .25rem; }}
+h1, h2, code, li, td:last-child {{ overflow-wrap: anywhere; }}
+table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }}
+th, td {{ text-align: left; vertical-align: top; padding: .2rem 1rem .2rem 0; }}
+th {{ font-weight: 600; color: #555; white-space: nowrap; }}
+tr + tr > * {{ border-top: 1px solid #eee; }}
+.wide {{ overflow-x: auto; }}
+.wide img {{ display: block; min-width: 48rem; max-width: 100%; }}
+.columns {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
+figure, .columns > div {{ flex: 1 1 20rem; max-width: 32rem; min-width: 0; margin: 0; }}
+figure img {{ width: 100%; }}
+figcaption, footer {{ font-size: .85rem; color: #555; }}
+.caution {{ border-left: 3px solid #c03a2b; padding-left: .75rem; }}
+footer {{ margin-top: 2rem; }}
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""

@@ -1,0 +1,158 @@
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from srvp_fd_jax import cli
+from srvp_fd_jax.evaluation import Collected, collect, evaluate, load_metrics
+from srvp_fd_jax.plots import contact_sheet, shown_frames
+from srvp_fd_jax.statistics import FeatureStatistics
+from srvp_fd_jax.videos import corruptions
+from srvp_fd_jax.videos.moving_digits import moving_digits
+from srvp_fd_jax.videos.protocols import find_protocol
+from srvp_fd_jax.videos.sources import find_videos
+
+PROTOCOLS = [f"srvp:digits:{name}" for name in ("frame", "static_content", "dynamics")]
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Clips, and others whose frames are noisy from the fifth on; one file is damaged."""
+    folder = tmp_path_factory.mktemp("videos")
+    rng = np.random.default_rng(0)
+    clips = moving_digits(rng, 41, 6)
+    clips[21:, 4:] = corruptions.add_noise(clips[21:, 4:], rng, 0.3)
+    for i, clip in enumerate(clips):
+        side = folder / ("real" if i < 21 else "fake & <b>")
+        side.mkdir(exist_ok=True)
+        np.save(side / f"{i}.npy", clip)
+    (side / "damaged.npy").write_text("not an array")
+    return str(folder / "real"), str(folder / "fake & <b>")
+
+
+@pytest.fixture(scope="module")
+def collected(sides) -> list[Collected]:
+    metrics = load_metrics(map(find_protocol, PROTOCOLS))
+    return collect(find_videos(sides[0]), metrics, "real", shown=3)
+
+
+def test_collects_the_features_of_the_statistics(sides, collected):
+    metrics = load_metrics(map(find_protocol, PROTOCOLS))
+    results = evaluate(find_videos(sides[0]), metrics, "real")
+    shapes = [(21, 6, 64), (21, 1, 64), (21, 1, 16)]
+    assert [one.features["features"].shape[:2] for one in collected] == [s[:2] for s in shapes]
+    for one, result in zip(collected, results, strict=True):
+        statistics = one.result.statistics
+        np.testing.assert_array_equal(statistics.factor, result.statistics.factor)
+        samples = {name: np.concatenate(f) for name, f in one.features.items()}
+        whole = FeatureStatistics.from_features(**samples)
+        assert whole.count == statistics.count
+        np.testing.assert_allclose(whole.mean, statistics.mean, atol=1e-6)
+        np.testing.assert_allclose(whole.covariance(), statistics.covariance(), atol=1e-5)
+    stored = np.load(Path(sides[0]) / "2.npy")
+    assert len(collected[0].shown) == 3
+    np.testing.assert_allclose(collected[0].shown[2], stored / 255, atol=1e-6)
+
+
+def test_contact_sheet_shows_a_clip_a_row(collected):
+    import io
+
+    from PIL import Image
+
+    sheet = np.asarray(Image.open(io.BytesIO(contact_sheet(collected[0].shown))))
+    assert sheet.shape == (3 * 66, 6 * 66)
+    tile = sheet[66 + 2 : 2 * 66, 5 * 66 + 2 :]
+    np.testing.assert_array_equal(tile, np.round(255 * collected[0].shown[1][5, ..., 0]))
+    assert shown_frames(31) == list(range(0, 31, 2))
+
+
+class _Attributes(HTMLParser):
+    """Gathers what a page refers to and its headings."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.references: list[str] = []
+        self.headings: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.references += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("h2", "h3"):
+            self.headings.append(data)
+
+
+def test_page_is_whole_and_needs_no_other_file(sides, tmp_path, capsys):
+    output = tmp_path / "new" / "report.html"
+    command = [*sides, "--protocol", ",".join(PROTOCOLS)]
+    assert cli.main(["report", *command, "-o", str(output), "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert cli.main(["compute", *command, "--no-cache", "--json"]) == 0
+    computed = json.loads(capsys.readouterr().out)["results"]
+    assert [r["distance"] for r in results] == [r["distance"] for r in computed]
+    assert [r["fake"] for r in results] == [r["fake"] for r in computed]
+    for result in results:
+        assert result["interval"][0] <= result["distance"] <= result["interval"][1]
+        assert len(result["curve"]["distances"]) == len(result["curve"]["sizes"]) == 10
+    assert min(results[0]["over_time"][4:]) > 3 * max(results[0]["over_time"][:4])
+    assert results[1]["over_time"] is None
+
+    text = output.read_text()
+    page = _Attributes(text)
+    assert page.open == []
+    assert not re.search(r"(src|href)\s*=\s*.?https?:|url\(|@import|<script|<link", text)
+    # Three curves, one plot over time and, since the protocols share clips, one sheet a side.
+    kinds = [reference.partition(";")[0] for reference in page.references]
+    assert kinds == ["data:image/svg+xml"] * 4 + ["data:image/png"] * 2
+    of_protocol = ["Settings", "Videos"]
+    assert page.headings == [
+        *(heading for name in PROTOCOLS for heading in [name, *of_protocol]),
+        *("Clips as the network saw them", "Real", "Generated", "How to read this"),
+    ]
+    for result in results:
+        assert f"<strong>{result['distance']:.6g}</strong>" in text
+        assert f"FD∞ {result['fd_infinity']:.4g}" in text
+    assert "fake &amp; &lt;b&gt;/damaged.npy: " in text
+    assert "<b>" not in text
+    assert dict(computed[0]["source"])["weights_sha256"] in text
+    assert "21 real and 20 generated samples" in text
+    assert "20 samples for" in text
+
+
+def test_folder_gets_images(sides, tmp_path, capsys):
+    assert cli.main(["report", *sides, "--dataset", "digits", "-o", str(tmp_path / "r")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "r")
+    names = [f"srvp_digits_frame_{kind}.png" for kind in ("curve", "time")]
+    names += [f"srvp_digits_frame_clips_{side}.png" for side in ("real", "generated")]
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == sorted(names)
+    assert all((tmp_path / "r" / name).read_bytes()[:4] == b"\x89PNG" for name in names)
+
+
+def test_errors(sides, tmp_path, capsys, monkeypatch):
+    def error(*command: str) -> str:
+        assert cli.main(["report", *command, "--dataset", "digits"]) == 1
+        return capsys.readouterr().err
+
+    page = str(tmp_path / "r.html")
+    got = error(sides[0], "kept.safetensors", "-o", page)
+    assert "error: fake: got the statistics kept.safetensors, a report needs the videos" in got
+    file = tmp_path / "r.pdf"
+    file.touch()
+    assert "expected *.html or a folder" in error(*sides, "-o", str(file))
+    np.save(tmp_path / "few.npy", moving_digits(np.random.default_rng(0), 3, 6))
+    got = error(sides[0], str(tmp_path / "few.npy"), "-o", page)
+    assert "error: fake: got 3 clips, expected at least 4 to draw from" in got
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert 'a report takes the extra "report"' in error(*sides, "-o", page)
+    assert not Path(page).exists()
