@@ -28,6 +28,7 @@ from srvp_fd_jax.files import cache_folder
 from srvp_fd_jax.frechet import Method
 from srvp_fd_jax.statistics import (
     FeatureStatistics,
+    cautions,
     check_comparable,
     frechet_distance_from_statistics,
 )
@@ -253,6 +254,9 @@ def _report(args: argparse.Namespace) -> None:
         return of_side
 
     sides = collected(args.real, "real"), collected(args.fake, "fake")
+    for real, fake in zip(*sides, strict=True):
+        for text in cautions(real.result.statistics, fake.result.statistics):
+            warnings.warn(text, stacklevel=1)
     findings = [report.find(*both) for both in zip(*sides, strict=True)]
     report.write(args.output, findings, args.real, args.fake)
     if args.json:
@@ -403,7 +407,8 @@ def _print_distances(
     results = []
     for a, b in zip(real, fake, strict=True):
         source = dict(a.statistics.source)
-        _warn_of_counts(a.statistics, b.statistics)
+        for text in cautions(a.statistics, b.statistics):
+            warnings.warn(text, stacklevel=1)
         distance = frechet_distance_from_statistics(
             a.statistics, b.statistics, args.method, ddof=int(source.get("ddof", 1))
         )
@@ -426,22 +431,6 @@ def _print_distances(
     else:
         for result in results:
             print(f"{result['protocol']}\t{result['distance']:.6g}")
-
-
-def _warn_of_counts(real: FeatureStatistics, fake: FeatureStatistics) -> None:
-    dim = real.mean.shape[0]
-    if real.count != fake.count:
-        warnings.warn(
-            f"{real.count} real and {fake.count} generated samples: a distance depends on their "
-            "number",
-            stacklevel=1,
-        )
-    if min(real.count, fake.count) <= dim:
-        warnings.warn(
-            f"{min(real.count, fake.count)} samples for {dim} feature dimensions leave the "
-            "covariance singular and the distance strongly biased",
-            stacklevel=1,
-        )
 
 
 @contextmanager

@@ -214,7 +214,7 @@ class Collected(NamedTuple):
 
     result: Result
     features: dict[str, Float[np.ndarray, "clips samples d"]]
-    shown: list[Float[np.ndarray, "t size size c"]]
+    shown: list[Float[np.ndarray, "_ size size c"]]
 
 
 def collect(
@@ -245,9 +245,9 @@ def collect(
         ValueError: As for `evaluate`.
     """
     first: list[Clips] = [[] for _ in metrics]
-    kept: list[list[tuple[Features, ...]]] = [[] for _ in metrics]
+    kept: list[list[tuple[Moments, ...]]] = [[] for _ in metrics]
 
-    def keep(i: int, clips: Clips, features: tuple[Features, ...]) -> None:
+    def keep(i: int, clips: Clips, features: tuple[Moments, ...]) -> None:
         first[i] += clips[: shown - len(first[i])]
         kept[i].append(jax.tree.map(lambda f: _by_clip(f)[: len(clips)], features))
 
@@ -333,7 +333,7 @@ def _run(
     strict: bool,
     save_to: Path | None,
     on_progress: Callable[[int], None],
-    on_features: Callable[[int, Clips, tuple[Features, ...]], None] = lambda *_: None,
+    on_features: Callable[[int, Clips, tuple[Moments, ...]], None] = lambda *_: None,
 ) -> _State:
     """Goes through the videos; `on_features` gets the number of a metric and what is of it."""
     job = _job(videos, metrics, side) if save_to else ""

@@ -22,7 +22,7 @@ from srvp_fd_jax.extrapolation import (
     jackknife_interval,
 )
 from srvp_fd_jax.files import write_atomically
-from srvp_fd_jax.statistics import frechet_distance_from_statistics
+from srvp_fd_jax.statistics import cautions, frechet_distance_from_statistics
 from srvp_fd_jax.videos.protocols import Sampling
 
 CLIPS_SHOWN = 4
@@ -168,7 +168,10 @@ def _section(one: Findings) -> str:
             f"<section><h2>{html.escape(_name(one))}</h2>",
             f"<p><strong>{one.distance:.6g}</strong> (95 % interval {_interval(one)}); "
             f"FD∞ {one.limit.infinity:.4g}</p>",
-            *_cautions(one),
+            *(
+                f'<p class="caution">{html.escape(text)}</p>'
+                for text in cautions(one.real.result.statistics, one.fake.result.statistics)
+            ),
             f'<div class="columns">{figures}<div><h3>Settings</h3>',
             _table([_settings(one)], across=False),
             "</div><div><h3>Videos</h3>",
@@ -209,21 +212,6 @@ def _clip_sections(findings: Sequence[Findings]) -> Iterator[str]:
         for side, sheet in zip(("Real", "Generated"), sheets, strict=True):
             yield f'<h3>{side}</h3><div class="wide">{_image(sheet, "png", f"{side} clips")}</div>'
         yield f"<p>A clip a row; frames {numbers} of {frames}.</p></section>"
-
-
-def _cautions(one: Findings) -> Iterator[str]:
-    counts = tuple(int(of.result.statistics.count) for _, of in _sides(one))
-    d = one.real.features["features"].shape[-1]
-    if min(counts) <= d and "variances" not in one.real.features:
-        yield (
-            f'<p class="caution">{min(counts)} samples for {d} feature dimensions leave the '
-            "covariance singular and the distance strongly biased; FD∞ is a rough guess.</p>"
-        )
-    if counts[0] != counts[1]:
-        yield (
-            f'<p class="caution">{counts[0]} real and {counts[1]} generated samples: a distance '
-            "depends on their number.</p>"
-        )
 
 
 def _settings(one: Findings) -> dict[str, str]:
@@ -309,8 +297,8 @@ _READING = """<section><h2>How to read this</h2>
 <p>A distance is biased upwards by a finite number of clips: numbers of other numbers of clips, or
 under another protocol, are not comparable. FD∞ extrapolates the bias away: it is where a line in
 1/N, fitted to subsets of at least half of the clips of both sides, meets 1/N = 0 (Chong and Forsyth
-2020, arXiv 1911.07023). It scatters up to about twice as much as the distance, and around 0, also
-below, for sets of one distribution.</p>
+2020, arXiv 1911.07023). It scatters up to about twice as much as the distance, for sets of one
+distribution around 0, and is a rough guess where samples are not more than feature dimensions.</p>
 <p>The interval is that of the distance with this number of clips, by the delete-a-group jackknife
 over clips. It does not cover FD∞, and is too wide where the two sets are nearly of one
 distribution.</p></section>"""
@@ -335,7 +323,7 @@ tr + tr > * {{ border-top: 1px solid #eee; }}
 .wide {{ overflow-x: auto; }}
 .wide img {{ display: block; min-width: 48rem; max-width: 100%; }}
 .columns {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
-figure, .columns > div {{ flex: 1 1 20rem; max-width: 32rem; min-width: 0; margin: 0; }}
+figure, .columns > div {{ flex: 1 1 min(100%, 26rem); max-width: 32rem; min-width: 0; margin: 0; }}
 figure img {{ width: 100%; }}
 figcaption, footer {{ font-size: .85rem; color: #555; }}
 .caution {{ border-left: 3px solid #c03a2b; padding-left: .75rem; }}

@@ -313,6 +313,19 @@ def check_comparable(s1: FeatureStatistics, s2: FeatureStatistics) -> None:
             )
 
 
+def cautions(real: FeatureStatistics, fake: FeatureStatistics) -> list[str]:
+    """What the numbers of samples do to a distance, in words."""
+    counts, dim = (int(real.count), int(fake.count)), real.mean.shape[0]
+    texts = {
+        f"{counts[0]} real and {counts[1]} generated samples: a distance depends on their number": (
+            counts[0] != counts[1]
+        ),
+        f"{min(counts)} samples for {dim} feature dimensions leave the covariance singular and the "
+        "distance strongly biased": min(counts) <= dim,
+    }
+    return [text for text, holds in texts.items() if holds]
+
+
 def frechet_distance_from_statistics(
     s1: FeatureStatistics,
     s2: FeatureStatistics,

@@ -49,7 +49,7 @@ def test_infinity_is_closer_to_the_true_distance(shift):
 
 
 def test_interval_covers_the_expected_distance():
-    pairs = [(gaussian(2 * i, 80), gaussian(2 * i + 1, 60, shift=0.4)) for i in range(40)]
+    pairs = [(gaussian(2 * i, 40), gaussian(2 * i + 1, 30, shift=0.6)) for i in range(30)]
     distances = [whole_distance(*pair) for pair in pairs]
     rng = np.random.default_rng(0)
     intervals = np.array([jackknife_interval(*pair, rng, ddof=1) for pair in pairs])
@@ -83,7 +83,7 @@ def test_over_time_rises_where_frames_differ():
     frames = np.random.default_rng(0).standard_normal((50, 6, 8), np.float32)
     np.testing.assert_allclose(distance_over_time(frames, frames, ddof=1), 0, atol=1e-8)
     changed = frames.copy()
-    changed[:, 4:] += [[1], [2]]
+    changed[:, 4:] += np.array([[1], [2]], np.float32)
     expected = [0, 0, 0, 0, 8, 32]
     got = distance_over_time(frames, changed[::-1], ddof=1)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-8)

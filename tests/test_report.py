@@ -1,3 +1,4 @@
+import io
 import json
 import re
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from srvp_fd_jax import cli
 from srvp_fd_jax.evaluation import Collected, collect, evaluate, load_metrics
@@ -16,7 +18,7 @@ from srvp_fd_jax.videos.moving_digits import moving_digits
 from srvp_fd_jax.videos.protocols import find_protocol
 from srvp_fd_jax.videos.sources import find_videos
 
-PROTOCOLS = [f"srvp:digits:{name}" for name in ("frame", "static_content", "dynamics")]
+PROTOCOLS = [f"srvp:digits:{name}" for name in ("frame", "dynamics")]
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +45,7 @@ def collected(sides) -> list[Collected]:
 def test_collects_the_features_of_the_statistics(sides, collected):
     metrics = load_metrics(map(find_protocol, PROTOCOLS))
     results = evaluate(find_videos(sides[0]), metrics, "real")
-    shapes = [(21, 6, 64), (21, 1, 64), (21, 1, 16)]
-    assert [one.features["features"].shape[:2] for one in collected] == [s[:2] for s in shapes]
+    assert [one.features["features"].shape for one in collected] == [(21, 6, 128), (21, 1, 20)]
     for one, result in zip(collected, results, strict=True):
         statistics = one.result.statistics
         np.testing.assert_array_equal(statistics.factor, result.statistics.factor)
@@ -59,10 +60,6 @@ def test_collects_the_features_of_the_statistics(sides, collected):
 
 
 def test_contact_sheet_shows_a_clip_a_row(collected):
-    import io
-
-    from PIL import Image
-
     sheet = np.asarray(Image.open(io.BytesIO(contact_sheet(collected[0].shown))))
     assert sheet.shape == (3 * 66, 6 * 66)
     tile = sheet[66 + 2 : 2 * 66, 5 * 66 + 2 :]
@@ -112,9 +109,9 @@ def test_page_is_whole_and_needs_no_other_file(sides, tmp_path, capsys):
     page = _Attributes(text)
     assert page.open == []
     assert not re.search(r"(src|href)\s*=\s*.?https?:|url\(|@import|<script|<link", text)
-    # Three curves, one plot over time and, since the protocols share clips, one sheet a side.
+    # Two curves, one plot over time and, since the protocols share clips, one sheet a side.
     kinds = [reference.partition(";")[0] for reference in page.references]
-    assert kinds == ["data:image/svg+xml"] * 4 + ["data:image/png"] * 2
+    assert kinds == ["data:image/svg+xml"] * 3 + ["data:image/png"] * 2
     of_protocol = ["Settings", "Videos"]
     assert page.headings == [
         *(heading for name in PROTOCOLS for heading in [name, *of_protocol]),
