@@ -167,7 +167,7 @@ def _section(one: Findings) -> str:
         [
             f"<section><h2>{html.escape(_name(one))}</h2>",
             f"<p><strong>{one.distance:.6g}</strong> (95 % interval {_interval(one)}); "
-            f"FD∞ {one.limit.infinity:.4g}</p>",
+            f"FD∞\u00a0{one.limit.infinity:.4g}</p>",
             *(
                 f'<p class="caution">{html.escape(text)}</p>'
                 for text in cautions(one.real.result.statistics, one.fake.result.statistics)
@@ -317,8 +317,8 @@ h2 {{ font-size: 1.2rem; margin: 2.5rem 0 .5rem; border-top: 1px solid #ddd; pad
 h3 {{ font-size: 1rem; margin: 1rem 0 .25rem; }}
 h1, h2, code, li, td:last-child {{ overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }}
-th, td {{ text-align: left; vertical-align: top; padding: .2rem 1rem .2rem 0; }}
-th {{ font-weight: 600; color: #555; white-space: nowrap; }}
+th, td {{ text-align: left; vertical-align: top; padding: .2rem .75rem .2rem 0; }}
+th {{ font-weight: 600; color: #555; }}
 tr + tr > * {{ border-top: 1px solid #eee; }}
 .wide {{ overflow-x: auto; }}
 .wide img {{ display: block; min-width: 48rem; max-width: 100%; }}

@@ -119,7 +119,7 @@ def test_page_is_whole_and_needs_no_other_file(sides, tmp_path, capsys):
     ]
     for result in results:
         assert f"<strong>{result['distance']:.6g}</strong>" in text
-        assert f"FD∞ {result['fd_infinity']:.4g}" in text
+        assert f"FD∞\u00a0{result['fd_infinity']:.4g}" in text
     assert "fake &amp; &lt;b&gt;/damaged.npy: " in text
     assert "<b>" not in text
     assert dict(computed[0]["source"])["weights_sha256"] in text
