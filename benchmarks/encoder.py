@@ -1,0 +1,193 @@
+"""Our encoders and calculator against those of srvp-fd (PyTorch), side by side in one run.
+
+    pip install -e ".[dev]" && python benchmarks/encoder.py [dcgan|vgg|start]...
+
+Weights are random and the same on both sides. Each implementation lives in a process of its own,
+which waits while the others work; they take turns, and the table has the medians of the turns.
+
+- frames/s at so many frames a call: `extract_features` of uint8 frames in NumPy, to features on the
+  host. PyTorch's encoder runs in the faster of its two memory formats, from the same frames, with
+  the conversion to float that srvp-fd leaves to its user.
+- "end to end": 1024 frames a side to the distance, as each package's calculator does it.
+- "start": time of the import, and from the start of a process to its first number, with an empty
+  cache of compiled programs and with a full one.
+
+On a GPU that both see: PyTorch with cuDNN's autotuning, without TF32.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+DATASETS = {"dcgan": "mmnist_stochastic", "vgg": "kth"}
+COUNTS = {"dcgan": (1, 32, 64, 256, 1024), "vgg": (1, 32, 64, 256)}
+PAIRS = 1
+END_TO_END = 1024
+
+Encode = Callable[[np.ndarray], object]
+Score = Callable[[np.ndarray, np.ndarray], float]
+
+
+def ours(folder: Path) -> tuple[Encode, Score]:
+    """The encoder and the calculator of this package."""
+    import srvp_fd_jax
+
+    calculator = srvp_fd_jax.FrechetDistanceCalculator(
+        json.loads((folder / "dataset.json").read_text()), weights=folder
+    )
+    return (
+        lambda frames: np.asarray(calculator.extract_features(frames)),
+        lambda x, y: float(calculator(x, y)),
+    )
+
+
+def torchs(folder: Path, *, channels_last: bool) -> tuple[Encode, Score]:
+    """Those of srvp-fd."""
+    import torch
+
+    # The package's attribute of that name is the function.
+    srvp_fd = importlib.import_module("srvp_fd.frechet_distance")
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    # Its downloader is given the files that it would find on the hub.
+    srvp_fd.hf_hub_download = lambda *_, filename, **__: str(folder / Path(filename).name)
+    dataset = json.loads((folder / "dataset.json").read_text())
+    with contextlib.redirect_stdout(sys.stderr):  # it tells of its downloads
+        calculator = srvp_fd.FrechetDistanceCalculator(dataset, device=device)
+    encoder = calculator.model.encoder
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    encoder.to(memory_format=memory_format)
+
+    def to_torch(frames: np.ndarray) -> torch.Tensor:
+        images = torch.from_numpy(frames).permute(0, 3, 1, 2).to(device).float() / 255
+        return images.contiguous(memory_format=memory_format)
+
+    def encode(frames: np.ndarray) -> object:
+        with torch.no_grad():
+            return encoder(to_torch(frames))[0].cpu().numpy()
+
+    return encode, lambda x, y: float(calculator(to_torch(x), to_torch(y)))
+
+
+IMPLEMENTATIONS: dict[str, Callable[[Path], tuple[Encode, Score]]] = {
+    "ours": ours,
+    "torch": lambda folder: torchs(folder, channels_last=False),
+    "torch, channels last": lambda folder: torchs(folder, channels_last=True),
+}
+
+
+def serve(name: str, folder: Path) -> None:
+    """Answers each line, a number of frames or 0 for end to end, with the seconds it took."""
+    encode, score = IMPLEMENTATIONS[name](folder)
+    channels = json.loads((folder / "config.json").read_text())["nc"]
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (2, END_TO_END, 64, 64, channels), np.uint8)
+    seen = set()
+    for line in sys.stdin:
+        n = int(line)
+        if n not in seen:  # compiles, or tunes
+            score(x, y) if n == 0 else encode(x[:n])
+            seen.add(n)
+        # A call of few frames is repeated, as one alone is too short to be timed.
+        calls = 1 if n == 0 else max(1, 64 // n)
+        start = time.perf_counter()
+        for _ in range(calls):
+            score(x, y) if n == 0 else encode(x[:n])
+        seconds = (time.perf_counter() - start) / calls
+        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
+
+
+def compare(archi: str, folder: Path) -> None:
+    """Prints the rows of one architecture."""
+    import checkpoints
+
+    dataset = DATASETS[archi]
+    checkpoints.write_checkpoint(folder, checkpoints.PUBLISHED[dataset])
+    (folder / "dataset.json").write_text(json.dumps(dataset))
+    servers = {
+        name: subprocess.Popen(
+            [sys.executable, "-W", "ignore", __file__, "--serve", name, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in IMPLEMENTATIONS
+    }
+    for n in (*COUNTS[archi], 0):
+        answers: dict[str, list[list[float]]] = {name: [] for name in servers}
+        for _ in range(PAIRS):
+            for name, server in servers.items():
+                print(n, file=server.stdin, flush=True)
+                answers[name].append([float(value) for value in server.stdout.readline().split()])
+        seconds = {name: np.median(rows, axis=0)[0] for name, rows in answers.items()}
+        theirs = min(seconds[name] for name in seconds if name != "ours")
+        frames = n or 2 * END_TO_END
+        what = f"{n} a call" if n else f"end to end {END_TO_END}"
+        rates = "".join(f"{frames / seconds[name]:22.0f}" for name in servers)
+        print(f"{archi:6}{what:>16}{rates}{theirs / seconds['ours']:8.2f}", flush=True)
+    peaks = "".join(f"{rows[-1][1]:18.0f} MiB" for rows in answers.values())
+    print(f"{archi:6}{'peak memory':>16}{peaks}", flush=True)
+    for server in servers.values():
+        server.stdin.close()
+        server.wait()
+
+
+def start() -> None:
+    """Prints the times of imports and of first numbers."""
+    code = {
+        "import srvp_fd_jax": "import srvp_fd_jax",
+        "import srvp_fd": "import srvp_fd",
+        "first number, digits": "import numpy as np, srvp_fd_jax; x = np.random.default_rng(0)"
+        ".integers(0, 256, (2, 256, 64, 64, 1), np.uint8);"
+        "print(float(srvp_fd_jax.frechet_distance(*x, 'digits')))",
+    }
+    with tempfile.TemporaryDirectory() as cache:
+        settings = {
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        rows = [
+            ("import srvp_fd_jax", {}, "import srvp_fd_jax"),
+            ("import srvp_fd", {}, "import srvp_fd"),
+            ("first number, digits", {}, "no cache of programs"),
+            ("first number, digits", settings, "cold cache"),
+            ("first number, digits", settings, "warm cache"),
+        ]
+        for what, settings, name in rows:
+            begun = time.perf_counter()
+            command = [sys.executable, "-W", "ignore", "-c", code[what]]
+            subprocess.run(command, check=True, capture_output=True, env=os.environ | settings)
+            print(f"{what:24}{name:24}{time.perf_counter() - begun:8.2f} s", flush=True)
+
+
+def main(asked: list[str]) -> None:
+    """Prints the tables asked for, by default all."""
+    header = "".join(f"{name:>22}" for name in IMPLEMENTATIONS)
+    print(f"{'frames/s':22}{header}{'ratio':>8}")
+    for archi in DATASETS:
+        if not asked or archi in asked:
+            with tempfile.TemporaryDirectory() as folder:
+                compare(archi, Path(folder))
+    if not asked or "start" in asked:
+        start()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--serve"]:
+        serve(sys.argv[2], Path(sys.argv[3]))
+    else:
+        main(sys.argv[1:])
