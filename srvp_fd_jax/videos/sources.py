@@ -144,11 +144,10 @@ def load_array(file: File) -> Shaped[np.ndarray, "..."]:
     return arrays[0]
 
 
-def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sorts numbers in names by value."""
-    return [
-        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)
-    ]
+def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Sorts numbers in names by value, names that differ in leading zeros only as they are."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)], name
 
 
 def _members(npz: Any) -> list[Shaped[np.ndarray, "..."]]:
