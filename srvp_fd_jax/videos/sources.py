@@ -179,17 +179,19 @@ def _files(root: Path) -> Iterator[tuple[str, File]]:
         raise ValueError(f"{root}: not a readable archive: {error}") from error
 
 
-def _files_of_folder(root: Path) -> Iterator[tuple[str, File]]:
-    seen = set()  # a link may lead back
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        seen.add(os.path.realpath(folder))
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if not _is_hidden(name) and os.path.realpath(os.path.join(folder, name)) not in seen
-        ]
-        for path in (Path(folder, name) for name in names if not _is_hidden(name)):
-            if _suffix(path) in ARCHIVE_SUFFIXES:
+def _files_of_folder(
+    folder: Path, above: frozenset[str] = frozenset()
+) -> Iterator[tuple[str, File]]:
+    above |= {os.path.realpath(folder)}  # a link may lead back
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = Path(entry)
+            if _is_hidden(entry.name):
+                continue
+            if entry.is_dir():
+                if os.path.realpath(path) not in above:
+                    yield from _files_of_folder(path, above)
+            elif _suffix(path) in ARCHIVE_SUFFIXES:
                 yield from _files(path)
             else:
                 yield path.as_posix(), File(str(path))
