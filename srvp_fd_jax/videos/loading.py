@@ -5,7 +5,6 @@ of it.
 """
 
 import os
-import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -73,7 +72,7 @@ class _Load:
 
         try:
             frames = read_frames(video, choose)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError) as error:
             return Loaded(video, (None,) * len(self.protocols), str(error) or repr(error))
         read = np.unique(np.concatenate(wanted))
         return Loaded(

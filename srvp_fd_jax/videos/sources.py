@@ -13,6 +13,7 @@ import os
 import re
 import tarfile
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,9 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mov", ".mkv", ".gif", ".m4v")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 ARRAY_SUFFIXES = (".npy", ".npz")
 ARCHIVE_SUFFIXES = (".zip", ".tar")
+
+# A RuntimeError is raised of members that are encrypted or compressed in an unknown way.
+_BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError)
 
 
 class File(NamedTuple):
@@ -49,7 +53,10 @@ class File(NamedTuple):
         if self.member is None:
             return self.path
         if self.span is None:
-            return io.BytesIO(_zip(self.path).read(self.member))
+            try:
+                return io.BytesIO(_zip(self.path).read(self.member))
+            except _BAD_ZIP as error:
+                raise ValueError(f"{self.path}: not a readable archive: {error}") from error
         offset, size = self.span
         with open(self.path, "rb") as file:
             file.seek(offset)
@@ -134,7 +141,7 @@ def load_array(file: File) -> Shaped[np.ndarray, "..."]:
             source, mmap_mode="r" if isinstance(source, str) else None, allow_pickle=False
         )
         arrays = [loaded] if isinstance(loaded, np.ndarray) else _members(loaded)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, *_BAD_ZIP) as error:
         raise ValueError(f"{file.name}: not a readable array file: {error}") from error
     arrays = [array for array in arrays if array.ndim >= 3]
     if len(arrays) != 1:
