@@ -119,14 +119,13 @@ def fingerprint(videos: Sequence[Video]) -> str:
     paths = {file.path: None for video in videos for file in video.files}
     common = os.path.commonpath([os.path.abspath(path) for path in paths])
     for path in paths:
-        stat = os.stat(path)
+        version = _version(path) if os.path.exists(path) else None  # a link to nothing
         name = os.path.relpath(os.path.abspath(path), common)
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest.update(f"{name}\0{version}\n".encode())
     digest.update(str(len(videos)).encode())
     return digest.hexdigest()
 
 
-@functools.lru_cache(maxsize=2)
 def load_array(file: File) -> Shaped[np.ndarray, "..."]:
     """The array of a .npy file, mapped to memory where it can be, or the only one of a .npz file.
 
@@ -135,6 +134,11 @@ def load_array(file: File) -> Shaped[np.ndarray, "..."]:
     Raises:
         ValueError: If the file is damaged, or holds no such array or several.
     """
+    return _kept_array(file, _version(file.path))
+
+
+@functools.lru_cache(maxsize=2)
+def _kept_array(file: File, version: tuple[int, int]) -> Shaped[np.ndarray, "..."]:
     source = file.open()
     try:
         loaded: Any = np.load(
@@ -224,7 +228,17 @@ def _suffix(path: str | os.PathLike[str]) -> str:
     return PurePosixPath(os.fspath(path)).suffix.lower()
 
 
-@functools.cache
 def _zip(path: str) -> zipfile.ZipFile:
     # Kept open: the table of contents of a large archive is slow to read. Threads may share it.
+    return _kept_zip(path, _version(path))
+
+
+@functools.lru_cache(maxsize=8)
+def _kept_zip(path: str, version: tuple[int, int]) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
+
+
+def _version(path: str) -> tuple[int, int]:
+    """Changes when the file does."""
+    stat = os.stat(path)
+    return stat.st_mtime_ns, stat.st_size
