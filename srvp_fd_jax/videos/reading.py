@@ -4,6 +4,7 @@ Video files are decoded by FFmpeg (PyAV), images by Pillow; both come with the e
 """
 
 import contextlib
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
@@ -27,7 +28,7 @@ def read_frames(video: Video, choose: Choose) -> Frames:
 
     Args:
         video: Where it is.
-        choose: Which frames to read, by number from 0; if none, nothing is decoded.
+        choose: Which frames to read, by number from 0.
 
     Returns:
         uint8 frames, or floats in [0, 1] of an array of floats; RGB, or grey from arrays and
@@ -104,7 +105,10 @@ def _read_video_file(file: File, choose: Choose) -> Frames:
             frames = dict(_decoded(file, wanted)) if wanted else {}
             if len(frames) == len(wanted):
                 return _stack([frames[time] for time in wanted])
-        numbers = choose(sum(1 for _ in _decoded(file)))
+        count = sum(1 for _ in _decoded(file))
+        if not count:
+            raise ValueError("holds no frames")
+        numbers = choose(count)
         return _stack([frame for i, (_, frame) in enumerate(_decoded(file)) if i in numbers])
     except av.FFmpegError as error:
         raise ValueError(f"cannot be decoded: {error.strerror}") from error
@@ -119,8 +123,15 @@ def _times(file: File) -> list[int] | None:
         packets = [packet for packet in container.demux(stream) if packet.size]
         if "mp4" in container.format.name and len(packets) < stream.frames:
             raise ValueError(f"truncated: has {len(packets)} of {stream.frames} frames")
-        times = sorted(p.pts for p in packets if p.pts is not None and not p.is_discard)
-        return times if len(set(times)) == len(packets) else None
+        times = [p.pts for p in packets if p.pts is not None and not p.is_discard]
+        if len(set(times)) < len(packets):
+            return None
+        # AVI stores no times. Where frames are reordered but times are not, they are guesses.
+        if stream.codec_context.has_b_frames and times == sorted(times):
+            return None
+        times.sort()
+    # Frames that refer to ones before the cut that a file begins with are never shown.
+    return times if times[:1] == [time for time, _ in itertools.islice(_decoded(file), 1)] else None
 
 
 def _decoded(file: File, times: list[int] | None = None) -> Iterator[tuple[int, Frame]]:
