@@ -5,6 +5,7 @@ Video files are decoded by FFmpeg (PyAV), images by Pillow; both come with the e
 
 import contextlib
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
@@ -98,6 +99,7 @@ def _read_video_file(file: File, choose: Choose) -> Frames:
     """
     import av
 
+    _check_length(file)
     try:
         times = _times(file)
         if times is not None:
@@ -112,6 +114,39 @@ def _read_video_file(file: File, choose: Choose) -> Frames:
         return _stack([frame for i, (_, frame) in enumerate(_decoded(file)) if i in numbers])
     except av.FFmpegError as error:
         raise ValueError(f"cannot be decoded: {error.strerror}") from error
+
+
+def _check_length(file: File) -> None:
+    """Raises a `ValueError` if the file breaks off, where FFmpeg takes what there is.
+
+    A truncated mp4 file does not open, or has fewer frames than it says.
+    """
+    source = file.open()
+    with open(source, "rb") if isinstance(source, str) else source as stream:
+        head = stream.read(256)
+        length = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, length - 64))
+        tail = stream.read()
+    if head.startswith(b"GIF8") and not tail.rstrip(b"\0").endswith(b";"):
+        raise ValueError("truncated: has no end")
+    if head.startswith(b"RIFF"):
+        # Less would only lack in the index; not all writers count alike.
+        expected = int.from_bytes(head[4:8], "little") % 0xFFFFFFFF - 1024
+    elif head.startswith(b"\x1aE\xdf\xa3"):  # EBML, of Matroska and WebM
+        start, size = _ebml_size(head, 4)
+        start, size = _ebml_size(head, start + size + 4)
+        expected = start + size
+    else:
+        return
+    if length < expected:
+        raise ValueError(f"truncated: has {length} bytes, says that they are {expected} at least")
+
+
+def _ebml_size(head: bytes, start: int) -> tuple[int, int]:
+    """Where an element begins whose size stands at `start`, and the size; 0 if it is unknown."""
+    width = 9 - (head[start : start + 1] or b"\1")[0].bit_length()
+    value = int.from_bytes(head[start : start + width], "big") % (1 << 7 * width)
+    return start + width, value if value + 1 < 1 << 7 * width else 0
 
 
 def _times(file: File) -> list[int] | None:
