@@ -4,7 +4,7 @@ Video files are decoded by FFmpeg (PyAV), images by Pillow; both come with the e
 """
 
 import contextlib
-import itertools
+import io
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -19,6 +19,9 @@ from srvp_fd_jax.videos.sources import ARRAY_SUFFIXES, VIDEO_SUFFIXES, File, Vid
 
 Frame = Shaped[np.ndarray, "h w c"]
 Frames = Shaped[np.ndarray, "t h w c"]
+
+Source = str | bytes
+"""Of a video: a path, or what is in an archive."""
 
 Choose = Callable[[int], Int[np.ndarray, " t"]]
 """Chooses, knowing how many frames there are, which to read: numbers that rise."""
@@ -99,30 +102,31 @@ def _read_video_file(file: File, choose: Choose) -> Frames:
     """
     import av
 
-    _check_length(file)
+    opened = file.open()
+    source = opened if isinstance(opened, str) else opened.getvalue()
+    _check_length(source)
     try:
-        times = _times(file)
+        times = _times(source)
         if times is not None:
             wanted = [times[i] for i in choose(len(times))]
-            frames = dict(_decoded(file, wanted)) if wanted else {}
+            frames = dict(_decoded(source, wanted)) if wanted else {}
             if len(frames) == len(wanted):
                 return _stack([frames[time] for time in wanted])
-        count = sum(1 for _ in _decoded(file))
+        count = sum(1 for _ in _decoded(source))
         if not count:
             raise ValueError("holds no frames")
         numbers = choose(count)
-        return _stack([frame for i, (_, frame) in enumerate(_decoded(file)) if i in numbers])
+        return _stack([frame for i, (_, frame) in enumerate(_decoded(source)) if i in numbers])
     except av.FFmpegError as error:
         raise ValueError(f"cannot be decoded: {error.strerror}") from error
 
 
-def _check_length(file: File) -> None:
+def _check_length(source: Source) -> None:
     """Raises a `ValueError` if the file breaks off, where FFmpeg takes what there is.
 
     A truncated mp4 file does not open, or has fewer frames than it says.
     """
-    source = file.open()
-    with open(source, "rb") if isinstance(source, str) else source as stream:
+    with open(source, "rb") if isinstance(source, str) else io.BytesIO(source) as stream:
         head = stream.read(256)
         length = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, length - 64))
@@ -149,9 +153,9 @@ def _ebml_size(head: bytes, start: int) -> tuple[int, int]:
     return start + width, value if value + 1 < 1 << 7 * width else 0
 
 
-def _times(file: File) -> list[int] | None:
+def _times(source: Source) -> list[int] | None:
     """Times of the frames in order of display, from the packets; None if those do not tell."""
-    with _open(file) as (container, stream):
+    with _open(source) as (container, stream):
         # Packets of VP8 may hold frames that are never shown.
         if stream.codec_context.name == "vp8":
             return None
@@ -166,12 +170,13 @@ def _times(file: File) -> list[int] | None:
             return None
         times.sort()
     # Frames that refer to ones before the cut that a file begins with are never shown.
-    return times if times[:1] == [time for time, _ in itertools.islice(_decoded(file), 1)] else None
+    first = next(_decoded(source), None)
+    return times if first and times[:1] == [first[0]] else None
 
 
-def _decoded(file: File, times: list[int] | None = None) -> Iterator[tuple[int, Frame]]:
+def _decoded(source: Source, times: list[int] | None = None) -> Iterator[tuple[int, Frame]]:
     """All frames in RGB, or those of certain times, with their times."""
-    with _open(file) as (container, stream):
+    with _open(source) as (container, stream):
         if times:
             container.seek(times[0], stream=stream)
         for frame in container.decode(stream):
@@ -184,10 +189,10 @@ def _decoded(file: File, times: list[int] | None = None) -> Iterator[tuple[int, 
 
 
 @contextlib.contextmanager
-def _open(file: File) -> Iterator[tuple[Any, Any]]:
+def _open(source: Source) -> Iterator[tuple[Any, Any]]:
     import av
 
-    with av.open(file.open()) as container:
+    with av.open(source if isinstance(source, str) else io.BytesIO(source)) as container:
         if not container.streams.video:
             raise ValueError("holds no video")
         yield container, container.streams.video[0]
