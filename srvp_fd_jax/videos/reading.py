@@ -80,18 +80,25 @@ def _read_images(files: tuple[File, ...], choose: Choose) -> Frames:
 
 
 def _check_numbering(files: tuple[File, ...]) -> None:
-    """Frames that carry numbers carry all, in steps of one length."""
-    found = [re.findall(r"[0-9]+", PurePosixPath(file.name).stem) for file in files]
-    numbers = [int(digits[-1]) for digits in found if digits]
-    if len(numbers) < len(files) or len(numbers) < 2:
-        return
+    """Frames that carry numbers carry all, in steps of one length.
+
+    Of several numbers in a name, one must count so: "frame_0002_t0.08_256x256".
+    """
+    names = [re.findall(r"[0-9]+", PurePosixPath(file.name).stem) for file in files]
+    numbers = [[int(number) for number in column] for column in zip(*names, strict=False)]
+    flaws = [_flaw(column) for column in numbers if len(set(column)) > 1]
+    if flaws and all(flaws):
+        raise ValueError(flaws[-1])
+
+
+def _flaw(numbers: list[int]) -> str | None:
     steps = np.diff(numbers)
     step = steps.min()
     if step < 1:
-        raise ValueError(f"two frames with number {numbers[int(steps.argmin())]}")
-    if (steps != step).any():
-        before = numbers[int((steps != step).argmax())]
-        raise ValueError(f"frame {before + step} is missing")
+        return f"two frames with number {numbers[int(steps.argmin()) + 1]}"
+    if (steps != step).any() and not (steps % step).any():  # times are no numbers of frames
+        return f"frame {numbers[int((steps != step).argmax())] + step} is missing"
+    return None
 
 
 def _read_video_file(file: File, choose: Choose) -> Frames:
