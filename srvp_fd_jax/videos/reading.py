@@ -73,6 +73,7 @@ def _read_images(files: tuple[File, ...], choose: Choose) -> Frames:
         with Image.open(files[i].open()) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"{files[i].name}: got mode {image.mode}, expected 8 bits")
+            image.info.pop("transparency", None)  # Pillow would warn that it is lost
             grey = image.mode in ("1", "L", "LA")
             frame = np.asarray(image.convert("L" if grey else "RGB"))
         frames.append(frame[..., None] if grey else frame)

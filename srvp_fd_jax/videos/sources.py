@@ -12,6 +12,7 @@ import io
 import os
 import re
 import tarfile
+import tokenize
 import zipfile
 import zlib
 from collections import defaultdict
@@ -27,6 +28,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 ARRAY_SUFFIXES = (".npy", ".npz")
 ARCHIVE_SUFFIXES = (".zip", ".tar")
 
+# Python's parser, which reads the header, raises the first three.
+_BAD_NPY = (SyntaxError, tokenize.TokenError, TypeError, MemoryError)
 # A RuntimeError is raised of members that are encrypted or compressed in an unknown way.
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError)
 
@@ -139,13 +142,15 @@ def load_array(file: File) -> Shaped[np.ndarray, "..."]:
 
 @functools.lru_cache(maxsize=2)
 def _kept_array(file: File, version: tuple[int, int]) -> Shaped[np.ndarray, "..."]:
-    source = file.open()
+    source: Any = file.open()
+    mapped = isinstance(source, str) and file.suffix == ".npy"
     try:
-        loaded: Any = np.load(
-            source, mmap_mode="r" if isinstance(source, str) else None, allow_pickle=False
-        )
-        arrays = [loaded] if isinstance(loaded, np.ndarray) else _members(loaded)
-    except (ValueError, *_BAD_ZIP) as error:
+        with contextlib.ExitStack() as stack:
+            if isinstance(source, str) and not mapped:  # NumPy leaves open what it cannot read
+                source = stack.enter_context(open(source, "rb"))
+            loaded: Any = np.load(source, mmap_mode="r" if mapped else None, allow_pickle=False)
+            arrays = [loaded] if isinstance(loaded, np.ndarray) else _members(loaded)
+    except (ValueError, *_BAD_NPY, *_BAD_ZIP) as error:
         raise ValueError(f"{file.name}: not a readable array file: {error}") from error
     arrays = [array for array in arrays if array.ndim >= 3]
     if len(arrays) != 1:
@@ -186,7 +191,7 @@ def _files(root: Path) -> Iterator[tuple[str, File]]:
                     if info.isfile() and not _is_hidden(info.name):
                         span = info.offset_data, info.size
                         yield f"{root.as_posix()}/{info.name}", File(str(root), info.name, span)
-    except (zipfile.BadZipFile, tarfile.TarError) as error:
+    except (*_BAD_ZIP, tarfile.TarError) as error:
         raise ValueError(f"{root}: not a readable archive: {error}") from error
 
 
