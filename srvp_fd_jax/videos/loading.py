@@ -115,8 +115,17 @@ def load_clips(
     threads = grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=_READY)
     clips = grain.MapDataset.source(numbered).map(load).to_iter_dataset(threads)
     if workers:
+        _parse_flags()
         clips = clips.mp_prefetch(grain.MultiprocessingOptions(workers))
     yield from clips
+
+
+def _parse_flags() -> None:
+    """Grain starts processes only in programs that have parsed absl's flags."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
 
 
 def _import_grain() -> Any:
