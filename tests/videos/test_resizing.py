@@ -1,3 +1,4 @@
+import functools
 import itertools
 import re
 from pathlib import Path
@@ -82,6 +83,7 @@ def levels(frames: np.ndarray, rule: str) -> np.ndarray:
     return got.round().astype(int)
 
 
+@functools.cache
 def real_frames() -> np.ndarray:
     """Two frames of a film, 720×1280."""
     path = next(path for path in real_videos() if path.stem == "bigbuckbunny")
@@ -105,7 +107,8 @@ def kinds(height: int, width: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("kind", ["film", "noise", "edges"])
 @pytest.mark.parametrize(
-    ("height", "width"), [(120, 160), (100, 90), (240, 320), (65, 63), (32, 48), (64, 100)]
+    ("height", "width"),
+    [(120, 160), (100, 90), (240, 320), (65, 64), (40, 50), (32, 48), (64, 100)],
 )
 def test_srvp_kth_is_ffmpegs_bicubic(kind: str, height: int, width: int):
     grey = kinds(height, width)[kind][..., 1]
@@ -116,13 +119,15 @@ def test_srvp_kth_is_ffmpegs_bicubic(kind: str, height: int, width: int):
         for frame in grey
     ]
     difference = np.abs(levels(grey[..., None], "srvp_kth")[..., 0] - np.stack(expected))
-    print(kind, height, width, difference.max(), difference.mean())
-    assert difference.max() <= 2
-    assert difference.mean() < 0.3
+    if min(height, width) < 64:
+        # Where it enlarges, FFmpeg errs in one of the first three rows and columns at some ratios.
+        difference = difference[:, 3:, 3:]
+    assert difference.max() <= 1
+    assert difference.mean() < 0.12
 
 
 @pytest.mark.parametrize("kind", ["film", "noise", "edges"])
-@pytest.mark.parametrize(("height", "width"), [(1000, 1000), (1002, 1000), (900, 900)])
+@pytest.mark.parametrize(("height", "width"), [(1000, 1000), (900, 950)])
 def test_srvp_human_is_pillows_lanczos(kind: str, height: int, width: int):
     frames = kinds(height, width)[kind]
     expected = [
@@ -134,9 +139,8 @@ def test_srvp_human_is_pillows_lanczos(kind: str, height: int, width: int):
         for frame in frames
     ]
     difference = np.abs(levels(frames, "srvp_human") - np.stack(expected))
-    print(kind, height, width, difference.max(), difference.mean())
     assert difference.max() <= 1
-    assert difference.mean() < 0.05
+    assert difference.mean() < 1e-3
 
 
 @pytest.mark.parametrize("rule", get_args(Resize))
