@@ -5,7 +5,6 @@ of it.
 """
 
 import os
-import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -73,7 +72,7 @@ class _Load:
 
         try:
             frames = read_frames(video, choose)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError) as error:
             return Loaded(video, (None,) * len(self.protocols), str(error) or repr(error))
         read = np.unique(np.concatenate(wanted))
         return Loaded(
@@ -116,12 +115,17 @@ def load_clips(
     threads = grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=_READY)
     clips = grain.MapDataset.source(numbered).map(load).to_iter_dataset(threads)
     if workers:
-        from absl import flags
-
-        if not flags.FLAGS.is_parsed():  # Grain reads its own, which only absl programs parse
-            flags.FLAGS.mark_as_parsed()
+        _parse_flags()
         clips = clips.mp_prefetch(grain.MultiprocessingOptions(workers))
     yield from clips
+
+
+def _parse_flags() -> None:
+    """Grain starts processes only in programs that have parsed absl's flags."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
 
 
 def _import_grain() -> Any:

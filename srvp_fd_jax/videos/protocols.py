@@ -205,7 +205,7 @@ def _checked(key: str, value: int | str) -> int | str:
         return value
     least = 0 if key == "seed" else 1
     try:
-        number = int(value)
+        number = int(str(value))  # not cut to a whole one
     except ValueError:
         number = -1
     if number < least:

@@ -4,6 +4,8 @@ Video files are decoded by FFmpeg (PyAV), images by Pillow; both come with the e
 """
 
 import contextlib
+import io
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
@@ -18,6 +20,9 @@ from srvp_fd_jax.videos.sources import ARRAY_SUFFIXES, VIDEO_SUFFIXES, File, Vid
 Frame = Shaped[np.ndarray, "h w c"]
 Frames = Shaped[np.ndarray, "t h w c"]
 
+Source = str | bytes
+"""Of a video: a path, or what is in an archive."""
+
 Choose = Callable[[int], Int[np.ndarray, " t"]]
 """Chooses, knowing how many frames there are, which to read: numbers that rise."""
 
@@ -27,7 +32,7 @@ def read_frames(video: Video, choose: Choose) -> Frames:
 
     Args:
         video: Where it is.
-        choose: Which frames to read, by number from 0; if none, nothing is decoded.
+        choose: Which frames to read, by number from 0.
 
     Returns:
         uint8 frames, or floats in [0, 1] of an array of floats; RGB, or grey from arrays and
@@ -68,6 +73,7 @@ def _read_images(files: tuple[File, ...], choose: Choose) -> Frames:
         with Image.open(files[i].open()) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"{files[i].name}: got mode {image.mode}, expected 8 bits")
+            image.info.pop("transparency", None)  # Pillow would warn that it is lost
             grey = image.mode in ("1", "L", "LA")
             frame = np.asarray(image.convert("L" if grey else "RGB"))
         frames.append(frame[..., None] if grey else frame)
@@ -75,18 +81,25 @@ def _read_images(files: tuple[File, ...], choose: Choose) -> Frames:
 
 
 def _check_numbering(files: tuple[File, ...]) -> None:
-    """Frames that carry numbers carry all, in steps of one length."""
-    found = [re.findall(r"[0-9]+", PurePosixPath(file.name).stem) for file in files]
-    numbers = [int(digits[-1]) for digits in found if digits]
-    if len(numbers) < len(files) or len(numbers) < 2:
-        return
+    """Frames that carry numbers carry all, in steps of one length.
+
+    Of several numbers in a name, one must count so: "frame_0002_t0.08_256x256".
+    """
+    names = [re.findall(r"[0-9]+", PurePosixPath(file.name).stem) for file in files]
+    numbers = [[int(number) for number in column] for column in zip(*names, strict=False)]
+    flaws = [_flaw(column) for column in numbers if len(set(column)) > 1]
+    if flaws and all(flaws):
+        raise ValueError(flaws[-1])
+
+
+def _flaw(numbers: list[int]) -> str | None:
     steps = np.diff(numbers)
     step = steps.min()
     if step < 1:
-        raise ValueError(f"two frames with number {numbers[int(steps.argmin())]}")
-    if (steps != step).any():
-        before = numbers[int((steps != step).argmax())]
-        raise ValueError(f"frame {before + step} is missing")
+        return f"two frames with number {numbers[int(steps.argmin()) + 1]}"
+    if (steps != step).any() and not (steps % step).any():  # times are no numbers of frames
+        return f"frame {numbers[int((steps != step).argmax())] + step} is missing"
+    return None
 
 
 def _read_video_file(file: File, choose: Choose) -> Frames:
@@ -97,35 +110,81 @@ def _read_video_file(file: File, choose: Choose) -> Frames:
     """
     import av
 
+    opened = file.open()
+    source = opened if isinstance(opened, str) else opened.getvalue()
+    _check_length(source)
     try:
-        times = _times(file)
+        times = _times(source)
         if times is not None:
             wanted = [times[i] for i in choose(len(times))]
-            frames = dict(_decoded(file, wanted)) if wanted else {}
+            frames = dict(_decoded(source, wanted)) if wanted else {}
             if len(frames) == len(wanted):
                 return _stack([frames[time] for time in wanted])
-        numbers = choose(sum(1 for _ in _decoded(file)))
-        return _stack([frame for i, (_, frame) in enumerate(_decoded(file)) if i in numbers])
+        count = sum(1 for _ in _decoded(source))
+        if not count:
+            raise ValueError("holds no frames")
+        numbers = choose(count)
+        return _stack([frame for i, (_, frame) in enumerate(_decoded(source)) if i in numbers])
     except av.FFmpegError as error:
         raise ValueError(f"cannot be decoded: {error.strerror}") from error
 
 
-def _times(file: File) -> list[int] | None:
+def _check_length(source: Source) -> None:
+    """Raises a `ValueError` if the file breaks off, where FFmpeg takes what there is.
+
+    A truncated mp4 file does not open, or has fewer frames than it says.
+    """
+    with open(source, "rb") if isinstance(source, str) else io.BytesIO(source) as stream:
+        head = stream.read(256)
+        length = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, length - 64))
+        tail = stream.read()
+    if head.startswith(b"GIF8") and not tail.rstrip(b"\0").endswith(b";"):
+        raise ValueError("truncated: has no end")
+    if head.startswith(b"RIFF"):
+        # Less would only lack in the index; not all writers count alike.
+        expected = int.from_bytes(head[4:8], "little") % 0xFFFFFFFF - 1024
+    elif head.startswith(b"\x1aE\xdf\xa3"):  # EBML, of Matroska and WebM
+        start, size = _ebml_size(head, 4)
+        start, size = _ebml_size(head, start + size + 4)
+        expected = start + size
+    else:
+        return
+    if length < expected:
+        raise ValueError(f"truncated: has {length} bytes, says that they are {expected} at least")
+
+
+def _ebml_size(head: bytes, start: int) -> tuple[int, int]:
+    """Where an element begins whose size stands at `start`, and the size; 0 if it is unknown."""
+    width = 9 - (head[start : start + 1] or b"\1")[0].bit_length()
+    value = int.from_bytes(head[start : start + width], "big") % (1 << 7 * width)
+    return start + width, value if value + 1 < 1 << 7 * width else 0
+
+
+def _times(source: Source) -> list[int] | None:
     """Times of the frames in order of display, from the packets; None if those do not tell."""
-    with _open(file) as (container, stream):
+    with _open(source) as (container, stream):
         # Packets of VP8 may hold frames that are never shown.
         if stream.codec_context.name == "vp8":
             return None
         packets = [packet for packet in container.demux(stream) if packet.size]
         if "mp4" in container.format.name and len(packets) < stream.frames:
             raise ValueError(f"truncated: has {len(packets)} of {stream.frames} frames")
-        times = sorted(p.pts for p in packets if p.pts is not None and not p.is_discard)
-        return times if len(set(times)) == len(packets) else None
+        times = [p.pts for p in packets if p.pts is not None and not p.is_discard]
+        if len(set(times)) < len(packets):
+            return None
+        # AVI stores no times. Where frames are reordered but times are not, they are guesses.
+        if stream.codec_context.has_b_frames and times == sorted(times):
+            return None
+        times.sort()
+    # Frames that refer to ones before the cut that a file begins with are never shown.
+    first = next(_decoded(source), None)
+    return times if first and times[:1] == [first[0]] else None
 
 
-def _decoded(file: File, times: list[int] | None = None) -> Iterator[tuple[int, Frame]]:
+def _decoded(source: Source, times: list[int] | None = None) -> Iterator[tuple[int, Frame]]:
     """All frames in RGB, or those of certain times, with their times."""
-    with _open(file) as (container, stream):
+    with _open(source) as (container, stream):
         if times:
             container.seek(times[0], stream=stream)
         for frame in container.decode(stream):
@@ -138,10 +197,10 @@ def _decoded(file: File, times: list[int] | None = None) -> Iterator[tuple[int, 
 
 
 @contextlib.contextmanager
-def _open(file: File) -> Iterator[tuple[Any, Any]]:
+def _open(source: Source) -> Iterator[tuple[Any, Any]]:
     import av
 
-    with av.open(file.open()) as container:
+    with av.open(source if isinstance(source, str) else io.BytesIO(source)) as container:
         if not container.streams.video:
             raise ValueError("holds no video")
         yield container, container.streams.video[0]

@@ -53,11 +53,15 @@ def resize(clips: Clips, rule: Resize, size: int = 224) -> Float[Array, "n t siz
         case _ if (height, width) == (size, size):
             return clips
         case "srvp_kth":
-            return _as_bytes(_bicubic(_bicubic(clips, size, axis=2), size, axis=3))
+            # FFmpeg bounds what is in between in 15 bits, from above only.
+            narrow = jnp.minimum(_bicubic(clips, size, axis=3), (2**15 - 1) / (255 * 2**7))
+            return _as_bytes(_bicubic(narrow, size, axis=2))
         case "srvp_human" if min(height, width) >= 900:
             square = clips[:, :, 100:900, 100:900]
-            shape = (*clips.shape[:2], size, size, clips.shape[-1])
-            return _as_bytes(jax.image.resize(square, shape, "lanczos3"))
+            n, t, side, _, c = square.shape
+            # As Pillow, in bytes also in between.
+            narrow = _as_bytes(jax.image.resize(square, (n, t, side, size, c), "lanczos3"))
+            return _as_bytes(jax.image.resize(narrow, (n, t, size, size, c), "lanczos3"))
     expected = f"{size}×{size}" + (" or at least 900×900" if rule == "srvp_human" else "")
     raise ValueError(f"frames of {height}×{width}, expected {expected} (resize rule {rule!r})")
 
@@ -94,11 +98,16 @@ def _bicubic(clips: Clips, size: int, axis: int) -> Resized:
     Keys 1981; Pillow and `jax.image` have a = −0.5.
     """
     a, old = -0.6, clips.shape[axis]
-    centres = (np.arange(size)[:, None] + 0.5) * old / size - 0.5
-    x = np.abs(np.arange(old) - centres) / max(1, old / size)
+    scale = old / size
+    centres = (np.arange(size)[:, None] + 0.5) * scale - 0.5
+    reach = math.ceil(2 * max(1, scale))
+    pixels = np.arange(-reach, old + reach)
+    x = np.abs(pixels - centres) / max(1, scale)
     near = (a + 2) * x**3 - (a + 3) * x**2 + 1
     far = a * (x**3 - 5 * x**2 + 8 * x - 4)
-    weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+    taps = np.where(x < 1, near, np.where(x < 2, far, 0))
+    # Beyond the edges, frames go on as they end.
+    weights = taps @ (pixels.clip(0, old - 1)[:, None] == np.arange(old))
     weights /= weights.sum(axis=1, keepdims=True)
     kernel = jnp.asarray(weights, clips.dtype)
     resized = jnp.tensordot(clips, kernel, axes=(axis, 1), precision="highest")

@@ -12,7 +12,9 @@ import io
 import os
 import re
 import tarfile
+import tokenize
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -25,6 +27,11 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mov", ".mkv", ".gif", ".m4v")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 ARRAY_SUFFIXES = (".npy", ".npz")
 ARCHIVE_SUFFIXES = (".zip", ".tar")
+
+# Python's parser, which reads the header, raises the first three.
+_BAD_NPY = (SyntaxError, tokenize.TokenError, TypeError, MemoryError)
+# A RuntimeError is raised of members that are encrypted or compressed in an unknown way.
+_BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError)
 
 
 class File(NamedTuple):
@@ -49,7 +56,10 @@ class File(NamedTuple):
         if self.member is None:
             return self.path
         if self.span is None:
-            return io.BytesIO(_zip(self.path).read(self.member))
+            try:
+                return io.BytesIO(_zip(self.path).read(self.member))
+            except _BAD_ZIP as error:
+                raise ValueError(f"{self.path}: not a readable archive: {error}") from error
         offset, size = self.span
         with open(self.path, "rb") as file:
             file.seek(offset)
@@ -112,14 +122,13 @@ def fingerprint(videos: Sequence[Video]) -> str:
     paths = {file.path: None for video in videos for file in video.files}
     common = os.path.commonpath([os.path.abspath(path) for path in paths])
     for path in paths:
-        stat = os.stat(path)
+        version = _version(path) if os.path.exists(path) else None  # a link to nothing
         name = os.path.relpath(os.path.abspath(path), common)
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest.update(f"{name}\0{version}\n".encode())
     digest.update(str(len(videos)).encode())
     return digest.hexdigest()
 
 
-@functools.lru_cache(maxsize=2)
 def load_array(file: File) -> Shaped[np.ndarray, "..."]:
     """The array of a .npy file, mapped to memory where it can be, or the only one of a .npz file.
 
@@ -128,13 +137,20 @@ def load_array(file: File) -> Shaped[np.ndarray, "..."]:
     Raises:
         ValueError: If the file is damaged, or holds no such array or several.
     """
-    source = file.open()
+    return _kept_array(file, _version(file.path))
+
+
+@functools.lru_cache(maxsize=2)
+def _kept_array(file: File, version: tuple[int, int]) -> Shaped[np.ndarray, "..."]:
+    source: Any = file.open()
+    mapped = isinstance(source, str) and file.suffix == ".npy"
     try:
-        loaded: Any = np.load(
-            source, mmap_mode="r" if isinstance(source, str) else None, allow_pickle=False
-        )
-        arrays = [loaded] if isinstance(loaded, np.ndarray) else _members(loaded)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        with contextlib.ExitStack() as stack:
+            if isinstance(source, str) and not mapped:  # NumPy leaves open what it cannot read
+                source = stack.enter_context(open(source, "rb"))
+            loaded: Any = np.load(source, mmap_mode="r" if mapped else None, allow_pickle=False)
+            arrays = [loaded] if isinstance(loaded, np.ndarray) else _members(loaded)
+    except (ValueError, *_BAD_NPY, *_BAD_ZIP) as error:
         raise ValueError(f"{file.name}: not a readable array file: {error}") from error
     arrays = [array for array in arrays if array.ndim >= 3]
     if len(arrays) != 1:
@@ -144,11 +160,10 @@ def load_array(file: File) -> Shaped[np.ndarray, "..."]:
     return arrays[0]
 
 
-def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sorts numbers in names by value."""
-    return [
-        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)
-    ]
+def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Sorts numbers in names by value, names that differ in leading zeros only as they are."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)], name
 
 
 def _members(npz: Any) -> list[Shaped[np.ndarray, "..."]]:
@@ -176,21 +191,23 @@ def _files(root: Path) -> Iterator[tuple[str, File]]:
                     if info.isfile() and not _is_hidden(info.name):
                         span = info.offset_data, info.size
                         yield f"{root.as_posix()}/{info.name}", File(str(root), info.name, span)
-    except (zipfile.BadZipFile, tarfile.TarError) as error:
+    except (*_BAD_ZIP, tarfile.TarError) as error:
         raise ValueError(f"{root}: not a readable archive: {error}") from error
 
 
-def _files_of_folder(root: Path) -> Iterator[tuple[str, File]]:
-    seen = set()  # a link may lead back
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        seen.add(os.path.realpath(folder))
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if not _is_hidden(name) and os.path.realpath(os.path.join(folder, name)) not in seen
-        ]
-        for path in (Path(folder, name) for name in names if not _is_hidden(name)):
-            if _suffix(path) in ARCHIVE_SUFFIXES:
+def _files_of_folder(
+    folder: Path, above: frozenset[str] = frozenset()
+) -> Iterator[tuple[str, File]]:
+    above |= {os.path.realpath(folder)}  # a link may lead back
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = Path(entry)
+            if _is_hidden(entry.name):
+                continue
+            if entry.is_dir():
+                if os.path.realpath(path) not in above:
+                    yield from _files_of_folder(path, above)
+            elif _suffix(path) in ARCHIVE_SUFFIXES:
                 yield from _files(path)
             else:
                 yield path.as_posix(), File(str(path))
@@ -216,7 +233,17 @@ def _suffix(path: str | os.PathLike[str]) -> str:
     return PurePosixPath(os.fspath(path)).suffix.lower()
 
 
-@functools.cache
 def _zip(path: str) -> zipfile.ZipFile:
     # Kept open: the table of contents of a large archive is slow to read. Threads may share it.
+    return _kept_zip(path, _version(path))
+
+
+@functools.lru_cache(maxsize=8)
+def _kept_zip(path: str, version: tuple[int, int]) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
+
+
+def _version(path: str) -> tuple[int, int]:
+    """Changes when the file does."""
+    stat = os.stat(path)
+    return stat.st_mtime_ns, stat.st_size

@@ -1,11 +1,17 @@
+import functools
+import itertools
+import re
 from pathlib import Path
 from typing import get_args
 
+import av
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from clips import real_videos
 from jax import export
+from PIL import Image
 
 from srvp_fd_jax.videos.resizing import Resize, resize
 
@@ -37,21 +43,112 @@ def test_resizes_as_tensorflow_pytorch_and_cd_fvd_do(name: str):
         assert difference.max() < 1e-3 * (1 if rule == "bilinear_tf1" else 0.2)
 
 
-@pytest.mark.parametrize("rule", get_args(Resize))
-def test_a_flat_frame_stays_flat_and_224_stays_itself(rule: str):
-    flat = jnp.full((1, 1, 90, 70, 1), 0.5)
+ANY_SIZE = sorted({*get_args(Resize)} - {"none", "srvp_human"})
+
+
+@pytest.mark.parametrize("rule", ANY_SIZE)
+def test_a_flat_frame_stays_flat(rule: str):
+    flat = jnp.full((1, 1, 90, 70, 1), 128 / 255)
     tolerance = 1 / 255 if rule == "cd_fvd" else 1e-6
-    np.testing.assert_allclose(resize(flat, rule), 0.5, atol=tolerance)
-    if rule != "cd_fvd":
-        noise = jax.random.uniform(jax.random.key(0), (1, 1, 224, 224, 1))
-        np.testing.assert_allclose(resize(noise, rule), noise, atol=1e-6)
+    np.testing.assert_allclose(resize(flat, rule), 128 / 255, atol=tolerance)
+
+
+@pytest.mark.parametrize("rule", sorted({*get_args(Resize)} - {"cd_fvd"}))
+@pytest.mark.parametrize("size", [64, 224])
+def test_frames_of_the_size_stay_themselves(rule: str, size: int):
+    noise = jax.random.uniform(jax.random.key(0), (1, 2, size, size, 3))
+    tolerance = 0 if rule.startswith(("none", "srvp")) else 1e-6
+    np.testing.assert_allclose(resize(noise, rule, size), noise, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("rule", "height", "width", "message"),
+    [
+        ("none", 65, 64, "frames of 65×64, expected 64×64 (resize rule 'none')"),
+        ("none", 64, 128, "frames of 64×128, expected 64×64 (resize rule 'none')"),
+        ("srvp_human", 899, 1000, "frames of 899×1000, expected 64×64 or at least 900×900"),
+        ("srvp_human", 1000, 64, "frames of 1000×64, expected 64×64 or at least 900×900"),
+        ("srvp_human", 128, 128, "frames of 128×128, expected 64×64 or at least 900×900"),
+    ],
+)
+def test_other_sizes_are_refused(rule: str, height: int, width: int, message: str):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        resize(jnp.zeros((1, 1, height, width, 1)), rule, 64)
+
+
+def levels(frames: np.ndarray, rule: str) -> np.ndarray:
+    """Grey levels of resized frames [T, H, W, C], which are whole numbers."""
+    got = 255 * np.asarray(resize(jnp.asarray(frames[None], jnp.float32) / 255, rule, 64))[0]
+    np.testing.assert_allclose(got, got.round(), atol=1e-4)
+    return got.round().astype(int)
+
+
+@functools.cache
+def real_frames() -> np.ndarray:
+    """Two frames of a film, 720×1280."""
+    path = next(path for path in real_videos() if path.stem == "bigbuckbunny")
+    with av.open(str(path)) as container:
+        two = itertools.islice(container.decode(video=0), 0, 4, 3)
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in two])
+
+
+def kinds(height: int, width: int) -> dict[str, np.ndarray]:
+    """Frames of film, of noise and of edges at the bounds of what bytes hold."""
+    film = [Image.fromarray(frame).resize((width, height)) for frame in real_frames()]
+    noise = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
+    y, x = np.mgrid[:height, :width]
+    edges = np.where((y // 9 + x // 9) % 2, 255, 0).astype(np.uint8)
+    return {
+        "film": np.stack([np.asarray(image) for image in film]),
+        "noise": noise,
+        "edges": np.stack([edges] * 3, axis=-1)[None],
+    }
+
+
+@pytest.mark.parametrize("kind", ["film", "noise", "edges"])
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(120, 160), (100, 90), (240, 320), (65, 64), (40, 50), (32, 48), (64, 100)],
+)
+def test_srvp_kth_is_ffmpegs_bicubic(kind: str, height: int, width: int):
+    grey = kinds(height, width)[kind][..., 1]
+    expected = [
+        av.VideoFrame.from_ndarray(frame, format="gray")
+        .reformat(width=64, height=64, interpolation="BICUBIC")
+        .to_ndarray()
+        for frame in grey
+    ]
+    difference = np.abs(levels(grey[..., None], "srvp_kth")[..., 0] - np.stack(expected))
+    if min(height, width) < 64:
+        # Where it enlarges, FFmpeg errs in one of the first three rows and columns at some ratios.
+        difference = difference[:, 3:, 3:]
+    assert difference.max() <= 1
+    assert difference.mean() < 0.12
+
+
+@pytest.mark.parametrize("kind", ["film", "noise", "edges"])
+@pytest.mark.parametrize(("height", "width"), [(1000, 1000), (900, 950)])
+def test_srvp_human_is_pillows_lanczos(kind: str, height: int, width: int):
+    frames = kinds(height, width)[kind]
+    expected = [
+        np.asarray(
+            Image.fromarray(frame)
+            .crop((100, 100, 900, 900))
+            .resize((64, 64), Image.Resampling.LANCZOS)
+        )
+        for frame in frames
+    ]
+    difference = np.abs(levels(frames, "srvp_human") - np.stack(expected))
+    assert difference.max() <= 1
+    assert difference.mean() < 1e-3
 
 
 @pytest.mark.parametrize("rule", get_args(Resize))
 def test_lowers_to_float32_at_full_precision(rule: str):
-    clips = jax.ShapeDtypeStruct((1, 2, 300, 90, 1), jnp.float32)
+    size = {"none": (224, 224), "srvp_human": (900, 1000)}.get(rule, (300, 90))
+    clips = jax.ShapeDtypeStruct((1, 2, *size, 1), jnp.float32)
     function = jax.jit(lambda clips: resize(clips, rule))
     program = export.export(function, platforms=["tpu"])(clips).mlir_module()
     products = [line for line in program.splitlines() if "stablehlo.dot_general" in line]
-    assert bool(products) == (rule != "bilinear_tf1")
+    assert bool(products) == (rule not in ("bilinear_tf1", "none"))
     assert all("DEFAULT" not in line and "HIGHEST" in line for line in products)

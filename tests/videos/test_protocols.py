@@ -1,0 +1,150 @@
+import dataclasses
+import pickle
+import re
+
+import jax
+import pytest
+
+from srvp_fd_jax.videos.protocols import OVERRIDES, PROTOCOLS, Protocol, Sampling, find_protocol
+
+FIRST, RANDOM = Sampling("first"), Sampling("random")
+
+
+def fields(protocol: Protocol) -> tuple:
+    return (
+        *(protocol.network, protocol.frames, protocol.clips, protocol.real, protocol.fake),
+        *(protocol.drop_below, protocol.resize, protocol.ddof),
+    )
+
+
+def srvp(dataset: str, frames: int | None, real: Sampling, resize: str) -> tuple:
+    return (dataset, frames, None, real, FIRST, "span", resize, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("tensorflow", ("i3d", None, None, FIRST, FIRST, "span", "bilinear_tf1", 1)),
+        ("fvd2048_16f", ("i3d", 16, 2048, RANDOM, FIRST, "steps", "bilinear", 0)),
+        ("fvd2048_128f", ("i3d", 128, 2048, RANDOM, FIRST, "steps", "bilinear", 0)),
+        (
+            "fvd2048_128f_subsample8f",
+            ("i3d", 16, 2048, Sampling("random", 8), Sampling("first", 8), "steps", "bilinear", 0),
+        ),
+        ("cd_fvd", ("i3d", 16, None, RANDOM, RANDOM, "span", "cd_fvd", 0)),
+        ("common_metrics", ("i3d", None, None, FIRST, FIRST, "span", "shorter_side", 1)),
+        ("srvp:mmnist_stochastic:frame", srvp("mmnist_stochastic", 100, FIRST, "none")),
+        ("srvp:mmnist_deterministic:frame", srvp("mmnist_deterministic", 25, FIRST, "none")),
+        ("srvp:bair:frame", srvp("bair", 30, FIRST, "none")),
+        ("srvp:kth:frame", srvp("kth", 40, RANDOM, "srvp_kth")),
+        ("srvp:human:frame", srvp("human", 53, Sampling("random", 8), "srvp_human")),
+        ("srvp:digits:frame", srvp("digits", None, FIRST, "none")),
+    ],
+)
+def test_presets(name: str, expected: tuple):
+    assert fields(find_protocol(name)) == expected
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_all_presets_are_found_by_name(name: str):
+    protocol = find_protocol(name)
+    assert protocol == PROTOCOLS[name]
+    assert protocol.name == name
+    if name.startswith("srvp:"):
+        _, dataset, comparison_type = name.split(":")
+        assert (protocol.network, protocol.comparison_type) == (dataset, comparison_type)
+        others = [n for n in PROTOCOLS if n.startswith(f"srvp:{dataset}:")]
+        assert len(others) == 3
+    else:
+        assert protocol.comparison_type is None
+    assert pickle.loads(pickle.dumps(protocol)) == protocol
+    assert jax.tree.leaves(protocol) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "real", "fake"),
+    [
+        ("tensorflow", 1, 1),
+        ("fvd2048_16f", 16, 16),
+        ("fvd2048_128f", 128, 128),
+        ("fvd2048_128f_subsample8f", 128, 128),
+        ("cd_fvd", 16, 16),
+        ("srvp:kth:frame", 40, 40),
+        ("srvp:human:frame", 417, 53),
+        ("tensorflow+frames=4+step=3", 10, 10),
+        ("fvd2048_16f+frames=4+step=3", 12, 12),
+    ],
+)
+def test_shortest(name: str, real: int, fake: int):
+    protocol = find_protocol(name)
+    assert (protocol.shortest("real"), protocol.shortest("fake")) == (real, fake)
+
+
+def test_overrides_are_of_both_sides_and_in_the_name():
+    protocol = find_protocol("fvd2048_16f", clips=256, frames=8, step=2, resize="cd_fvd")
+    assert protocol.name == "fvd2048_16f+clips=256+frames=8+resize=cd_fvd+step=2"
+    assert (protocol.clips, protocol.frames, protocol.resize) == (256, 8, "cd_fvd")
+    assert (protocol.real, protocol.fake) == (Sampling("random", 2), Sampling("first", 2))
+    started = find_protocol("fvd2048_16f", start="first")
+    assert started.name == "fvd2048_16f+start=first"
+    assert started.real == started.fake == FIRST
+
+
+def test_names_with_overrides_are_found_in_any_order():
+    protocol = find_protocol("fvd2048_16f", clips=256, start="first")
+    assert find_protocol(protocol.name) == protocol
+    assert find_protocol("fvd2048_16f+start=first+clips=256") == protocol
+    assert find_protocol("fvd2048_16f+start=first", clips=256) == protocol
+    assert find_protocol("fvd2048_16f+start=random+clips=3", clips=256, start="first") == protocol
+
+
+def test_what_the_preset_has_already_is_not_in_the_name():
+    preset = find_protocol("fvd2048_16f")
+    assert find_protocol("fvd2048_16f", clips=2048, frames=16, step=1, resize="bilinear") == preset
+    assert find_protocol("fvd2048_16f", **dict.fromkeys(OVERRIDES)) == preset
+    # "start" is when it is of one side only.
+    assert find_protocol("fvd2048_16f", start="random").name == "fvd2048_16f+start=random"
+
+
+def test_the_seed_is_not_in_the_name():
+    protocol = find_protocol("cd_fvd", seed=7)
+    assert protocol == dataclasses.replace(PROTOCOLS["cd_fvd"], seed=7)
+    assert find_protocol("cd_fvd+seed=7") == protocol
+    assert find_protocol("cd_fvd", seed=0) == PROTOCOLS["cd_fvd"]
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("fvd", {}, "protocol: got 'fvd', allowed are tensorflow, fvd2048_16f"),
+        ("", {}, "protocol: got ''"),
+        ("FVD2048_16f", {}, "protocol: got 'FVD2048_16f'"),
+        ("cd_fvd+fps=8", {}, "got an override 'fps', allowed are clips, frames, step, start,"),
+        ("cd_fvd", {"ddof": 1}, "got an override 'ddof', allowed are clips"),
+        ("cd_fvd+", {}, "got an override ''"),
+        ("cd_fvd+clips", {}, "clips: got '', expected a whole number of at least 1"),
+        ("cd_fvd+clips=many", {}, "clips: got 'many', expected a whole number of at least 1"),
+        ("cd_fvd+clips=2.5", {}, "clips: got '2.5'"),
+        ("cd_fvd", {"clips": 0}, "clips: got 0, expected a whole number of at least 1"),
+        ("cd_fvd", {"frames": -16}, "frames: got -16"),
+        ("cd_fvd", {"step": 0}, "step: got 0"),
+        ("cd_fvd", {"seed": -1}, "seed: got -1, expected a whole number of at least 0"),
+        ("cd_fvd", {"start": "middle"}, "start: got 'middle', allowed are first, random"),
+        ("cd_fvd", {"start": 0}, "start: got 0, allowed are first, random"),
+        ("cd_fvd", {"resize": "bicubic"}, "resize: got 'bicubic', allowed are none, bilinear_tf1"),
+    ],
+)
+def test_errors(name: str, overrides: dict, message: str):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        find_protocol(name, **overrides)
+
+
+def test_parts_of_numbers_are_refused(without_type_checks: None):
+    with pytest.raises(ValueError, match=r"clips: got 2.5, expected a whole number"):
+        find_protocol("cd_fvd", clips=2.5)
+
+
+@pytest.mark.parametrize(("network", "comparison_type"), [("i3d", "frame"), ("kth", None)])
+def test_only_srvp_has_comparisons(network: str, comparison_type: str | None):
+    with pytest.raises(ValueError, match="comparison_type: got"):
+        Protocol(name="x", network=network, comparison_type=comparison_type, resize="none", ddof=1)

@@ -1,0 +1,557 @@
+import contextlib
+import functools
+import io
+import itertools
+import shutil
+import zipfile
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from clips import cut, decode, moving, real_videos, write_video
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from srvp_fd_jax.videos.loading import load_clips
+from srvp_fd_jax.videos.protocols import find_protocol
+from srvp_fd_jax.videos.reading import read_frames
+from srvp_fd_jax.videos.sources import File, Video, find_videos
+
+B_FRAMES = {"g": "12", "bf": "3"}
+OPEN = "open-gop=1:b-adapt=0:scenecut=0"
+QUIET = "log-level=none:pools=none:frame-threads=1"
+ALT_REF = {"g": "12", "auto-alt-ref": "1", "lag-in-frames": "16", "b": "200k"}
+
+# Codec and options by file name.
+ENCODED = {
+    "h264.mp4": ("libx264", B_FRAMES),
+    "h264_open_gop.mp4": ("libx264", {**B_FRAMES, "x264-params": OPEN}),
+    "h264_no_key_frames.mp4": ("libx264", {**B_FRAMES, "x264-params": "intra-refresh=1"}),
+    "hevc.mp4": ("libx265", {**B_FRAMES, "x265-params": f"{OPEN}:{QUIET}"}),
+    "vp9.mp4": ("libvpx-vp9", {**ALT_REF, "cpu-used": "8"}),
+    "mpeg4.mp4": ("mpeg4", B_FRAMES),
+    "mpeg4.avi": ("mpeg4", {"g": "12"}),
+    "mpeg4_b_frames.avi": ("mpeg4", B_FRAMES),
+    "h264_b_frames.avi": ("libx264", B_FRAMES),
+    "mjpeg.avi": ("mjpeg", {}),
+    "vp8.webm": ("libvpx", ALT_REF),
+    "vp9.webm": ("libvpx-vp9", {**ALT_REF, "cpu-used": "8"}),
+    "h264.mov": ("libx264", {"g": "30", "bf": "3"}),
+    "png.mov": ("png", {}),
+    "h264.mkv": ("libx264", B_FRAMES),
+    "hevc.mkv": ("libx265", {**B_FRAMES, "x265-params": f"{OPEN}:{QUIET}"}),
+    "ffv1.mkv": ("ffv1", {}),
+    "pixels.gif": ("gif", {}),
+}
+PIXELS = {"gif": "rgb8", "mjpeg": "yuvj420p", "png": "rgb24"}
+
+
+def video(*paths: Path) -> Video:
+    return Video(str(paths[0]), tuple(File(str(path)) for path in paths))
+
+
+def every(length: int) -> np.ndarray:
+    return np.arange(length)
+
+
+def read(*paths: Path) -> np.ndarray:
+    return read_frames(video(*paths), every)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("videos")
+
+
+@functools.cache
+def encoded(folder: Path, name: str) -> tuple[Path, np.ndarray]:
+    """A file of `ENCODED` and its frames."""
+    codec, options = ENCODED[name]
+    pixels = PIXELS.get(codec, "yuv420p")
+    path = write_video(folder / name, moving(50), codec, pixels=pixels, options=options)
+    return path, decode(path)
+
+
+def assert_any_run_is_exact(path: Path, frames: np.ndarray, runs: int = 6) -> None:
+    rng = np.random.default_rng(len(path.name))
+    np.testing.assert_array_equal(read(path), frames)
+    for _ in range(runs):
+        step = int(rng.integers(1, 4))
+        numbers = np.arange(rng.integers(len(frames) - 6), len(frames), step)[: rng.integers(1, 9)]
+        lengths = []
+
+        def choose(length: int, numbers=numbers, lengths=lengths) -> np.ndarray:
+            lengths.append(length)
+            return numbers
+
+        np.testing.assert_array_equal(read_frames(video(path), choose), frames[numbers])
+        assert lengths[-1] == len(frames)
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_any_run_of_frames_is_that_of_a_plain_loop(folder: Path, name: str):
+    path, frames = encoded(folder, name)
+    assert len(frames) == 50
+    assert_any_run_is_exact(path, frames)
+
+
+def test_files_have_what_makes_reading_hard(folder: Path):
+    def packets(name: str) -> list[av.Packet]:
+        with av.open(str(encoded(folder, name)[0])) as container:
+            return [packet for packet in container.demux(video=0) if packet.size]
+
+    assert sum(packet.is_keyframe for packet in packets("h264.mp4")) >= 4
+    for name in ("h264.mp4", "hevc.mkv", "mpeg4.mp4"):
+        times = [packet.pts for packet in packets(name)]
+        assert times != sorted(times)
+    # Frames after a key frame that are shown before it.
+    for name in ("h264_open_gop.mp4", "hevc.mkv"):
+        rest = list(itertools.dropwhile(lambda packet: not packet.is_keyframe, packets(name)[1:]))
+        assert any(packet.pts < rest[0].pts for packet in rest)
+
+
+@pytest.mark.parametrize("suffix", [".webm", ".mkv"])
+def test_frames_of_vp8_that_are_never_shown(folder: Path, suffix: str):
+    def hide(data: bytes) -> bytes:
+        return bytes([data[0] & ~0x10]) + data[1:]  # show_frame of RFC 6386, 9.1
+
+    path, frames = encoded(folder, "vp8.webm")
+    hidden = cut(path, folder / f"hidden{suffix}", 0, {7: hide, 8: hide, 30: hide})
+    plain = decode(hidden)
+    np.testing.assert_array_equal(plain, np.delete(frames, [7, 8, 30], axis=0))
+    assert_any_run_is_exact(hidden, plain)
+
+
+@pytest.mark.parametrize("path", real_videos(), ids=lambda path: path.stem)
+def test_real_clips(path: Path):
+    if path.stem.startswith("carphone"):  # 176×144; the others are large
+        assert_any_run_is_exact(path, decode(path), runs=3)
+    with av.open(str(path)) as container:
+        frames = itertools.islice(container.decode(video=0), 60, 70)
+        plain = [frame.to_ndarray(format="rgb24") for frame in frames]
+    np.testing.assert_array_equal(read_frames(video(path), lambda n: np.arange(60, 70)), plain)
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.mov", "v.mkv", "v.avi", "v.webm", "v.gif"])
+def test_variable_frame_rate(tmp_path: Path, name: str):
+    times = np.cumsum(np.random.default_rng(0).integers(2, 30, 40)).tolist()
+    codec = {".webm": "libvpx-vp9", ".gif": "gif"}.get(Path(name).suffix, "libx264")
+    path = write_video(
+        tmp_path / name,
+        moving(40),
+        codec,
+        pixels=PIXELS.get(codec, "yuv420p"),
+        times=times,
+        options={} if codec == "gif" else {"g": "12"},
+    )
+    frames = decode(path)
+    assert len(frames) == 40
+    assert_any_run_is_exact(path, frames, runs=4)
+
+
+@pytest.mark.parametrize("name", ["hevc.mkv", "h264_open_gop.mp4", "mpeg4.mp4", "h264.mp4"])
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_cut_at_a_key_frame(folder: Path, name: str, suffix: str):
+    path, frames = encoded(folder, name)
+    rest = cut(path, folder / f"{name}.cut{suffix}", 2)
+    plain = decode(rest)
+    assert 10 < len(plain) < len(frames)
+    assert_any_run_is_exact(rest, plain, runs=4)
+
+
+@pytest.mark.parametrize("shape", [(31, 45), (48, 64)])
+def test_sizes_and_colours_are_kept(tmp_path: Path, shape: tuple[int, int]):
+    frames = moving(5, *shape)
+    path = write_video(tmp_path / "a.mkv", frames, "ffv1", pixels="bgr0")
+    np.testing.assert_array_equal(read(path), frames)
+    path = write_video(tmp_path / "a.mov", frames, "png", pixels="rgb24")
+    np.testing.assert_array_equal(read(path), frames)
+
+
+def test_sound_does_not_matter(tmp_path: Path):
+    frames = moving(20)
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as output:
+        sound = output.add_stream("pcm_s16le", rate=8000, layout="mono")
+        stream = output.add_stream("ffv1", rate=25, width=64, height=48, pix_fmt="bgr0")
+        for i, frame in enumerate(frames):
+            samples = np.zeros((1, 480), np.int16)  # sound lasts longer
+            heard = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            heard.sample_rate, heard.pts = 8000, i * 480
+            output.mux(sound.encode(heard))
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        output.mux(sound.encode())
+        output.mux(stream.encode())
+    assert_any_run_is_exact(path, frames, runs=2)
+
+
+def test_none_are_read_if_none_are_asked_for(folder: Path):
+    path, _ = encoded(folder, "h264.mp4")
+    lengths = []
+
+    def choose(length: int) -> np.ndarray:
+        lengths.append(length)
+        return np.arange(0)
+
+    assert len(read_frames(video(path), choose)) == 0
+    assert lengths == [50]
+
+
+# Images
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        (".png", {}),
+        (".jpg", {"quality": 80}),
+        (".jpeg", {"quality": 95, "subsampling": 0}),
+        (".webp", {"quality": 80}),
+        (".webp", {"lossless": True}),
+    ],
+)
+def test_frames_are_pillows(tmp_path: Path, suffix: str, options: dict):
+    paths = [tmp_path / f"{t}{suffix}" for t in range(12)]
+    for path, frame in zip(paths, moving(12), strict=True):
+        Image.fromarray(frame).save(path, **options)
+    plain = np.stack([np.asarray(Image.open(path)) for path in paths])
+    (found,) = find_videos(tmp_path)
+    np.testing.assert_array_equal(read_frames(found, every), plain)
+    np.testing.assert_array_equal(read_frames(found, lambda n: np.array([3, 9])), plain[[3, 9]])
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA"])
+def test_grey_images_have_one_channel(tmp_path: Path, mode: str):
+    image = Image.fromarray(moving(1)[0]).convert(mode)
+    image.save(tmp_path / "0.png")
+    expected = np.asarray(image.convert("L"))[None, :, :, None]
+    np.testing.assert_array_equal(read(tmp_path / "0.png"), expected)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+@pytest.mark.parametrize("transparency", [None, 3, bytes([255, 0, 128])])
+def test_alpha_and_palettes_become_rgb(tmp_path: Path, mode: str, transparency: int | bytes | None):
+    image = Image.fromarray(moving(1)[0]).quantize(16)
+    if mode == "RGBA":
+        image = image.convert("RGB")
+        image.putalpha(Image.fromarray(moving(2)[1, :, :, 0]))
+        expected = np.asarray(image)[..., :3]
+    else:
+        palette = np.reshape(image.getpalette(), (-1, 3))
+        expected = palette[np.asarray(image)]
+    options = {} if mode == "RGBA" or transparency is None else {"transparency": transparency}
+    image.save(tmp_path / "0.png", **options)
+    np.testing.assert_array_equal(read(tmp_path / "0.png")[0], expected)
+
+
+def test_cmyk_jpegs_become_rgb(tmp_path: Path):
+    Image.fromarray(moving(1)[0]).convert("CMYK").save(tmp_path / "0.jpg")
+    expected = np.asarray(Image.open(tmp_path / "0.jpg").convert("RGB"))
+    np.testing.assert_array_equal(read(tmp_path / "0.jpg")[0], expected)
+
+
+def test_images_of_16_bits_are_refused(tmp_path: Path):
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "0.png")
+    with pytest.raises(ValueError, match=r"0.png: got mode I.*, expected 8 bits"):
+        read(tmp_path / "0.png")
+
+
+def named(folder: Path, *names: str) -> Path:
+    """Frames by name."""
+    for name in names:
+        Image.new("RGB", (8, 8)).save(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["1.png", "2.png", "4.png"], "frame 3 is missing"),
+        (["0.png", "8.png", "24.png", "32.png"], "frame 16 is missing"),
+        (["f08_64x64.png", "f09_64x64.png", "f11_64x64.png"], "frame 10 is missing"),
+        (["1_0.1.png", "2_0.2.png", "4_0.4.png"], "frame 3 is missing"),
+        (["1.png", "2.png", "2.jpg", "3.png"], "two frames with number 2"),
+        (["1.png", "02.png", "2.png", "3.png"], "two frames with number 2"),
+        (["a_1.png", "a_2.png", "b_1.png", "b_2.png"], "two frames with number 1"),
+        (["v1_1.png", "v1_2.png", "v2_1.png", "v2_2.png"], "two frames with number 1"),
+    ],
+)
+def test_flaws_in_the_numbers_of_frames_are_told(tmp_path: Path, names: list, message: str):
+    (found,) = find_videos(named(tmp_path, *names))
+    with pytest.raises(ValueError, match=message):
+        read_frames(found, every)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["7.png"],
+        ["8.png", "9.png", "10.png", "11.png"],
+        ["0.png", "8.png", "16.png"],
+        ["1_256x256.png", "2_256x256.png", "3_256x256.png"],
+        ["frame_1_t0.33.png", "frame_2_t0.66.png", "frame_3_t1.00.png"],
+        ["0033.png", "0067.png", "0100.png", "0133.png"],  # milliseconds
+        ["first.png", "second.png"],
+        ["1.png", "3.png", "last.png"],
+    ],
+)
+def test_frames_named_in_ways_of_their_own_are_read(tmp_path: Path, names: list):
+    (found,) = find_videos(named(tmp_path, *names))
+    assert len(read_frames(found, every)) == len(names)
+
+
+def test_frames_of_several_sizes_are_refused_where_they_are_read(tmp_path: Path):
+    named(tmp_path, "0.png", "1.png", "2.png")
+    Image.new("RGB", (8, 9)).save(tmp_path / "1.png")
+    (found,) = find_videos(tmp_path)
+    with pytest.raises(ValueError, match=r"several sizes, \(8, 8, 3\) and \(9, 8, 3\)"):
+        read_frames(found, every)
+    assert len(read_frames(found, lambda n: np.array([0, 2]))) == 2
+
+
+# Arrays
+
+RGB = np.random.default_rng(0).integers(0, 256, (4, 6, 10, 12, 3), np.uint8)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+@pytest.mark.parametrize(
+    ("array", "clips"),
+    [
+        (RGB, RGB),
+        (RGB.transpose(0, 1, 4, 2, 3), RGB),
+        (RGB[..., :1], RGB[..., :1]),
+        (RGB[..., 0], RGB[..., :1]),
+        (RGB[:, 0], RGB[:, :1]),
+        (RGB[:, 0].transpose(0, 3, 1, 2), RGB[:, :1]),
+        (np.float32(RGB) / 255, np.float32(RGB) / 255),
+        (np.float16(RGB / 255.0), np.float16(RGB / 255.0)),
+    ],
+    ids=["NTHWC", "NTCHW", "NTHW1", "NTHW", "NHWC", "NCHW", "float32", "float16"],
+)
+def test_arrays_of_many_videos(tmp_path: Path, array: np.ndarray, clips: np.ndarray, suffix: str):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".npy":
+        np.save(path, array)
+    else:
+        names = np.array(["x", None, "z", "w"])  # objects
+        np.savez(path, names=names, clips=array, labels=np.arange(4), boxes=np.zeros((4, 2)))
+    found = find_videos(path)
+    assert [one.name for one in found] == [f"{path}[{i}]" for i in range(4)]
+    for one, clip in zip(found, clips, strict=True):
+        np.testing.assert_array_equal(read_frames(one, every), clip)
+        numbers = np.arange(0, len(clip), 2)
+        got = read_frames(one, lambda n, numbers=numbers: numbers)
+        np.testing.assert_array_equal(got, clip[numbers])
+        assert got.dtype == array.dtype
+
+
+@pytest.mark.parametrize(
+    ("array", "clip"),
+    [
+        (RGB[0], RGB[0]),
+        (RGB[0].transpose(0, 3, 1, 2), RGB[0]),
+        (RGB[0, ..., 0], RGB[0, ..., :1]),
+        (RGB[0, ..., :1], RGB[0, ..., :1]),
+    ],
+    ids=["THWC", "TCHW", "THW", "THW1"],
+)
+def test_arrays_of_one_video_in_a_folder(tmp_path: Path, array: np.ndarray, clip: np.ndarray):
+    np.save(tmp_path / "a.npy", array)
+    np.savez_compressed(tmp_path / "b.npz", video=array, label=3)
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        archive.write(tmp_path / "a.npy", "c.npy")
+    found = find_videos(tmp_path)
+    assert len(found) == 3
+    for one in found:
+        np.testing.assert_array_equal(read_frames(one, every), clip)
+        np.testing.assert_array_equal(read_frames(one, lambda n: np.array([1, 4])), clip[[1, 4]])
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array([[["a", None]]], object), "not a readable array file"),
+        (np.zeros((4, 5)), "holds 0 arrays of frames or clips"),
+        (np.zeros((4, 8, 8, 3), np.int64), "got dtype int64"),
+        (np.full((4, 8, 8, 3), 255.0), "got values from 255 to 255"),
+        (np.full((4, 8, 8, 3), np.nan), "not finite"),
+        (np.zeros((4, 8, 8, 5), np.uint8), "with 1 or 3 channels"),
+    ],
+)
+def test_other_arrays_are_refused(tmp_path: Path, array: np.ndarray, message: str):
+    np.save(tmp_path / "a.npy", array)
+    (found,) = find_videos(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        read_frames(found, every)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_a_replaced_array_is_read_anew(tmp_path: Path, suffix: str):
+    save = np.save if suffix == ".npy" else np.savez
+    path = tmp_path / f"a{suffix}"
+    for value in (1, 2):
+        save(tmp_path / f"new{suffix}", np.full((2, 3, 8, 8, 3), value, np.uint8))
+        shutil.move(tmp_path / f"new{suffix}", path)
+        assert (read_frames(find_videos(path)[0], every) == value).all()
+
+
+# Broken files
+
+
+def broken(tmp_path: Path, name: str, content: bytes) -> Path:
+    path = tmp_path / name
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.avi", "a.webm", "a.mkv", "a.gif"])
+@pytest.mark.parametrize("content", [b"", b"not a video " * 99], ids=["empty", "text"])
+def test_what_is_no_video_is_told(tmp_path: Path, name: str, content: bytes):
+    with pytest.raises(ValueError, match=r"cannot be decoded: |truncated"):
+        read(broken(tmp_path, name, content))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.png", "a.npy"])
+def test_a_missing_file_is_told(tmp_path: Path, name: str):
+    with pytest.raises((OSError, ValueError), match="No such file"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.66, 0.85])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("h264.mp4", "h264.mov", "h264.mkv", "ffv1.mkv", "mpeg4.avi", "mjpeg.avi"),
+        *("vp8.webm", "vp9.webm", "pixels.gif"),
+    ],
+)
+def test_truncated_files_are_told(folder: Path, tmp_path: Path, name: str, share: float):
+    content = encoded(folder, name)[0].read_bytes()
+    path = broken(tmp_path, name, content[: int(len(content) * share)])
+    with pytest.raises(ValueError, match=r"truncated|cannot be decoded|holds no video"):
+        read_frames(video(path), lambda n: np.arange(1))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.66, 0.9])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov"])
+def test_truncated_files_with_the_index_in_front_are_told(tmp_path: Path, name: str, share: float):
+    path = write_video(tmp_path / name, moving(30), container={"movflags": "+faststart"})
+    content = path.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ValueError, match=r"truncated: has [0-9]+ of 30 frames|holds no video"):
+        read_frames(video(path), lambda n: np.arange(1))
+
+
+def test_live_matroska_does_not_say_its_length(tmp_path: Path):
+    path = write_video(tmp_path / "a.mkv", moving(20), container={"live": "1"})
+    assert_any_run_is_exact(path, decode(path), runs=2)
+
+
+def test_sound_alone_is_told(tmp_path: Path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as output:
+        stream = output.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 800), np.int16), format="s16", layout="mono"
+        )
+        frame.sample_rate = 8000
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    with pytest.raises(ValueError, match="holds no video"):
+        read(tmp_path / "a.mkv")
+
+
+def test_damage_is_told_where_it_is_read(folder: Path, tmp_path: Path):
+    content = bytearray(encoded(folder, "h264.mp4")[0].read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 300] = bytes(300)
+    path = broken(tmp_path, "a.mp4", bytes(content))
+    with pytest.raises(ValueError, match=r"damaged|cannot be decoded"):
+        read(path)
+    frames = encoded(folder, "h264.mp4")[1]
+    got = read_frames(video(path), lambda n: np.arange(4))
+    np.testing.assert_array_equal(got, frames[:4])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_truncated_images_are_told(tmp_path: Path, suffix: str):
+    buffer = io.BytesIO()
+    Image.fromarray(moving(1)[0]).save(buffer, {".jpg": "jpeg"}.get(suffix, suffix[1:]))
+    content = buffer.getvalue()
+    for share in (0, 0.1, 0.5, 0.9):
+        path = broken(tmp_path, f"0{suffix}", content[: int(len(content) * share)])
+        with pytest.raises(OSError, match=r"(?i)truncated|cannot identify|could not create"):
+            read(path)
+
+
+@functools.cache
+def whole(name: str) -> bytes:
+    """A small file of each kind."""
+    buffer = io.BytesIO()
+    array = RGB[0]
+    match name:
+        case "0.png" | "0.jpg" | "0.webp":
+            kind = {"0.jpg": "jpeg"}.get(name, name[2:])
+            Image.fromarray(moving(1, 24, 24)[0]).save(buffer, kind)
+        case "a.npy":
+            np.save(buffer, array)
+        case "a.npz":
+            np.savez_compressed(buffer, array)
+        case "a.zip":
+            with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("v/0.png", whole("0.png"))
+                archive.writestr("v/1.png", whole("0.png"))
+        case "a.tar":
+            import tarfile
+
+            with tarfile.open(fileobj=buffer, mode="w") as archive:
+                for i in range(2):
+                    info = tarfile.TarInfo(f"v/{i}.png")
+                    info.size = len(whole("0.png"))
+                    archive.addfile(info, io.BytesIO(whole("0.png")))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ["0.png", "0.jpg", "0.webp", "a.npy", "a.npz", "a.zip", "a.tar"])
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_any_damage_is_an_error_or_none_but_breaks_nothing(tmp_path: Path, name: str, data):
+    content = bytearray(whole(name))
+    if data.draw(st.booleans(), "truncate"):
+        del content[data.draw(st.integers(0, len(content) - 1), "length") :]
+    else:
+        for _ in range(data.draw(st.integers(1, 20), "changes")):
+            at = data.draw(st.integers(0, len(content) - 1))
+            content[at] = data.draw(st.integers(0, 255))
+    folder = tmp_path / "damaged"
+    folder.mkdir(exist_ok=True)
+    broken(folder, name, bytes(content))
+    found = []
+    with contextlib.suppress(ValueError):  # a damaged table of contents
+        found = find_videos(folder)
+    protocol = find_protocol("srvp:digits:frame")
+    for loaded in load_clips(found, [protocol], "real"):
+        (clip,) = loaded.clips
+        assert (loaded.error is None) == (clip is not None)
+
+
+def test_broken_files_are_results_of_the_loader(folder: Path, tmp_path: Path):
+    shutil.copy(encoded(folder, "h264.mp4")[0], tmp_path / "v2.mp4")
+    broken(tmp_path, "v1.mp4", b"")
+    with contextlib.suppress(OSError):
+        (tmp_path / "v3.mp4").symlink_to(tmp_path / "nothing.mp4")
+    found = find_videos(tmp_path)
+    results = list(load_clips(found, [find_protocol("fvd2048_16f")], "fake"))
+    assert [Path(one.video.name).name for one in results] == ["v1.mp4", "v2.mp4", "v3.mp4"]
+    assert results[0].error.startswith("cannot be decoded: ")
+    assert results[1].error is None
+    assert "No such file" in results[2].error
+    np.testing.assert_array_equal(results[1].clips[0], encoded(folder, "h264.mp4")[1][:16])

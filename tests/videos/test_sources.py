@@ -1,0 +1,327 @@
+import io
+import json
+import os
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srvp_fd_jax.videos.sources import Video, find_videos, fingerprint, natural_key
+
+# Videos in natural order, and what lies beside them.
+VIDEOS = [
+    "v1.mp4",
+    "v2.avi",
+    "v9.webm",
+    "v10.mp4",
+    "v010.mp4",
+    "V11.MP4",
+    "v100.mkv",
+    "w.gif",
+    "x.mov",
+]
+BESIDE = ["v1.json", "v1.txt", "labels.csv", ".v3.mp4", "._v1.mp4", ".hidden/v4.mp4", "Thumbs.db"]
+MAC = ["__MACOSX/v1.mp4", "__MACOSX/._v1.mp4"]
+ORDER = [
+    "V11.MP4",
+    "v1.mp4",
+    "v2.avi",
+    "v9.webm",
+    "v010.mp4",
+    "v10.mp4",
+    "v100.mkv",
+    "w.gif",
+    "x.mov",
+]
+
+
+def content(name: str) -> bytes:
+    return f"content of {name}".encode()
+
+
+def fill(root: Path, names: list[str]) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content(name))
+    return root
+
+
+def zipped(path: Path, names: list[str]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, content(name))
+    return path
+
+
+def tarred(path: Path, names: list[str]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        folder = tarfile.TarInfo("a_folder.mp4")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = len(content(name))
+            archive.addfile(info, io.BytesIO(content(name)))
+    return path
+
+
+def relative(root: Path, videos: list[Video]) -> list[str]:
+    return [str(PurePosixPath(video.name).relative_to(root.as_posix())) for video in videos]
+
+
+def opened(video: Video) -> bytes:
+    source = video.files[0].open()
+    return Path(source).read_bytes() if isinstance(source, str) else source.read()
+
+
+@pytest.mark.parametrize("form", ["folder", ".zip", ".ZIP", ".tar"])
+@pytest.mark.parametrize("classes", ["", "run 2/", "deep/er/"])
+def test_all_forms_give_the_same_videos_in_natural_order(tmp_path: Path, form: str, classes: str):
+    names = [classes + name for name in [*reversed(VIDEOS), *BESIDE, *MAC]]
+    root = tmp_path / ("a" + form.replace("folder", ""))
+    make = {"folder": fill, ".tar": tarred}.get(form, zipped)
+    found = find_videos(make(root, names))
+    assert relative(root, found) == [classes + name for name in ORDER]
+    for video, name in zip(found, ORDER, strict=True):
+        assert opened(video) == content(classes + name)
+        assert len(video.files) == 1
+        assert video.row is None
+
+
+def test_folders_of_classes_come_in_natural_order(tmp_path: Path):
+    fill(tmp_path, [f"class{c}/v{v}.mp4" for c in (10, 9, 1) for v in (10, 2)])
+    expected = [f"class{c}/v{v}.mp4" for c in (1, 9, 10) for v in (2, 10)]
+    assert relative(tmp_path, find_videos(tmp_path)) == expected
+
+
+def test_webdataset_shards(tmp_path: Path):
+    keys = [f"{i:06d}" for i in range(12)]
+    for shard in range(3):
+        own = keys[4 * shard : 4 * shard + 4]
+        tarred(tmp_path / f"s-{shard}.tar", [f"{k}.{e}" for k in own for e in ("json", "mp4")])
+    found = find_videos(tmp_path)
+    assert [PurePosixPath(video.name).name for video in found] == [f"{key}.mp4" for key in keys]
+    assert [opened(video) for video in found] == [content(f"{key}.mp4") for key in keys]
+    assert relative(tmp_path, found)[5] == "s-1.tar/000005.mp4"
+
+
+def test_frames_are_videos_by_folder(tmp_path: Path):
+    names = [f"{v}/frame{t}.{e}" for v in ("b2", "b10") for t in range(12) for e in ("png", "txt")]
+    fill(tmp_path / "folder", names)
+    zipped(tmp_path / "a.zip", names)
+    tarred(tmp_path / "a.tar", names)
+    for root in (tmp_path / "folder", tmp_path / "a.zip", tmp_path / "a.tar"):
+        found = find_videos(root)
+        assert relative(root, found) == ["b2", "b10"]
+        for video, name in zip(found, ("b2", "b10"), strict=True):
+            got = [
+                PurePosixPath(file.name).relative_to(root.as_posix()).as_posix()
+                if root.is_dir()
+                else file.name
+                for file in video.files
+            ]
+            assert got == [f"{name}/frame{t}.png" for t in range(12)]
+
+
+def test_videos_frames_arrays_and_archives_may_be_mixed(tmp_path: Path):
+    fill(tmp_path, ["c.mp4", "d/1.jpg", "d/2.jpg", "e/f.npz", "README"])
+    zipped(tmp_path / "b.zip", ["2.mp4", "f/0.webp"])
+    tarred(tmp_path / "g.tar", ["1.npy"])
+    expected = ["b.zip/2.mp4", "b.zip/f", "c.mp4", "d", "e/f.npz", "g.tar/1.npy"]
+    assert relative(tmp_path, find_videos(tmp_path)) == expected
+
+
+def test_links_are_followed_and_loops_survive(tmp_path: Path):
+    root = fill(tmp_path / "root", ["a/1.mp4", "b/2.mp4"])
+    outside = fill(tmp_path / "outside", ["3.mp4"])
+    (root / "a" / "up").symlink_to(root)
+    (root / "a" / "self").symlink_to(root / "a")
+    (root / "a" / "b").symlink_to(root / "b")
+    (root / "b" / "a").symlink_to(root / "a")
+    (root / "c").symlink_to(outside)
+    (root / "4.mp4").symlink_to(outside / "3.mp4")
+    (root / "5.mp4").symlink_to(tmp_path / "nothing")
+    found = find_videos(root)
+    expected = ["4.mp4", "5.mp4", "a/1.mp4", "a/b/2.mp4", "b/2.mp4", "b/a/1.mp4", "c/3.mp4"]
+    assert relative(root, found) == expected
+    assert fingerprint(found) == fingerprint(find_videos(root))
+
+
+def test_a_hidden_folder_above_does_not_matter(tmp_path: Path):
+    root = fill(tmp_path / ".cache" / "data", ["1.mp4"])
+    assert len(find_videos(root)) == 1
+    assert len(find_videos(zipped(root / "a.zip", ["1.mp4"]))) == 1
+
+
+def test_relative_paths_and_strings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fill(tmp_path / "a", ["1.mp4", "b/2.mp4"])
+    monkeypatch.chdir(tmp_path / "a")
+    assert [video.name for video in find_videos(".")] == ["1.mp4", "b/2.mp4"]
+    monkeypatch.chdir(tmp_path)
+    assert [video.name for video in find_videos("a/")] == ["a/1.mp4", "a/b/2.mp4"]
+
+
+# Bad input
+
+
+def test_nothing_there(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="nothing: no such file or folder"):
+        find_videos(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("names", [[], ["README", "labels.json"], [".1.mp4", "__MACOSX/2.mp4"]])
+def test_no_videos(tmp_path: Path, names: list):
+    (tmp_path / "folder").mkdir()
+    fill(tmp_path / "folder", names)
+    zipped(tmp_path / "a.zip", names)
+    tarred(tmp_path / "a.tar", names)
+    for root in ("folder", "a.zip", "a.tar"):
+        with pytest.raises(ValueError, match=rf"{root}: holds no videos \(.mp4.*, frames .*arrays"):
+            find_videos(tmp_path / root)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.tar.gz", "a", "a.h5"])
+def test_files_of_other_kinds(tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"expected a folder, or a file .zip, .tar, .npy, .npz"):
+        find_videos(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar", "npy", "npz"])
+@pytest.mark.parametrize("text", [b"", b"text " * 400])
+def test_what_is_no_archive_or_array(tmp_path: Path, suffix: str, text: bytes):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match=rf"a.{suffix}: (not a readable|holds no)"):
+        find_videos(path)
+
+
+@pytest.mark.parametrize("make", [zipped, tarred])
+def test_a_truncated_archive_is_told(tmp_path: Path, make):
+    path = make(tmp_path / f"a.{make.__name__[:3]}", [f"{i}.mp4" for i in range(50)])
+    path.write_bytes(path.read_bytes()[: 700 + 512])
+    with pytest.raises(ValueError, match=f"{path.name}: not a readable archive"):
+        find_videos(path)
+    with pytest.raises(ValueError, match=f"{path.name}: not a readable archive"):
+        find_videos(tmp_path)
+
+
+def test_encrypted_and_damaged_members_are_told(tmp_path: Path):
+    path = zipped(tmp_path / "a.zip", ["1.mp4"])
+    whole = path.read_bytes()
+    (video,) = find_videos(path)
+    for offset in (6, whole.index(b"PK\1\2") + 8):
+        whole = whole[:offset] + b"\1" + whole[offset + 1 :]  # the flag of encryption
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"a.zip: not a readable archive.*(encrypted|password)"):
+        opened(video)
+
+
+def test_a_replaced_zip_is_read_anew(tmp_path: Path):
+    zipped(tmp_path / "a.zip", ["1.mp4"])
+    assert opened(find_videos(tmp_path)[0]) == content("1.mp4")
+    zipped(tmp_path / "a.zip", ["22.mp4", "3.mp4"])
+    assert [opened(video) for video in find_videos(tmp_path)] == [
+        content("3.mp4"),
+        content("22.mp4"),
+    ]
+
+
+def test_more_zips_than_stay_open(tmp_path: Path):
+    for i in range(20):
+        zipped(tmp_path / f"{i}.zip", [f"{i}.mp4"])
+    found = find_videos(tmp_path)
+    assert [opened(video) for video in found] == [content(f"{i}.mp4") for i in range(20)]
+    handles = [os.readlink(f"/proc/self/fd/{fd}") for fd in list_handles()]
+    assert sum(str(tmp_path) in path for path in handles) <= 8
+
+
+def list_handles() -> list[str]:
+    return [fd for fd in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{fd}")]
+
+
+# Order
+
+NAMES = st.lists(st.text("ab/.10²٣ -", max_size=8), max_size=6)
+
+
+@given(NAMES)
+def test_any_names_have_one_order(names: list[str]):
+    ordered = sorted(set(names), key=natural_key)
+    backwards = ordered[::-1]
+    assert sorted(backwards, key=natural_key) == ordered
+    assert len({json.dumps(natural_key(name)) for name in ordered}) == len(ordered)
+
+
+@given(st.text("ab²", max_size=3), st.lists(st.integers(0, 10**25), min_size=1), st.text("cd"))
+def test_numbers_come_by_value(before: str, numbers: list[int], after: str):
+    names = [f"{before}{number}{after}" for number in numbers]
+    assert sorted(names, key=natural_key) == [f"{before}{n}{after}" for n in sorted(numbers)]
+
+
+# Fingerprints
+
+
+def fingerprint_of(root: Path) -> str:
+    return fingerprint(find_videos(root))
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "tar", "npy"])
+def test_fingerprints_do_not_depend_on_the_place(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+):
+    root = tmp_path / "one" / "a"
+    root.parent.mkdir()
+    if form == "folder":
+        fill(root, ["c/1.mp4", "c/2.mp4", "d/1.png"])
+    elif form == "npy":
+        root = root.with_suffix(".npy")
+        np.save(root, np.zeros((3, 4, 8, 8, 1), np.uint8))
+    else:
+        root = root.with_suffix(f".{form}")
+        {"zip": zipped, "tar": tarred}[form](root, ["1.mp4", "2.mp4"])
+    before = fingerprint_of(root)
+    assert before == fingerprint_of(root)
+    monkeypatch.chdir(root.parent)
+    assert fingerprint_of(Path(root.name)) == before
+    moved = tmp_path / "two" / "deeper" / root.name
+    moved.parent.mkdir(parents=True)
+    shutil.move(root, moved)
+    assert fingerprint_of(moved) == before
+
+
+def test_fingerprints_change_with_names_sizes_and_times(tmp_path: Path):
+    root = fill(tmp_path / "a", ["c/1.mp4", "c/2.mp4", "d/1.png"])
+    stamp = (1_700_000_000 * 10**9,) * 2
+    for path in root.rglob("*.*"):
+        os.utime(path, ns=stamp)
+    seen = [fingerprint_of(root)]
+
+    def changed() -> None:
+        assert fingerprint_of(root) not in seen
+        seen.append(fingerprint_of(root))
+
+    (root / "c/1.mp4").write_bytes(b"longer " * 9)
+    os.utime(root / "c/1.mp4", ns=stamp)
+    changed()
+    os.utime(root / "c/2.mp4", ns=(stamp[0], stamp[0] + 1000))
+    changed()
+    (root / "c/2.mp4").rename(root / "c/3.mp4")
+    changed()
+    fill(root, ["c/4.mp4"])
+    changed()
+    (root / "c/4.mp4").unlink()
+    assert fingerprint_of(root) == seen[-2]
+
+
+def test_what_lies_beside_does_not_change_fingerprints(tmp_path: Path):
+    root = fill(tmp_path, ["1.mp4", "2.mp4"])
+    before = fingerprint_of(root)
+    fill(root, BESIDE)
+    assert fingerprint_of(root) == before
