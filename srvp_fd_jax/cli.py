@@ -36,7 +36,6 @@ from srvp_fd_jax.videos.protocols import (
     OVERRIDES,
     PROTOCOLS,
     Protocol,
-    Sampling,
     Side,
     Start,
     find_protocol,
@@ -179,28 +178,13 @@ def _protocols(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps([dataclasses.asdict(protocol) for protocol in PROTOCOLS.values()]))
         return
-    rows = [_described(protocol) for protocol in PROTOCOLS.values()]
+    rows = [protocol.described() for protocol in PROTOCOLS.values()]
     for row in [{column: column for column in rows[0]}, *rows]:
         cells = (
             row[column].ljust(max(len(column), *(len(other[column]) for other in rows)))
             for column in row
         )
         print("  ".join(cells).rstrip())
-
-
-def _described(protocol: Protocol) -> dict[str, str]:
-    def sampled(sampling: Sampling) -> str:
-        return sampling.start + ("" if sampling.step == 1 else f", every {sampling.step}th")
-
-    return {
-        "protocol": protocol.name,
-        "clips": str(protocol.clips or "all"),
-        "frames": str(protocol.frames or "all"),
-        "real from": sampled(protocol.real),
-        "fake from": sampled(protocol.fake),
-        "resize": protocol.resize,
-        "divisor": f"n - {protocol.ddof}" if protocol.ddof else "n",
-    }
 
 
 def _compute(args: argparse.Namespace) -> None:

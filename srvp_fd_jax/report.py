@@ -23,7 +23,6 @@ from srvp_fd_jax.extrapolation import (
 )
 from srvp_fd_jax.files import write_atomically
 from srvp_fd_jax.statistics import cautions, frechet_distance_from_statistics
-from srvp_fd_jax.videos.protocols import Sampling
 
 CLIPS_SHOWN = 4
 _HTML_SUFFIX = ".html"
@@ -215,24 +214,11 @@ def _clip_sections(findings: Sequence[Findings]) -> Iterator[str]:
 
 
 def _settings(one: Findings) -> dict[str, str]:
-    protocol = one.real.result.protocol
     source = dict(one.real.result.statistics.source)
-
-    def sampled(sampling: Sampling) -> str:
-        every = "" if sampling.step == 1 else f", every {sampling.step}th"
-        return f"{sampling.start} frame{every}"
-
     return {
-        "network": protocol.network,
-        "comparison": protocol.comparison_type or "logits of clips",
-        "frames a clip": source["frames"],
-        "real clips start at": sampled(protocol.real),
-        "generated clips start at": sampled(protocol.fake),
-        "clips asked for": str(protocol.clips or "all"),
-        "resizing": protocol.resize,
-        "covariance over": f"n − {protocol.ddof}" if protocol.ddof else "n",
-        "seed": str(protocol.seed),
-        "weights, SHA-256": source["weights_sha256"],
+        **one.real.result.protocol.described(),
+        "frames": source["frames"],
+        "weights": source["weights_sha256"],
     }
 
 

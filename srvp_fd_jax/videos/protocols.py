@@ -30,6 +30,10 @@ class Sampling:
     start: Start
     step: int = 1
 
+    def __str__(self) -> str:
+        """As in "random, every 8th"."""
+        return self.start if self.step == 1 else f"{self.start}, every {self.step}th"
+
 
 _FIRST, _RANDOM = Sampling("first"), Sampling("random")
 
@@ -73,6 +77,23 @@ class Protocol:
             raise ValueError(
                 f"comparison_type: got {self.comparison_type!r} for the network {self.network!r}"
             )
+
+    def described(self) -> dict[str, str]:
+        """The protocol in words, all that a number depends on but the weights."""
+        i3d = self.network == "i3d"
+        return {
+            "protocol": self.name,
+            "network": self.network,
+            "clips": str(self.clips or "all"),
+            "frames": str(self.frames or "all"),
+            "real from": str(self.real),
+            "fake from": str(self.fake),
+            "dropped below": f"{self.shortest('real')}, {self.shortest('fake')}",
+            "resize": f"{self.resize}, {'224×224' if i3d else '64×64'}",
+            "values": "-1 to 1" if i3d else "0 to 1",
+            "divisor": f"n - {self.ddof}" if self.ddof else "n",
+            "seed": str(self.seed),
+        }
 
     def shortest(self, side: Side) -> int:
         """Frames of the shortest video that gives a clip."""
