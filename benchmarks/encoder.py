@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 DATASETS = {"dcgan": "mmnist_stochastic", "vgg": "kth"}
 COUNTS = {"dcgan": (1, 32, 64, 256, 1024), "vgg": (1, 32, 64, 256)}
-PAIRS = 1
+PAIRS = 7
 END_TO_END = 1024
 
 Encode = Callable[[np.ndarray], object]

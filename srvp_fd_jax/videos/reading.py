@@ -60,6 +60,8 @@ def _read_array(video: Video, choose: Choose) -> Frames:
     clip = array if is_clip else array[None]
     if clip.ndim == 3:
         clip = clip[..., None]
+    if clip.ndim != 4:
+        raise ValueError(f"got shape {clip.shape}, expected one video [T, H, W, C] or [T, H, W]")
     frames = clip[choose(len(clip))]
     return np.asarray(as_clips(frames[None], video.name)[0]) if len(frames) else frames
 
@@ -184,6 +186,10 @@ def _times(source: Source) -> list[int] | None:
 
 def _decoded(source: Source, times: list[int] | None = None) -> Iterator[tuple[int, Frame]]:
     """All frames in RGB, or those of certain times, with their times."""
+    from av.video.reformatter import VideoReformatter
+
+    # One for all frames: making FFmpeg's scaler takes ten times as long as a small frame.
+    reformatter = VideoReformatter()
     with _open(source) as (container, stream):
         if times:
             container.seek(times[0], stream=stream)
@@ -191,7 +197,8 @@ def _decoded(source: Source, times: list[int] | None = None) -> Iterator[tuple[i
             if frame.is_corrupt:
                 raise ValueError(f"frame at {frame.time:.3f} s is damaged")
             if times is None or frame.pts in times:
-                yield frame.pts, frame.to_ndarray(format="rgb24")
+                rgb = reformatter.reformat(frame, format="rgb24", threads=1)
+                yield frame.pts, rgb.to_ndarray()
             if times and frame.pts is not None and frame.pts >= times[-1]:
                 return
 
@@ -203,7 +210,9 @@ def _open(source: Source) -> Iterator[tuple[Any, Any]]:
     with av.open(source if isinstance(source, str) else io.BytesIO(source)) as container:
         if not container.streams.video:
             raise ValueError("holds no video")
-        yield container, container.streams.video[0]
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1  # videos are read in parallel
+        yield container, stream
 
 
 def _stack(frames: list[Frame]) -> Frames:
