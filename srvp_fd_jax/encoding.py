@@ -21,6 +21,10 @@ from srvp_fd_jax.statistics import AnyArray, FeatureStatistics
 
 _T = TypeVar("_T")
 
+# One QR of many rows takes less time than many of few, above all where the threads of the LAPACK
+# under JAX's CPU backend wait for each other.
+_BLOCKS_A_FOLD = 16
+
 Extract = jax.tree_util.Partial
 """Maps samples [n, ...] to {"features": [n, d]}, of mixtures with "variances" [n, d] beside."""
 
@@ -123,22 +127,38 @@ def stream(
     empty: FeatureStatistics,
 ) -> FeatureStatistics:
     """Statistics of batches of any lengths and number, in a fixed amount of memory."""
-    state = previous = empty
+    state, features, counts = empty, [], []
     for samples, count in blocks(batches, batch_size):
-        mask = np.arange(batch_size) < count
-        state, previous = _fold(extract, state, samples, mask), state
-        jax.block_until_ready(previous)  # one batch waits on the device, never more
-    return state
+        features.append(_encode_block(extract, samples))
+        counts.append(count)
+        if len(features) > 1:
+            jax.block_until_ready(features[-2])  # one batch waits on the device, never more
+        if len(features) == _BLOCKS_A_FOLD:
+            state = _fold(state, features, counts, batch_size)
+            features, counts = [], []
+    return _fold(state, features, counts, batch_size) if features else state
 
 
 @jax.jit
+def _encode_block(extract: Extract, samples: Shaped[Array, "n *sample"]) -> Features:
+    return extract(samples)
+
+
 def _fold(
-    extract: Extract,
-    state: FeatureStatistics,
-    samples: Shaped[Array, "n *sample"],
-    mask: Bool[Array, " n"],
+    state: FeatureStatistics, features: list[Features], counts: list[int], batch_size: int
 ) -> FeatureStatistics:
-    return state.update(mask=mask, **extract(samples))
+    """Folds the counting rows of some batches in, by one program for any number of batches."""
+    missing = _BLOCKS_A_FOLD - len(features)
+    features = features + [jax.tree.map(jnp.zeros_like, features[0])] * missing
+    mask = np.arange(batch_size) < np.array(counts + [0] * missing)[:, None]
+    return _update(state, features, mask.ravel())
+
+
+@jax.jit
+def _update(
+    state: FeatureStatistics, features: list[Features], mask: Bool[Array, " rows"]
+) -> FeatureStatistics:
+    return state.update(mask=mask, **jax.tree.map(lambda *f: jnp.concatenate(f), *features))
 
 
 def checked(
