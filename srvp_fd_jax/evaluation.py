@@ -34,7 +34,7 @@ from srvp_fd_jax.encoding import blocks
 from srvp_fd_jax.files import read_safetensors, write_atomically
 from srvp_fd_jax.fvd import FrechetVideoDistanceCalculator, clip_logits, clips_at_once
 from srvp_fd_jax.inputs import to_unit_range
-from srvp_fd_jax.networks.i3d import CLIP_SIZE, I3D, MIN_FRAMES
+from srvp_fd_jax.networks.i3d import I3D, MIN_FRAMES
 from srvp_fd_jax.networks.srvp import SRVP, ComparisonType
 from srvp_fd_jax.statistics import AnyArray, FeatureStatistics
 from srvp_fd_jax.videos.protocols import Protocol, Side
@@ -66,10 +66,9 @@ class Metric:
         self, clips: Shaped[AnyArray, "n t h w c"]
     ) -> Float[Array, "n t size size channels"]:
         """Clips as the network sees them."""
-        if isinstance(self.network, I3D):
-            return _prepare(clips, self.protocols[0].resize, CLIP_SIZE, 3)
-        config = self.network.config
-        return _prepare(clips, self.protocols[0].resize, config.nx, config.nc)
+        protocol = self.protocols[0]
+        channels = 3 if isinstance(self.network, I3D) else self.network.config.nc
+        return _prepare(clips, protocol.resize, protocol.size, channels)
 
     def encode(self, clips: Clips) -> tuple[Moments, ...]:
         """Features of the clips of at most one round, a protocol each.
@@ -294,6 +293,8 @@ def evaluate_cached(
     for protocol, path in paths.items():
         if state := _load(path, path.stem, [alone[protocol]]):
             kept[protocol] = state
+            if strict:
+                _check_readable(state)
     cached = set(kept)
     missing = [metric.of(set(metric.protocols) - cached) for metric in metrics]
     missing = [metric for metric in missing if metric.protocols]
@@ -338,6 +339,8 @@ def _run(
     """Goes through the videos; `on_features` gets the number of a metric and what is of it."""
     job = _job(videos, metrics, side) if save_to else ""
     state = (_load(save_to, job, metrics) if save_to else None) or _State.start(metrics)
+    if strict:
+        _check_readable(state)
     at, cost = time.monotonic(), 0.0
     for progress, clips in rounds(
         videos,
@@ -460,6 +463,11 @@ def _check_enough(
         f"protocol {protocol.name!r} takes {protocol.clips or 'any number of'} clips, got "
         f"{taken.used} of {found} videos" + "".join(f"; {reason}" for reason in reasons)
     )
+
+
+def _check_readable(state: _State) -> None:
+    for name, error in state.progress.unreadable:
+        raise ValueError(f"{name}: {error}")
 
 
 def _job(videos: Sequence[Video], metrics: Sequence[Metric], side: Side) -> str:

@@ -125,6 +125,7 @@ def test_broken_videos_are_told_and_counted(tmp_path, capsys):
     for i in range(8):
         write_video(tmp_path / f"v{i}.mp4", moving(6, 64, 64, seed=i))
     write_video(tmp_path / "short.mp4", moving(4, 64, 64))
+    write_video(tmp_path / "large.mp4", moving(6, 96, 64))
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "cut.mp4").write_bytes((tmp_path / "v0.mp4").read_bytes()[:-800])
@@ -132,7 +133,8 @@ def test_broken_videos_are_told_and_counted(tmp_path, capsys):
     assert cli.main(command) == 0
     output = capsys.readouterr()
     assert float(output.out) < 1e-6
-    assert output.err.count("12 videos, 8 used, 1 too short, 3 unreadable") == 2
+    assert output.err.count("13 videos, 8 used, 1 too short, 4 unreadable") == 2
+    assert "large.mp4: frames of 96×64, expected 64×64 (resize rule 'none')" in output.err
     for name in ("empty", "text", "cut"):
         assert re.search(rf"unreadable: {tmp_path}/{name}.mp4: .+", output.err)
     assert f"too short: {tmp_path}/short.mp4" in output.err
@@ -141,14 +143,15 @@ def test_broken_videos_are_told_and_counted(tmp_path, capsys):
     (result,) = json.loads(capsys.readouterr().out)["results"]
     assert result["protocol"] == "srvp:digits:dynamics+frames=5"
     assert result["fake"]["too_short"] == [f"{tmp_path}/short.mp4"]
-    assert len(result["fake"]["unreadable"]) == 3
+    assert len(result["fake"]["unreadable"]) == 4
 
-    assert cli.main([*command, "--strict", "--no-cache"]) == 1
-    assert f"error: {tmp_path}/cut.mp4: " in capsys.readouterr().err
+    for cached in ([], ["--no-cache"]):
+        assert cli.main([*command, "--strict", *cached]) == 1
+        assert f"error: {tmp_path}/cut.mp4: " in capsys.readouterr().err
 
     assert cli.main([*command, "--clips", "9"]) == 1
     error = capsys.readouterr().err
-    assert "takes 9 clips, got 8 of 12 videos; 1 shorter than 5 frames (such as" in error
+    assert "takes 9 clips, got 8 of 13 videos; 1 shorter than 5 frames (such as" in error
 
 
 def test_compute_under_an_fvd_protocol(i3d_weights, tmp_path, capsys):

@@ -13,6 +13,7 @@ from jaxtyping import Int, Shaped
 
 from srvp_fd_jax.videos.protocols import Protocol, Side
 from srvp_fd_jax.videos.reading import read_frames
+from srvp_fd_jax.videos.resizing import check_size
 from srvp_fd_jax.videos.sources import ARRAY_SUFFIXES, Video
 
 # Clips are large: no more are kept ready than hide the time of a slow one.
@@ -25,7 +26,7 @@ class Loaded(NamedTuple):
     Attributes:
         video: Which one.
         clips: A clip [T, H, W, C] a protocol; None where the video is too short for it.
-        error: Why it could not be read, else None.
+        error: Why it could not be read, or has frames that a protocol does not take; else None.
     """
 
     video: Video
@@ -72,6 +73,9 @@ class _Load:
 
         try:
             frames = read_frames(video, choose)
+            _, height, width, _ = frames.shape
+            for protocol in self.protocols if len(frames) else ():
+                check_size(height, width, protocol.resize, protocol.size)
         except (OSError, ValueError) as error:
             return Loaded(video, (None,) * len(self.protocols), str(error) or repr(error))
         read = np.unique(np.concatenate(wanted))

@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 
 import jax
 
-from srvp_fd_jax.networks.srvp import ComparisonType
+from srvp_fd_jax.networks.i3d import CLIP_SIZE
+from srvp_fd_jax.networks.srvp import FRAME_SIZE, ComparisonType
 from srvp_fd_jax.videos.resizing import Resize
 
 Side = Literal["real", "fake"]
@@ -78,6 +79,11 @@ class Protocol:
                 f"comparison_type: got {self.comparison_type!r} for the network {self.network!r}"
             )
 
+    @property
+    def size(self) -> int:
+        """Height and width of the frames that the network takes."""
+        return CLIP_SIZE if self.network == "i3d" else FRAME_SIZE
+
     def described(self) -> dict[str, str]:
         """The protocol in words, all that a number depends on but the weights."""
         i3d = self.network == "i3d"
@@ -89,7 +95,7 @@ class Protocol:
             "real from": str(self.real),
             "fake from": str(self.fake),
             "dropped below": f"{self.shortest('real')}, {self.shortest('fake')}",
-            "resize": f"{self.resize}, {'224×224' if i3d else '64×64'}",
+            "resize": f"{self.resize}, {self.size}×{self.size}",
             "values": "-1 to 1" if i3d else "0 to 1",
             "divisor": f"n - {self.ddof}" if self.ddof else "n",
             "seed": str(self.seed),

@@ -40,6 +40,7 @@ def resize(clips: Clips, rule: Resize, size: int = 224) -> Float[Array, "n t siz
         ValueError: If the rule does not take frames of that size.
     """
     height, width = clips.shape[2:4]
+    check_size(height, width, rule, size)
     match rule:
         case "bilinear_tf1":
             return _bilinear_tf1(_bilinear_tf1(clips, size, axis=2), size, axis=3)
@@ -56,14 +57,20 @@ def resize(clips: Clips, rule: Resize, size: int = 224) -> Float[Array, "n t siz
             # FFmpeg bounds what is in between in 15 bits, from above only.
             narrow = jnp.minimum(_bicubic(clips, size, axis=3), (2**15 - 1) / (255 * 2**7))
             return _as_bytes(_bicubic(narrow, size, axis=2))
-        case "srvp_human" if min(height, width) >= 900:
+        case _:
             square = clips[:, :, 100:900, 100:900]
             n, t, side, _, c = square.shape
             # As Pillow, in bytes also in between.
             narrow = _as_bytes(jax.image.resize(square, (n, t, side, size, c), "lanczos3"))
             return _as_bytes(jax.image.resize(narrow, (n, t, size, size, c), "lanczos3"))
-    expected = f"{size}×{size}" + (" or at least 900×900" if rule == "srvp_human" else "")
-    raise ValueError(f"frames of {height}×{width}, expected {expected} (resize rule {rule!r})")
+
+
+def check_size(height: int, width: int, rule: Resize, size: int) -> None:
+    """Raises a `ValueError` unless the rule takes frames of that height and width."""
+    fits = height == width == size or (rule == "srvp_human" and min(height, width) >= 900)
+    if rule in ("none", "srvp_human") and not fits:
+        expected = f"{size}×{size}" + (" or at least 900×900" if rule == "srvp_human" else "")
+        raise ValueError(f"frames of {height}×{width}, expected {expected} (resize rule {rule!r})")
 
 
 def _bilinear(clips: Clips, size: tuple[int, int], *, antialias: bool = False) -> Resized:
