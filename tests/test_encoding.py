@@ -1,7 +1,6 @@
 """Batches, devices and processes: the same number at any of them."""
 
 import os
-import socket
 import subprocess
 import sys
 import textwrap
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import free_port
 
 from srvp_fd_jax import (
     FeatureStatistics,
@@ -181,12 +181,6 @@ def test_eight_devices_give_the_number_of_one(digits, clips, tmp_path):
     # One BLAS thread a device: more of them only wait for each other on few cores.
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     assert run(code, XLA_FLAGS=flags, OPENBLAS_NUM_THREADS="1").strip() == "ok"
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 @pytest.mark.parametrize("processes", [2, 4])
