@@ -35,7 +35,6 @@ from srvp_fd_jax.weights import load_weights
 # and a fixed number bounds the memory of any number of samples.
 FRAMES_AT_ONCE = 64
 
-
 Moments = dict[str, Float[Array, "_ _"]]
 """Features, of which there may be another number and size for each comparison."""
 
@@ -384,7 +383,7 @@ def _frame(network: SRVP, frames: Shaped[Array, "n h w c"]) -> Features:
 
 
 def _static_content(network: SRVP, clips: Shaped[Array, "n t h w c"]) -> Features:
-    return {"features": network.content(_encode_clips(network, clips))}
+    return _content_moments(network, _encode_clips(network, clips))
 
 
 def _initial_state(network: SRVP, clips: Shaped[Array, "n t h w c"]) -> Features:
@@ -392,7 +391,15 @@ def _initial_state(network: SRVP, clips: Shaped[Array, "n t h w c"]) -> Features
 
 
 def _dynamics(network: SRVP, clips: Shaped[Array, "n t h w c"]) -> Features:
-    mean, variance = gaussian_from_raw(_initial_state(network, clips)["features"])
+    return _dynamics_moments(network, _encode_clips(network, clips))
+
+
+def _content_moments(network: SRVP, encodings: Float[Array, "n t nhx"]) -> Features:
+    return {"features": network.content(encodings)}
+
+
+def _dynamics_moments(network: SRVP, encodings: Float[Array, "n nt_inf nhx"]) -> Features:
+    mean, variance = gaussian_from_raw(network.initial_state(encodings))
     return {"features": mean, "variances": variance}
 
 
@@ -420,9 +427,8 @@ def clip_moments(
             case "frame":
                 return {"features": of_clips.reshape(-1, of_clips.shape[-1])}
             case "static_content":
-                return {"features": network.content(of_clips)}
-        mean, variance = gaussian_from_raw(network.initial_state(of_clips))
-        return {"features": mean, "variances": variance}
+                return _content_moments(network, of_clips)
+        return _dynamics_moments(network, of_clips)
 
     return tuple(map(moments, comparison_types))
 

@@ -129,7 +129,7 @@ def stream(
     """Statistics of batches of any lengths and number, in a fixed amount of memory."""
     state, features, counts = empty, [], []
     for samples, count in blocks(batches, batch_size):
-        features.append(_encode_block(extract, samples))
+        features.append(encode(extract, samples, batch_size, None))
         counts.append(count)
         if len(features) > 1:
             jax.block_until_ready(features[-2])  # one batch waits on the device, never more
@@ -139,19 +139,18 @@ def stream(
     return _fold(state, features, counts, batch_size) if features else state
 
 
-@jax.jit
-def _encode_block(extract: Extract, samples: Shaped[Array, "n *sample"]) -> Features:
-    return extract(samples)
-
-
 def _fold(
     state: FeatureStatistics, features: list[Features], counts: list[int], batch_size: int
 ) -> FeatureStatistics:
     """Folds the counting rows of some batches in, by one program for any number of batches."""
-    missing = _BLOCKS_A_FOLD - len(features)
-    features = features + [jax.tree.map(jnp.zeros_like, features[0])] * missing
+    missing = _BLOCKS_A_FOLD - len(counts)
     mask = np.arange(batch_size) < np.array(counts + [0] * missing)[:, None]
-    return _update(state, features, mask.ravel())
+    return _update(state, pad_blocks(features, _BLOCKS_A_FOLD), mask.ravel())
+
+
+def pad_blocks(features: list[_T], number: int) -> list[_T]:
+    """The features of so many blocks, zeros for those that are missing."""
+    return features + [jax.tree.map(jnp.zeros_like, features[0])] * (number - len(features))
 
 
 @jax.jit

@@ -30,7 +30,7 @@ from srvp_fd_jax.calculator import (
     Moments,
     clip_moments,
 )
-from srvp_fd_jax.encoding import blocks
+from srvp_fd_jax.encoding import blocks, pad_blocks
 from srvp_fd_jax.files import read_safetensors, write_atomically
 from srvp_fd_jax.fvd import FrechetVideoDistanceCalculator, clip_logits, clips_at_once
 from srvp_fd_jax.inputs import to_unit_range
@@ -83,9 +83,8 @@ class Metric:
             at_once = math.gcd(VIDEOS_A_ROUND, 1 << (fitting.bit_length() - 1))
         batches = blocks((self.prepare(clip[None]) for clip in clips), at_once)
         encoded = [_encode(self.network, self.protocols, batch) for batch, _ in batches]
-        missing = VIDEOS_A_ROUND // at_once - len(encoded)
-        encoded += [jax.tree.map(jnp.zeros_like, encoded[0])] * missing
-        return jax.tree.map(lambda *f: jnp.concatenate(f), *encoded)
+        padded = pad_blocks(encoded, VIDEOS_A_ROUND // at_once)
+        return jax.tree.map(lambda *f: jnp.concatenate(f), *padded)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +197,8 @@ def evaluate(
         ValueError: If clips are fewer than asked for or none, or of several lengths where whole
             videos are asked for; or under `strict`.
     """
-    state = _run(videos, metrics, side, workers, strict, save_to, on_progress)
+    save = (save_to, _job(fingerprint(videos), metrics, side)) if save_to else None
+    state = _run(videos, metrics, side, workers, strict, save, on_progress)
     return _results(videos, metrics, side, state)
 
 
@@ -285,8 +285,9 @@ def evaluate_cached(
         on_progress: As for `evaluate`.
     """
     alone = {protocol: metric.of([protocol]) for metric in metrics for protocol in metric.protocols}
+    of_videos = fingerprint(videos)
     paths = {
-        protocol: folder / f"{_job(videos, [metric], 'real')}.safetensors"
+        protocol: folder / f"{_job(of_videos, [metric], 'real')}.safetensors"
         for protocol, metric in alone.items()
     }
     kept: dict[Protocol, _State] = {}
@@ -299,12 +300,13 @@ def evaluate_cached(
     missing = [metric.of(set(metric.protocols) - cached) for metric in metrics]
     missing = [metric for metric in missing if metric.protocols]
     if missing:
-        save_to = folder / f"{_job(videos, missing, 'real')}.partial"
-        state = _run(videos, missing, "real", workers, strict, save_to, on_progress)
+        job = _job(of_videos, missing, "real")
+        partial = folder / f"{job}.partial"
+        state = _run(videos, missing, "real", workers, strict, (partial, job), on_progress)
         for protocol, own in _split(state, missing).items():
             kept[protocol] = own
             _save(paths[protocol], paths[protocol].stem, own)
-        save_to.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     return [
         dataclasses.replace(result, cached=protocol in cached)
         for protocol, metric in alone.items()
@@ -332,13 +334,16 @@ def _run(
     side: Side,
     workers: int,
     strict: bool,
-    save_to: Path | None,
+    save: tuple[Path, str] | None,
     on_progress: Callable[[int], None],
     on_features: Callable[[int, Clips, tuple[Moments, ...]], None] = lambda *_: None,
 ) -> _State:
-    """Goes through the videos; `on_features` gets the number of a metric and what is of it."""
-    job = _job(videos, metrics, side) if save_to else ""
-    state = (_load(save_to, job, metrics) if save_to else None) or _State.start(metrics)
+    """Goes through the videos.
+
+    What is reached is saved under a path and the hash of the job; `on_features` gets the number of
+    a metric and what is of it.
+    """
+    state = (_load(*save, metrics) if save else None) or _State.start(metrics)
     if strict:
         _check_readable(state)
     at, cost = time.monotonic(), 0.0
@@ -364,9 +369,9 @@ def _run(
         state = _State(progress, tuple(statistics))
         on_progress(progress.position)
         # Saving waits for the device: done so seldom that it takes a twentieth of the time.
-        if save_to and time.monotonic() - at > 20 * cost:
+        if save and time.monotonic() - at > 20 * cost:
             begun = time.monotonic()
-            _save(save_to, job, state)
+            _save(*save, state)
             at = time.monotonic()
             cost = at - begun
     return state
@@ -470,11 +475,11 @@ def _check_readable(state: _State) -> None:
         raise ValueError(f"{name}: {error}")
 
 
-def _job(videos: Sequence[Video], metrics: Sequence[Metric], side: Side) -> str:
+def _job(of_videos: str, metrics: Sequence[Metric], side: Side) -> str:
     """Hash of all that a result depends on."""
     made_by = {
         "release": srvp_fd_jax.__version__,
-        "videos": fingerprint(videos),
+        "videos": of_videos,
         "side": side,
         "protocols": [dataclasses.asdict(p) for metric in metrics for p in metric.protocols],
         "sources": [empty.source for metric in metrics for empty in metric.empty],

@@ -98,10 +98,17 @@ def check_counts(samples: Mapping[str, Shaped[Array | np.ndarray, "..."]], dim: 
             raise ValueError(f"{name}: got {x.shape[0]} samples, a covariance needs at least 2")
         if x.shape[0] <= dim:
             warnings.warn(
-                f"{name}: {x.shape[0]} samples for {dim} feature dimensions leave the covariance "
-                "singular and the distance strongly biased",
+                f"{name}: {singular_covariance(x.shape[0], dim)}",
                 stacklevel=4,
             )
+
+
+def singular_covariance(count: int, dim: int) -> str:
+    """What no more samples than dimensions do, for warnings."""
+    return (
+        f"{count} samples for {dim} feature dimensions leave the covariance singular and the "
+        "distance strongly biased"
+    )
 
 
 def _as_array(x: ArrayLike, name: str) -> Shaped[Array | np.ndarray, "..."]:

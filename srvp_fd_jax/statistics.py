@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from srvp_fd_jax import frechet
 from srvp_fd_jax.files import read_safetensors, write_atomically
+from srvp_fd_jax.inputs import singular_covariance
 
 AnyArray = Array | np.ndarray
 
@@ -320,8 +321,7 @@ def cautions(real: FeatureStatistics, fake: FeatureStatistics) -> list[str]:
         f"{counts[0]} real and {counts[1]} generated samples: a distance depends on their number": (
             counts[0] != counts[1]
         ),
-        f"{min(counts)} samples for {dim} feature dimensions leave the covariance singular and the "
-        "distance strongly biased": min(counts) <= dim,
+        singular_covariance(min(counts), dim): min(counts) <= dim,
     }
     return [text for text, holds in texts.items() if holds]
 
