@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from srvp_fd_jax.networks.convolution import convolution
+
 FRAME_SIZE = 64
 
 ComparisonType = Literal["frame", "static_content", "dynamics"]
@@ -106,6 +108,7 @@ class ConvBlock(nnx.Module):
             padding=padding,
             rngs=rngs,
         )
+        self.strides, self.padding = strides, padding
         self.norm = (
             nnx.BatchNorm(out_features, use_running_average=True, epsilon=1e-5, rngs=rngs)
             if normalise
@@ -115,7 +118,7 @@ class ConvBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
         """Applies the block."""
-        x = self.conv(x)
+        x = convolution(x, self.conv.kernel[...], strides=self.strides, padding=self.padding)
         if self.norm is not None:
             x = self.norm(x)
         return self.activation(x)

@@ -1,0 +1,68 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from srvp_fd_jax.networks import convolution
+from srvp_fd_jax.networks.convolution import winograd
+
+RNG = np.random.default_rng(0)
+SIZES = [(3, 1, 8, 12), (3, 1, 2, 2), (4, 2, 8, 12), (4, 2, 4, 4)]
+
+
+def torchs(x: jax.Array, kernel: jax.Array, strides: int) -> np.ndarray:
+    """The convolution in float64."""
+    y = torch.nn.functional.conv2d(
+        torch.from_numpy(np.array(x, np.float64)).permute(0, 3, 1, 2),
+        torch.from_numpy(np.array(kernel, np.float64)).permute(3, 2, 0, 1),
+        stride=strides,
+        padding=1,
+    )
+    return y.permute(0, 2, 3, 1).numpy()
+
+
+def example(r: int, h: int, w: int) -> tuple[jax.Array, jax.Array]:
+    x = RNG.normal(size=(3, h, w, 24))
+    kernel = RNG.normal(size=(r, r, 24, 40)) / np.sqrt(24 * r * r)
+    return jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
+
+
+@pytest.mark.parametrize(("r", "strides", "h", "w"), SIZES)
+def test_winograd_is_as_exact_as_the_definition(r: int, strides: int, h: int, w: int):
+    x, kernel = example(r, h, w)
+    exact = torchs(x, kernel, strides)
+    of_definition = convolution._direct(x, kernel, strides=strides, padding=1)
+    of_winograd = winograd(x, kernel)
+    chex.assert_shape(of_winograd, exact.shape)
+    errors = [np.sqrt(np.mean((y - exact) ** 2)) for y in (of_winograd, of_definition)]
+    assert errors[0] < 2 * errors[1] < 1e-6
+
+
+@pytest.mark.parametrize(("r", "strides", "h", "w"), SIZES)
+def test_winograd_has_the_gradient_of_the_definition(r: int, strides: int, h: int, w: int):
+    x, kernel = example(r, h, w)
+
+    def gradients(function):
+        return jax.grad(lambda *args: jnp.sum(jnp.sin(function(*args))), (0, 1))(x, kernel)
+
+    chex.assert_trees_all_close(
+        gradients(winograd),
+        gradients(lambda x, k: convolution._direct(x, k, strides=strides, padding=1)),
+        atol=2e-5,
+    )
+
+
+@pytest.mark.parametrize(("platform", "definition"), [("cpu", False), ("cuda", True)])
+def test_large_convolutions_go_by_winograd_on_the_cpu_alone(platform: str, definition: bool):
+    x = jax.ShapeDtypeStruct((16, 16, 16, 128), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((4, 4, 128, 256), jnp.float32)
+
+    def lowered(images: int) -> str:
+        few = jax.ShapeDtypeStruct((images, *x.shape[1:]), x.dtype)
+        function = jax.jit(lambda *a: convolution.convolution(*a, strides=2, padding=1))
+        return function.trace(few, kernel).lower(lowering_platforms=(platform,)).as_text()
+
+    assert ("stablehlo.convolution" in lowered(16)) is definition
+    assert "stablehlo.convolution" in lowered(1)
