@@ -55,13 +55,13 @@ def torch_network(arrays: dict[str, np.ndarray], eps: float = 1e-3) -> Inception
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm3d):
             module.eps = eps
-    return network.eval()
+    return network.eval().to(memory_format=torch.channels_last_3d)
 
 
 def torch_logits(network: InceptionI3d, clips: np.ndarray) -> np.ndarray:
-    """Logits of clips [n, t, 224, 224, 3]."""
+    """Logits of clips [n, t, 224, 224, 3], which PyTorch takes less time for as they lie."""
     with torch.no_grad():
-        return network(torch.from_numpy(clips).permute(0, 4, 1, 2, 3).contiguous()).numpy()
+        return network(torch.from_numpy(clips).permute(0, 4, 1, 2, 3)).numpy()
 
 
 VIDEOS = ("bigbuckbunny.mp4", "bikes.mp4", "carphone_pristine.mp4")

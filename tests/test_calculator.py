@@ -167,8 +167,11 @@ def test_bundled_model_equals_srvp_fd(digits, clips, tmp_path, their_calculator,
 
 
 @pytest.mark.parametrize("comparison_type", COMPARISON_TYPES)
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
 def test_function_batches_and_jit_give_the_calculators_number(comparison_type, digits, clips):
-    x, y = (c[:, 0] for c in clips) if comparison_type == "frame" else clips
+    x, y = clips[0][:60], clips[1][:50]
+    if comparison_type == "frame":
+        x, y = x[:, 0], y[:, 0]
     expected = digits(x, y, comparison_type)
     for batch_size in (1000, 7):
         got = digits(x, y, comparison_type, batch_size)
@@ -199,9 +202,9 @@ def test_weights_are_read_once(monkeypatch, tmp_path):
         return srvp_fd_jax.frechet_distance(x, y, weights=folder)
 
     # The first use is inside a trace: what it keeps must be arrays, not tracers.
-    for n in (20, 30):
-        x, y = patterns(0, n, 1, 1)[:, 0], patterns(1, n, 1, 1)[:, 0]
-        chex.assert_trees_all_close(jax.jit(function)(x, y), function(x, y), rtol=1e-4)
+    x, y = (patterns(seed, 20, 1, 1)[:, 0] for seed in (0, 1))
+    chex.assert_trees_all_close(jax.jit(function)(x, y), function(x, y), rtol=1e-4)
+    function(x[1:], y[1:])
     assert len(reads) == 1
     calculator._calculator.cache_clear()
 
@@ -224,15 +227,14 @@ def test_gradient_equals_finite_differences(comparison_type, digits):
     x, y = (np.float32(patterns(seed, 40, 5, 1)) / 300 + 0.1 for seed in (0, 1))
     if comparison_type == "frame":
         x, y = x[:, 0], y[:, 0]
-    f = jax.jit(lambda x, y: digits(x, y, comparison_type))
-    gradient_of_f = jax.jit(jax.grad(f))
-    gradient = gradient_of_f(x, y)
+    f = jax.jit(jax.value_and_grad(lambda x, y: digits(x, y, comparison_type)))
+    _, gradient = f(x, y)
     chex.assert_tree_all_finite(gradient)
     direction = np.asarray(gradient / jnp.linalg.norm(gradient))
     h = 1e-2
-    slope = (f(x + h * direction, y) - f(x - h * direction, y)) / (2 * h)
+    slope = (f(x + h * direction, y)[0] - f(x - h * direction, y)[0]) / (2 * h)
     assert float(slope) == pytest.approx(float(jnp.linalg.norm(gradient)), rel=1e-2)
-    chex.assert_tree_all_finite(gradient_of_f(y, y))
+    chex.assert_tree_all_finite(f(y, y))
 
 
 def test_content_is_of_the_last_frames_and_dynamics_of_the_first(digits, clips):

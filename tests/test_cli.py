@@ -156,7 +156,7 @@ def test_broken_videos_are_told_and_counted(tmp_path, capsys):
 
 def test_compute_under_an_fvd_protocol(i3d_weights, tmp_path, capsys):
     i3d_weights.save(tmp_path / "i3d.safetensors")
-    clips = np.random.default_rng(0).integers(0, 256, (2, 2, 9, 40, 50, 1), np.uint8)
+    clips = np.random.default_rng(0).integers(0, 256, (2, 2, 9, 72, 88, 1), np.uint8)
     for name, array in zip(("a.npy", "b.npy"), clips, strict=True):
         np.save(tmp_path / name, array)
     files = [str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]
@@ -263,9 +263,15 @@ def test_interruption_has_its_own_status(files, monkeypatch, capsys):
 
 
 def test_demo_shows_what_each_comparison_reacts_to(capsys):
-    assert cli.main(["demo", "--clips", "300", "--json"]) == 0
-    output = capsys.readouterr()
-    rows = {row.pop("clips"): row for row in json.loads(output.out)}
+    assert cli.main(["demo", "--clips", "200"]) == 0
+    _, header, *lines = capsys.readouterr().out.splitlines()
+    rows = {
+        line[:24].rstrip(): dict(zip(header.split(), map(float, line[24:].split()), strict=True))
+        for line in lines
+    }
+    assert cli.main(["demo", "--clips", "3", "--json"]) == 0
+    told = {row.pop("clips"): row for row in json.loads(capsys.readouterr().out)}
+    assert [(name, [*row]) for name, row in told.items()] == [(n, [*r]) for n, r in rows.items()]
     same = rows["same distribution"]
     for noise in ("noise 0.1", "noise 0.3"):
         assert all(rows[noise][comparison] > 3 * same[comparison] for comparison in same)

@@ -45,10 +45,10 @@ def test_blocks_hold_each_sample_once_in_order(lengths: list[int]):
 def test_streaming_gives_the_one_shot_number(comparison_type, digits, clips):
     x, y = (c[:, 0] for c in clips) if comparison_type == "frame" else clips
     expected = digits(jnp.asarray(x), jnp.asarray(y), comparison_type)
+    s2 = digits.statistics([jnp.asarray(y)], comparison_type)
     for lengths in ([304], [1, 100, 203], [150, 154]):
         batches = iter(np.split(x, np.cumsum(lengths)[:-1]))
         s1 = digits.statistics(batches, comparison_type, batch_size=37)
-        s2 = digits.statistics([jnp.asarray(y)], comparison_type)
         assert (int(s1.count), int(s2.count)) == (304, 280)
         got = frechet_distance_from_statistics(s1, s2)
         chex.assert_trees_all_close(got, expected, rtol=2e-6)
@@ -121,7 +121,7 @@ def run(code: str, **environment: str) -> str:
 
 @pytest.mark.filterwarnings("ignore:.*leave the covariance")
 def test_eight_devices_give_the_number_of_one(digits, clips, tmp_path):
-    clips = clips[0][:80], clips[1][:72]  # of which a device gets 10 and 9: three batches of 4
+    clips = clips[0][:72], clips[1][:72]  # of which a device gets 9: three batches of 4
     np.savez(tmp_path / "clips.npz", *clips)
     expected = {
         name: float(digits(jnp.asarray(clips[0]), jnp.asarray(clips[1]), name))
@@ -183,10 +183,9 @@ def test_eight_devices_give_the_number_of_one(digits, clips, tmp_path):
     assert run(code, XLA_FLAGS=flags, OPENBLAS_NUM_THREADS="1").strip() == "ok"
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_give_the_number_of_one(processes: int, digits, clips, tmp_path):
-    # 301 and 280 clips: no number of processes divides both.
-    x, y = clips[0][:301], clips[1]
+def test_four_processes_give_the_number_of_one(digits, clips, tmp_path):
+    # 301 and 280 clips: four does not divide both.
+    processes, x, y = 4, clips[0][:301], clips[1]
     np.save(tmp_path / "real.npy", x)
     np.save(tmp_path / "generated.npy", y)
     expected = float(digits(x, y, "dynamics"))
@@ -219,5 +218,5 @@ def test_training_loop_example_moves_the_generator_towards_its_target(monkeypatc
     monkeypatch.syspath_prepend(EXAMPLES)
     import training_loop
 
-    evaluated = training_loop.main(steps=20, batch=160)
+    evaluated = training_loop.main(steps=10, batch=160)
     assert evaluated[-1] < 0.5 * evaluated[0]

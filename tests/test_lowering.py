@@ -1,5 +1,6 @@
 """What the public functions become on each kind of device, without the devices."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,7 @@ MEAN = jax.ShapeDtypeStruct((64,), jnp.float32)
 COVARIANCE = jax.ShapeDtypeStruct((64, 64), jnp.float32)
 
 
+@functools.cache
 def calculator() -> FrechetDistanceCalculator:
     return FrechetDistanceCalculator("digits")
 
