@@ -26,7 +26,6 @@ html_title = f"{project} {release}"
 
 myst_enable_extensions = ["deflist", "dollarmath", "substitution"]
 myst_heading_anchors = 3
-suppress_warnings = ["toc.empty_glob"]  # a checkout may be without notebooks
 nb_execution_mode = "off"  # notebooks are shown with the outputs that they hold
 
 autoclass_content = "both"  # the arguments and errors of a class are those of its __init__
@@ -109,10 +108,11 @@ def _help(command: str) -> str:
 def _protocol_table() -> str:
     """PROTOCOLS as `srvp-fd-jax protocols` lists them, comparisons of one dataset in one row."""
     rows = {
-        protocol.name.removesuffix(f":{protocol.comparison_type}"): protocol.described()
+        protocol.name.replace(f":{protocol.comparison_type}", ":…"): protocol.described()
         for protocol in srvp_fd_jax.PROTOCOLS.values()
     }
-    columns = [column for column in next(iter(rows.values())) if column != "protocol"]
+    told = {"protocol", "network", "seed"}  # by the name, or of no bearing on a preset
+    columns = [column for column in next(iter(rows.values())) if column not in told]
     cells = [["protocol", *columns], ["---"] * (1 + len(columns))]
     cells += [[f"`{name}`", *(row[column] for column in columns)] for name, row in rows.items()]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)

@@ -67,7 +67,7 @@ class FrechetDistanceCalculator:
         (6, 256)
         >>> statistics = calculator.statistics([clips[:4], clips[4:]], "dynamics")
         >>> int(statistics.count), statistics.mean.shape
-        (6, (16,))
+        (6, (20,))
     """
 
     network: SRVP

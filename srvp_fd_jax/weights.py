@@ -270,9 +270,8 @@ def load_network(name: str, weights: str | os.PathLike[str] | None = None) -> SR
         >>> import jax.numpy as jnp
         >>> import srvp_fd_jax
         >>> network = srvp_fd_jax.load_network("digits")
-        >>> encodings = network.encoder(jnp.zeros((5, 64, 64, 1)))
-        >>> encodings.shape, network.content(encodings[None]).shape
-        ((5, 128), (1, 256))
+        >>> network.encoder(jnp.zeros((5, 64, 64, 1))).shape
+        (5, 128)
     """
     return load_weights(name, weights).network()
 
