@@ -1,7 +1,7 @@
 """Examples are run, and the pages of the reference hold what is public.
 
-Examples of I3D are marked to be left out: each would take the time of a network of 2 GFLOP a frame,
-and tests/test_fvd.py makes the same calls.
+Examples of I3D are marked to be left out: of hundreds of clips, they would take minutes, and
+tests/test_fvd.py makes the same calls.
 """
 
 import ast
