@@ -56,6 +56,18 @@ class FrechetDistanceCalculator:
         dataset: Name of the model.
         method: How the Fréchet distance is evaluated.
         weights_sha256: Hash of the PyTorch checkpoint that the weights come from.
+
+    Example:
+        >>> import numpy as np
+        >>> import srvp_fd_jax
+        >>> from srvp_fd_jax.videos.moving_digits import moving_digits
+        >>> calculator = srvp_fd_jax.FrechetDistanceCalculator("digits")
+        >>> clips = moving_digits(np.random.default_rng(0), n=6, length=8)
+        >>> calculator.extract_w(clips).shape
+        (6, 256)
+        >>> statistics = calculator.statistics([clips[:4], clips[4:]], "dynamics")
+        >>> int(statistics.count), statistics.mean.shape
+        (6, (20,))
     """
 
     network: SRVP
@@ -125,8 +137,14 @@ class FrechetDistanceCalculator:
         """Encodings of frames, in [-1, 1]: the features of "frame".
 
         Args:
-            images: Frames.
-            batch_size: How many are encoded at a time.
+            images: Frames [N, 64, 64, C] or [N, C, 64, 64].
+            batch_size: How many are encoded at a time; by default 64.
+
+        Returns:
+            One row a frame, float32; differentiable in the frames.
+
+        Raises:
+            ValueError: If `images` are not what is described here.
         """
         samples = self._samples(images, "images", "frame")
         return self._features(_frame, samples, "frame", batch_size)
@@ -137,8 +155,14 @@ class FrechetDistanceCalculator:
         """Content variables of clips, in [-1, 1]: the features of "static_content".
 
         Args:
-            videos: Clips; the last nt_inf frames count.
-            batch_size: How many are encoded at a time.
+            videos: Clips [N, T, 64, 64, C] or [N, T, C, 64, 64]; the last nt_inf frames count.
+            batch_size: How many are encoded at a time; by default about 64 frames.
+
+        Returns:
+            One row a clip, float32; differentiable in the clips.
+
+        Raises:
+            ValueError: If `videos` are not what is described here.
         """
         samples = self._samples(videos, "videos", "static_content")
         return self._features(_static_content, samples, "static_content", batch_size)
@@ -151,8 +175,14 @@ class FrechetDistanceCalculator:
         The standard deviation is softplus(raw scale) + 1e-8.
 
         Args:
-            videos: Clips; the first nt_inf frames count.
-            batch_size: How many are encoded at a time.
+            videos: Clips [N, T, 64, 64, C] or [N, T, C, 64, 64]; the first nt_inf frames count.
+            batch_size: How many are encoded at a time; by default about 64 frames.
+
+        Returns:
+            One row a clip, float32; differentiable in the clips.
+
+        Raises:
+            ValueError: If `videos` are not what is described here.
         """
         samples = self._samples(videos, "videos", "dynamics")
         return self._features(_initial_state, samples, "dynamics", batch_size)
@@ -198,6 +228,9 @@ class FrechetDistanceCalculator:
 
         Args:
             comparison_type: "frame", "static_content" or "dynamics".
+
+        Returns:
+            Statistics to update or to merge with in a loop of your own.
         """
         source = {
             "comparison_type": comparison_type,
@@ -219,6 +252,9 @@ class FrechetDistanceCalculator:
         Args:
             f1: Features [N, d], float.
             f2: Features [M, d], float.
+
+        Returns:
+            Non-negative float32 scalar.
 
         Raises:
             ValueError: If the shapes disagree, a set has fewer than two samples, or (on concrete
@@ -358,13 +394,26 @@ def frechet_distance(
         method: "procrustes" or "eigh", see `frechet.frechet_distance_from_factors`.
 
     Returns:
-        Non-negative float32 scalar. Its bias falls with the number of samples: compare numbers
-        made with the same N only.
+        Non-negative float32 scalar. Its bias falls with the number of samples, so that only numbers
+        made with the same N compare.
 
     Raises:
         FileNotFoundError: If the weights are nowhere and the hub cannot be reached.
         ValueError: If an argument is not what is described here; the message names it. Values out
             of range or not finite are found in concrete arrays, not under `jit`.
+
+    Example:
+        >>> import numpy as np
+        >>> import srvp_fd_jax
+        >>> from srvp_fd_jax.videos.moving_digits import moving_digits
+        >>> rng = np.random.default_rng(0)
+        >>> real = moving_digits(rng, n=160, length=1)[:, 0]
+        >>> darker = real // 2
+        >>> distance = srvp_fd_jax.frechet_distance(real, darker, "digits")
+        >>> distance.shape, str(distance.dtype), bool(distance > 1)
+        ((), 'float32', True)
+        >>> round(float(srvp_fd_jax.frechet_distance(real, real, "digits")), 4)
+        0.0
     """
     path = None if weights is None else os.fspath(weights)
     calculator = _calculator(dataset, path, method)

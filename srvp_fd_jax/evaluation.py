@@ -119,6 +119,9 @@ def load_metrics(
         protocols: In any order.
         weights: Of their network, if it is the same of all; by default looked up.
 
+    Returns:
+        A metric for each network and way to make clips, each with its protocols.
+
     Raises:
         FileNotFoundError: If weights are nowhere.
         ValueError: If clips of a protocol are too short for its network, or `weights` are given
@@ -283,6 +286,12 @@ def evaluate_cached(
         workers: As for `evaluate`.
         strict: As for `evaluate`.
         on_progress: As for `evaluate`.
+
+    Returns:
+        As for `evaluate`, each with whether it was computed before.
+
+    Raises:
+        ValueError: As for `evaluate`.
     """
     alone = {protocol: metric.of([protocol]) for metric in metrics for protocol in metric.protocols}
     of_videos = fingerprint(videos)

