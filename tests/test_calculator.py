@@ -237,6 +237,21 @@ def test_gradient_equals_finite_differences(comparison_type, digits):
     chex.assert_tree_all_finite(f(y, y))
 
 
+def test_bfloat16_is_near_and_is_not_compared_with_float32(digits):
+    faster = srvp_fd_jax.FrechetDistanceCalculator("digits", precision="bfloat16")
+    frames = patterns(0, 20, 1, 1)[:, 0]
+    features, exact = faster.extract_features(frames), digits.extract_features(frames)
+    assert 1e-4 < np.abs(features - exact).max() < 0.1
+    with pytest.raises(ValueError, match="precision"):
+        faster.empty().merge(digits.empty())
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_unknown_precision_is_told():
+    with pytest.raises(ValueError, match="precision: got 'float16', allowed are 'float32', 'bf"):
+        FrechetDistanceCalculator("digits", precision="float16")
+
+
 def test_content_is_of_the_last_frames_and_dynamics_of_the_first(digits, clips):
     x = clips[0][:3]
     nt_inf = digits.network.config.nt_inf

@@ -56,6 +56,7 @@ def test_streaming_gives_the_one_shot_number(comparison_type, digits, clips):
         "network": "srvp",
         "dataset": "digits",
         "comparison_type": comparison_type,
+        "precision": "float32",
         "weights_sha256": digits.weights_sha256,
     }
 

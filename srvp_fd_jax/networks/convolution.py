@@ -13,10 +13,14 @@ near to exact ones as those of the definition. Larger tiles save more and lose d
 
 import functools
 import operator
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+Precision = Literal["float32", "bfloat16"]
+"""What the factors of a convolution's products are rounded to; sums are float32 in any case."""
 
 # A, B and G by kernel size r: F(2, 2) and F(2, 3) of Lavin & Gray.
 _Matrix = tuple[tuple[float, ...], ...]
@@ -46,20 +50,40 @@ def convolution(
     *,
     strides: int,
     padding: int,
+    precision: Precision = "float32",
 ) -> Float[Array, "n h2 w2 d"]:
-    """Cross-correlation of images with square kernels, in float32 on every backend.
+    """Cross-correlation of images with square kernels.
 
     Args:
         x: Images.
         kernel: Kernels.
         strides: Step between outputs, in both directions.
         padding: Zeros added on all four sides.
+        precision: The same on every backend.
     """
-    direct = functools.partial(_direct, strides=strides, padding=padding)
+    x, kernel = rounded(precision, x, kernel)
+    direct = functools.partial(
+        _direct, strides=strides, padding=padding, precision=XLA_PRECISION[precision]
+    )
     worth_it = x.size * kernel.shape[-1] >= _LEAST_WORK
     if worth_it and (kernel.shape[0], strides, padding) in ((3, 1, 1), (4, 2, 1)):
         return jax.lax.platform_dependent(x, kernel, cpu=winograd, default=direct)
     return direct(x, kernel)
+
+
+def rounded(precision: Precision, *arrays: Float[Array, "..."]) -> list[Float[Array, "..."]]:
+    """Arrays whose products XLA is free to compute at `XLA_PRECISION[precision]`.
+
+    Units that multiply in bfloat16 (TPU) or TF32 (GPU) round the arguments to 8 or 11 significant
+    bits: of arguments that have 8 the products are exact there, and alike on every backend.
+    """
+    if precision == "float32":
+        return list(arrays)
+    return [jax.lax.reduce_precision(a, exponent_bits=8, mantissa_bits=7) for a in arrays]
+
+
+XLA_PRECISION = {"float32": "highest", "bfloat16": "default"}
+"""What to ask XLA for: "default" is the fastest that a backend has for float32."""
 
 
 def winograd(
@@ -83,14 +107,14 @@ def winograd(
     return _outputs(jax.tree.map(operator.add, even, odd), 2)
 
 
-def _direct(x: Array, kernel: Array, *, strides: int, padding: int) -> Array:
+def _direct(x: Array, kernel: Array, *, strides: int, padding: int, precision: str) -> Array:
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         (strides, strides),
         [(padding, padding)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision="highest",
+        precision=precision,
     )
 
 

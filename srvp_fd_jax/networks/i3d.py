@@ -7,7 +7,8 @@ time, which is the output "Mean" of the TF-Hub module that FVD was defined with.
 
 On the CPU XLA's 3-D convolutions are slow and its 2-D ones fast, so there a kernel of several time
 steps becomes a 2-D one over as many frames at once: the same products and sums, in a half to a
-seventh of the time. Convolutions run in float32 on every backend ("highest" precision).
+seventh of the time. Convolutions run in float32 on every backend ("highest" precision), unless
+another `precision` is set, as `load_network` does.
 """
 
 import functools
@@ -18,6 +19,8 @@ import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
+
+from srvp_fd_jax.networks.convolution import XLA_PRECISION, Precision, rounded
 
 CLIP_SIZE = 224
 NUM_CLASSES = 400
@@ -37,21 +40,26 @@ _MIXED_5 = ((256, 160, 320, 32, 128, 128), (384, 192, 384, 48, 128, 128))
 
 
 def conv3d(
-    x: Float[Array, "n t h w c"], kernel: Float[Array, "kt kh kw c c2"], stride: int
+    x: Float[Array, "n t h w c"],
+    kernel: Float[Array, "kt kh kw c c2"],
+    stride: int,
+    precision: Precision = "float32",
 ) -> Float[Array, "n t2 h2 w2 c2"]:
     """Convolution with TensorFlow's "SAME" padding, in the form that is fastest on the backend."""
+    x, kernel = rounded(precision, x, kernel)
+    direct = functools.partial(plain, stride=stride, precision=XLA_PRECISION[precision])
     if kernel.shape[0] == 1:
-        return plain(x, kernel, stride)
+        return direct(x, kernel)
     return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=functools.partial(factorised, stride=stride),
-        default=functools.partial(plain, stride=stride),
+        x, kernel, cpu=functools.partial(factorised, stride=stride), default=direct
     )
 
 
 def plain(
-    x: Float[Array, "n t h w c"], kernel: Float[Array, "kt kh kw c c2"], stride: int
+    x: Float[Array, "n t h w c"],
+    kernel: Float[Array, "kt kh kw c c2"],
+    stride: int,
+    precision: str = "highest",
 ) -> Float[Array, "n t2 h2 w2 c2"]:
     """One 3-D convolution."""
     return lax.conv_general_dilated(
@@ -60,7 +68,7 @@ def plain(
         (stride,) * 3,
         "SAME",
         dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
-        precision="highest",
+        precision=precision,
     )
 
 
@@ -110,10 +118,11 @@ class Unit3D(nnx.Module):
             features, use_running_average=True, epsilon=1e-3, use_scale=False, rngs=rngs
         )
         self.stride = stride
+        self.precision: Precision = "float32"
 
     def __call__(self, x: Float[Array, "n t h w c"]) -> Float[Array, "n t2 h2 w2 c2"]:
         """Applies the unit."""
-        return jax.nn.relu(self.norm(conv3d(x, self.kernel[...], self.stride)))
+        return jax.nn.relu(self.norm(conv3d(x, self.kernel[...], self.stride, self.precision)))
 
 
 class InceptionModule(nnx.Module):
@@ -152,6 +161,7 @@ class I3D(nnx.Module):
 
     def __init__(self, *, rngs: nnx.Rngs):
         """Makes the network with random weights; `weights.load_network` with the real ones."""
+        self.precision: Precision = "float32"
         self.conv_1a = Unit3D(3, 64, 7, 2, rngs=rngs)
         self.conv_2b = Unit3D(64, 64, 1, rngs=rngs)
         self.conv_2c = Unit3D(64, 192, 3, rngs=rngs)

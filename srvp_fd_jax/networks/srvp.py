@@ -6,7 +6,8 @@ w and a Gaussian over the initial state y₀. These three are restated here afte
 (https://github.com/edouardelasalles/srvp, Apache-2.0) for inference; the decoder and the residual
 dynamics are not needed.
 
-Convolutions and matrix products run in float32 on every backend ("highest" precision).
+Convolutions and matrix products run in float32 on every backend ("highest" precision), unless
+another `precision` is set for the convolutions, as `load_network` does.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from srvp_fd_jax.networks.convolution import convolution
+from srvp_fd_jax.networks.convolution import Precision, convolution
 
 FRAME_SIZE = 64
 
@@ -109,6 +110,7 @@ class ConvBlock(nnx.Module):
             rngs=rngs,
         )
         self.strides, self.padding = strides, padding
+        self.precision: Precision = "float32"
         self.norm = (
             nnx.BatchNorm(out_features, use_running_average=True, epsilon=1e-5, rngs=rngs)
             if normalise
@@ -118,7 +120,13 @@ class ConvBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
         """Applies the block."""
-        x = convolution(x, self.conv.kernel[...], strides=self.strides, padding=self.padding)
+        x = convolution(
+            x,
+            self.conv.kernel[...],
+            strides=self.strides,
+            padding=self.padding,
+            precision=self.precision,
+        )
         if self.norm is not None:
             x = self.norm(x)
         return self.activation(x)
@@ -216,12 +224,14 @@ class SRVP(nnx.Module):
         encoder: Frames [n, 64, 64, nc], float32 in [0, 1], to encodings [n, nhx].
         content: Encodings [n, t, nhx] to w [n, nh_inf].
         initial_state: Encodings [n, nt_inf, nhx] to mean and raw scale of q(y₀) [n, 2 ny].
+        precision: Of the encoder's convolutions.
     """
 
     def __init__(self, config: SRVPConfig, *, rngs: nnx.Rngs):
         """Makes the networks with random weights; `weights.Weights.network` with given ones."""
         encoder = {"dcgan": DCGAN64Encoder, "vgg": VGG64Encoder}[config.archi]
         self.config = config
+        self.precision: Precision = "float32"
         self.encoder = encoder(config, rngs=rngs)
         self.content = Content(config, rngs=rngs)
         self.initial_state = InitialState(config, rngs=rngs)

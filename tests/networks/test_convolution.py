@@ -1,3 +1,6 @@
+import functools
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -23,6 +26,10 @@ def torchs(x: jax.Array, kernel: jax.Array, strides: int) -> np.ndarray:
     return y.permute(0, 2, 3, 1).numpy()
 
 
+def definition(x: jax.Array, kernel: jax.Array, strides: int) -> jax.Array:
+    return convolution._direct(x, kernel, strides=strides, padding=1, precision="highest")
+
+
 def example(r: int, h: int, w: int) -> tuple[jax.Array, jax.Array]:
     x = RNG.normal(size=(3, h, w, 24))
     kernel = RNG.normal(size=(r, r, 24, 40)) / np.sqrt(24 * r * r)
@@ -33,7 +40,7 @@ def example(r: int, h: int, w: int) -> tuple[jax.Array, jax.Array]:
 def test_winograd_is_as_exact_as_the_definition(r: int, strides: int, h: int, w: int):
     x, kernel = example(r, h, w)
     exact = torchs(x, kernel, strides)
-    of_definition = convolution._direct(x, kernel, strides=strides, padding=1)
+    of_definition = definition(x, kernel, strides)
     of_winograd = winograd(x, kernel)
     chex.assert_shape(of_winograd, exact.shape)
     errors = [np.sqrt(np.mean((y - exact) ** 2)) for y in (of_winograd, of_definition)]
@@ -49,7 +56,7 @@ def test_winograd_has_the_gradient_of_the_definition(r: int, strides: int, h: in
 
     chex.assert_trees_all_close(
         gradients(winograd),
-        gradients(lambda x, k: convolution._direct(x, k, strides=strides, padding=1)),
+        gradients(lambda x, k: definition(x, k, strides)),
         atol=2e-5,
     )
 
@@ -66,3 +73,21 @@ def test_large_convolutions_go_by_winograd_on_the_cpu_alone(platform: str, defin
 
     assert ("stablehlo.convolution" in lowered(16)) is definition
     assert "stablehlo.convolution" in lowered(1)
+
+
+@pytest.mark.parametrize(("r", "strides", "h", "w"), SIZES)
+def test_bfloat16_rounds_what_is_multiplied_and_nothing_else(r: int, strides: int, h: int, w: int):
+    x, kernel = example(r, h, w)
+    got = convolution.convolution(x, kernel, strides=strides, padding=1, precision="bfloat16")
+    rounded = (a.astype(jnp.bfloat16).astype(jnp.float32) for a in (x, kernel))
+    np.testing.assert_allclose(got, torchs(*rounded, strides), atol=1e-5)
+    assert np.abs(got - torchs(x, kernel, strides)).max() > 1e-3
+
+
+@pytest.mark.parametrize(("precision", "asked"), [("float32", "HIGHEST"), ("bfloat16", "DEFAULT")])
+def test_gpus_may_use_their_fast_units_for_bfloat16_alone(precision: str, asked: str):
+    x, kernel = example(3, 8, 8)
+    function = functools.partial(convolution.convolution, strides=1, padding=1, precision=precision)
+    lowered = jax.jit(function).trace(x, kernel).lower(lowering_platforms=("cuda",))
+    (line,) = (li for li in lowered.as_text().splitlines() if "stablehlo.convolution" in li)
+    assert set(re.findall("DEFAULT|HIGHEST", line)) == {asked}

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from jax import export, lax
 
-from srvp_fd_jax.networks.i3d import I3D, factorised, max_pool, plain
+from srvp_fd_jax.networks.i3d import I3D, Unit3D, factorised, max_pool, plain
 from srvp_fd_jax.weights import Weights
 
 
@@ -49,6 +49,13 @@ def test_the_ports_eps_is_told_apart(i3d_weights: Weights, apply, torch_network)
     check(logits, i3d.torch_logits(torch_network, clips))
     other = i3d.torch_logits(i3d.torch_network(i3d_weights.arrays, eps=1e-5), clips)
     assert np.linalg.norm(logits - other) > 0.01
+
+
+def test_bfloat16_is_that_of_every_convolution(i3d_weights: Weights):
+    network = i3d_weights.network("bfloat16")
+    units = [module for _, module in nnx.iter_modules(network) if isinstance(module, Unit3D)]
+    assert len(units) == 57
+    assert {unit.precision for unit in units} == {network.precision} == {"bfloat16"}
 
 
 def kernels() -> list[tuple[tuple[int, ...], int]]:
