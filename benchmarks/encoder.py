@@ -8,7 +8,7 @@ which waits while the others work; they take turns, and the table has the median
 - frames/s at so many frames a call: `extract_features` of uint8 frames in NumPy, to features on the
   host. PyTorch's encoder runs in the faster of its two memory formats, from the same frames, with
   the conversion to float that srvp-fd leaves to its user.
-- "end to end": 1024 frames a side to the distance, as each package's calculator does it.
+- "end to end": so many frames a side to the distance, as each package's calculator does it.
 - "start": time of the import, and from the start of a process to its first number, with an empty
   cache of compiled programs and with a full one.
 
@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 DATASETS = {"dcgan": "mmnist_stochastic", "vgg": "kth"}
 COUNTS = {"dcgan": (1, 32, 64, 256, 1024), "vgg": (1, 32, 64, 256)}
 PAIRS = 7
-END_TO_END = 1024
+END_TO_END = {"dcgan": 1024, "vgg": 256}
 
 Encode = Callable[[np.ndarray], object]
 Score = Callable[[np.ndarray, np.ndarray], float]
@@ -93,9 +93,10 @@ IMPLEMENTATIONS: dict[str, Callable[[Path], tuple[Encode, Score]]] = {
 def serve(name: str, folder: Path) -> None:
     """Answers each line, a number of frames or 0 for end to end, with the seconds it took."""
     encode, score = IMPLEMENTATIONS[name](folder)
-    channels = json.loads((folder / "config.json").read_text())["nc"]
+    config = json.loads((folder / "config.json").read_text())
     rng = np.random.default_rng(0)
-    x, y = rng.integers(0, 256, (2, END_TO_END, 64, 64, channels), np.uint8)
+    shape = END_TO_END[config["archi"]], 64, 64, config["nc"]
+    x, y = rng.integers(0, 256, (2, *shape), np.uint8)
     seen = set()
     for line in sys.stdin:
         n = int(line)
@@ -135,8 +136,8 @@ def compare(archi: str, folder: Path) -> None:
                 answers[name].append([float(value) for value in server.stdout.readline().split()])
         seconds = {name: np.median(rows, axis=0)[0] for name, rows in answers.items()}
         theirs = min(seconds[name] for name in seconds if name != "ours")
-        frames = n or 2 * END_TO_END
-        what = f"{n} a call" if n else f"end to end {END_TO_END}"
+        frames = n or 2 * END_TO_END[archi]
+        what = f"{n} a call" if n else f"end to end {END_TO_END[archi]}"
         rates = "".join(f"{frames / seconds[name]:22.0f}" for name in servers)
         print(f"{archi:6}{what:>16}{rates}{theirs / seconds['ours']:8.2f}", flush=True)
     peaks = "".join(f"{rows[-1][1]:18.0f} MiB" for rows in answers.values())

@@ -32,10 +32,6 @@ from srvp_fd_jax.statistics import (
 )
 from srvp_fd_jax.weights import load_weights
 
-# XLA's CPU convolutions are fastest at 32 to 64 frames a call, where activations stay in cache,
-# and a fixed number bounds the memory of any number of samples.
-FRAMES_AT_ONCE = 64
-
 Moments = dict[str, Float[Array, "_ _"]]
 """Features, of which there may be another number and size for each comparison."""
 
@@ -124,8 +120,8 @@ class FrechetDistanceCalculator:
             x: Frames for comparison_type "frame", else clips.
             y: The same; the number of samples may differ, the length of clips may not.
             comparison_type: "frame", "static_content" or "dynamics".
-            batch_size: How many samples are encoded at a time; by default about 64 frames. The
-                result is the same up to rounding.
+            batch_size: How many samples are encoded at a time; by default about 64 frames on a
+                CPU and 256 elsewhere. The result is the same up to rounding.
 
         Returns:
             Non-negative float32 scalar.
@@ -161,7 +157,7 @@ class FrechetDistanceCalculator:
 
         Args:
             videos: Clips [N, T, 64, 64, C] or [N, T, C, 64, 64]; the last nt_inf frames count.
-            batch_size: How many are encoded at a time; by default about 64 frames.
+            batch_size: How many are encoded at a time, by default as in a call.
 
         Returns:
             One row a clip, float32; differentiable in the clips.
@@ -181,7 +177,7 @@ class FrechetDistanceCalculator:
 
         Args:
             videos: Clips [N, T, 64, 64, C] or [N, T, C, 64, 64]; the first nt_inf frames count.
-            batch_size: How many are encoded at a time; by default about 64 frames.
+            batch_size: How many are encoded at a time, by default as in a call.
 
         Returns:
             One row a clip, float32; differentiable in the clips.
@@ -207,7 +203,7 @@ class FrechetDistanceCalculator:
             batches: Arrays of frames for comparison_type "frame", else of clips, of any lengths
                 but all of the same type and with clips of one length.
             comparison_type: "frame", "static_content" or "dynamics".
-            batch_size: How many samples are encoded at a time; by default about 64 frames.
+            batch_size: How many samples are encoded at a time, by default as in a call.
 
         Returns:
             Statistics for `frechet_distance_from_statistics`, marked with what they are of.
@@ -365,7 +361,7 @@ class FrechetDistanceCalculator:
 
     def _batch_size(self, comparison_type: ComparisonType, batch_size: int | None) -> int:
         frames = 1 if comparison_type == "frame" else self.network.config.nt_inf
-        return encoding.check_batch_size(batch_size, max(1, FRAMES_AT_ONCE // frames))
+        return encoding.check_batch_size(batch_size, max(1, frames_at_once() // frames))
 
 
 def frechet_distance(
@@ -394,8 +390,8 @@ def frechet_distance(
         dataset: Which model's features: one of `DATASETS`.
         comparison_type: "frame" (appearance of single frames), "static_content" (what stays in a
             clip) or "dynamics" (how it moves).
-        batch_size: How many samples are encoded at a time; by default about 64 frames. The result
-            is the same up to rounding.
+        batch_size: How many samples are encoded at a time; by default about 64 frames on a CPU
+            and 256 elsewhere. The result is the same up to rounding.
         data_format: "channels_last", "channels_first", or "auto" to tell by the shape.
         weights: A converted file or checkpoint folder; by default looked up, see `load_network`.
         method: "procrustes" or "eigh", see `frechet.frechet_distance_from_factors`.
@@ -432,6 +428,15 @@ def _calculator(
     dataset: str, weights: str | None, method: frechet.Method
 ) -> FrechetDistanceCalculator:
     return FrechetDistanceCalculator(dataset, weights=weights, method=method)
+
+
+def frames_at_once() -> int:
+    """How many frames are encoded at a time.
+
+    A fixed number bounds the memory of any number of samples. On a CPU the activations of a few
+    stay near the cores, other devices take many to be busy.
+    """
+    return 64 if jax.default_backend() == "cpu" else 256
 
 
 def _frame(network: SRVP, frames: Shaped[Array, "n h w c"]) -> Features:

@@ -15,15 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from srvp_fd_jax.statistics import AnyArray, FeatureStatistics
 
 _T = TypeVar("_T")
 
-# One QR of many rows takes less time than many of few, above all where the threads of the LAPACK
-# under JAX's CPU backend wait for each other.
-_BLOCKS_A_FOLD = 16
+# What a call costs whatever it encodes (memory of its own, transformed kernels) is shared by a few
+# batches. One QR of many rows takes less time than many of few, above all where the threads of the
+# LAPACK under JAX's CPU backend wait for each other.
+_BATCHES_A_BLOCK = 4
+_BLOCKS_A_FOLD = 4
 
 Extract = jax.tree_util.Partial
 """Maps samples [n, ...] to {"features": [n, d]}, of mixtures with "variances" [n, d] beside."""
@@ -128,23 +130,48 @@ def stream(
 ) -> FeatureStatistics:
     """Statistics of batches of any lengths and number, in a fixed amount of memory."""
     state, features, counts = empty, [], []
-    for samples, count in blocks(batches, batch_size):
-        features.append(encode(extract, samples, batch_size, None))
+    for samples, count in blocks(batches, _BATCHES_A_BLOCK * batch_size):
+        features.append(_encode_block(extract, samples, count))
         counts.append(count)
         if len(features) > 1:
-            jax.block_until_ready(features[-2])  # one batch waits on the device, never more
+            jax.block_until_ready(features[-2])  # one block waits on the device, never more
         if len(features) == _BLOCKS_A_FOLD:
-            state = _fold(state, features, counts, batch_size)
+            state = _fold(state, features, counts)
             features, counts = [], []
-    return _fold(state, features, counts, batch_size) if features else state
+    return _fold(state, features, counts) if features else state
+
+
+@jax.jit
+def _encode_block(
+    extract: Extract, samples: Shaped[AnyArray, "size *sample"], count: int | Int[Array, ""]
+) -> Features:
+    """Features of a block, by one program for any number of samples that count.
+
+    Batches of which none does are left out.
+    """
+    batches = jnp.reshape(samples, (_BATCHES_A_BLOCK, -1, *samples.shape[1:]))
+    batch_size = batches.shape[1]
+
+    def encode_next(
+        i: Int[Array, ""], features: dict[str, Float[Array, "k n d"]]
+    ) -> dict[str, Float[Array, "k n d"]]:
+        return jax.tree.map(lambda f, new: f.at[i].set(new), features, extract(batches[i]))
+
+    zeros = jax.tree.map(
+        lambda f: jnp.zeros((_BATCHES_A_BLOCK, *f.shape), f.dtype),
+        jax.eval_shape(extract, batches[0]),
+    )
+    features = jax.lax.fori_loop(0, -(-count // batch_size), encode_next, zeros)
+    return jax.tree.map(jnp.concatenate, features)
 
 
 def _fold(
-    state: FeatureStatistics, features: list[Features], counts: list[int], batch_size: int
+    state: FeatureStatistics, features: list[Features], counts: list[int]
 ) -> FeatureStatistics:
-    """Folds the counting rows of some batches in, by one program for any number of batches."""
+    """Folds the counting rows of some blocks in, by one program for any number of blocks."""
+    size = len(features[0]["features"])
     missing = _BLOCKS_A_FOLD - len(counts)
-    mask = np.arange(batch_size) < np.array(counts + [0] * missing)[:, None]
+    mask = np.arange(size) < np.array(counts + [0] * missing)[:, None]
     return _update(state, pad_blocks(features, _BLOCKS_A_FOLD), mask.ravel())
 
 
@@ -211,6 +238,7 @@ def _map_batches(
     if n <= batch_size:
         return extract(samples)
     steps = -(-n // batch_size)
+    batch_size = -(-n // steps)  # no larger than it takes: fewer samples are padding
     padded = jnp.pad(samples, ((0, steps * batch_size - n), *[(0, 0)] * (samples.ndim - 1)))
     batches = padded.reshape(batch_size, steps, *samples.shape[1:]).swapaxes(0, 1)
     features = jax.lax.map(extract, batches)

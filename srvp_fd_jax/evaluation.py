@@ -25,10 +25,10 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 import srvp_fd_jax
 from srvp_fd_jax.calculator import (
-    FRAMES_AT_ONCE,
     FrechetDistanceCalculator,
     Moments,
     clip_moments,
+    frames_at_once,
 )
 from srvp_fd_jax.encoding import blocks, pad_blocks
 from srvp_fd_jax.files import read_safetensors, write_atomically
@@ -79,7 +79,7 @@ class Metric:
         if isinstance(self.network, I3D):
             at_once = clips_at_once()
         else:
-            fitting = max(1, FRAMES_AT_ONCE // len(clips[0]))
+            fitting = max(1, frames_at_once() // len(clips[0]))
             at_once = math.gcd(VIDEOS_A_ROUND, 1 << (fitting.bit_length() - 1))
         batches = blocks((self.prepare(clip[None]) for clip in clips), at_once)
         encoded = [_encode(self.network, self.protocols, batch) for batch, _ in batches]
