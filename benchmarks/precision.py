@@ -3,10 +3,11 @@
     pip install -e ".[dev]" && python benchmarks/precision.py
 
 Moving digits, corrupted, against others: on the features of the bundled model, 1000 clips a side,
-and on those of I3D, 32 clips of 16 frames. Rounding is the same on every backend, so a CPU shows
+and on those of I3D, 16 clips of 16 frames. Rounding is the same on every backend, so a CPU shows
 what a TPU or GPU gives. Both sides are encoded alike: a part of what rounding does cancels.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -43,7 +44,7 @@ def main() -> None:
                 x, y = x[:, -1], y[:, -1]
             row(comparison_type, what, *(c(x, y, comparison_type) for c in calculators))
     fvd = [FrechetVideoDistanceCalculator(precision=p) for p in PRECISIONS]
-    for what, x, y in sets(32, 16):
+    for what, x, y in itertools.islice(sets(16, 16), 3):
         row("I3D", what, *(calculator(x, y) for calculator in fvd))
 
 
