@@ -10,6 +10,8 @@ XLA counts. The distance is compared with the route of srvp-fd, features to the 
 `scipy.linalg.sqrtm`. Where JAX or PyTorch sees no GPU the script says so and measures nothing.
 """
 
+import copy
+import functools
 import os
 import sys
 import tempfile
@@ -64,9 +66,8 @@ def torch_calls(name: str, network: torch.nn.Module, x: np.ndarray, device: str)
     calls: dict[str, Call] = {}
     for suffix, memory_format in (("", torch.contiguous_format), (", channels last", last)):
         samples = channels_first.contiguous(memory_format=memory_format)
-        calls[name + suffix] = lambda samples=samples, memory_format=memory_format: call(
-            network.to(device, memory_format=memory_format), samples
-        )
+        converted = copy.deepcopy(network).to(device, memory_format=memory_format)
+        calls[name + suffix] = functools.partial(call, converted, samples)
     return calls
 
 
