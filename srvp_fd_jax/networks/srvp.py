@@ -28,7 +28,7 @@ FRAME_SIZE = 64
 ComparisonType = Literal["frame", "static_content", "dynamics"]
 """Whose features are compared: of the encodings, of w or of y₀."""
 
-_Conv = functools.partial(nnx.Conv, use_bias=False, precision="highest")
+_Conv = functools.partial(nnx.Conv, use_bias=False)  # holds the kernel, `ConvBlock` applies it
 _Linear = functools.partial(nnx.Linear, precision="highest")
 _leaky_relu = functools.partial(jax.nn.leaky_relu, negative_slope=0.2)
 
