@@ -62,6 +62,10 @@ def convolution(
         precision: The same on every backend.
     """
     x, kernel = rounded(precision, x, kernel)
+    if x.shape[1:3] == kernel.shape[:2] and padding == 0:
+        # One output, which as a matrix product takes a CPU a quarter of XLA's convolution.
+        product = jnp.tensordot(x, kernel, 3, precision=XLA_PRECISION[precision])
+        return product[:, None, None]
     direct = functools.partial(
         _direct, strides=strides, padding=padding, precision=XLA_PRECISION[precision]
     )

@@ -15,13 +15,13 @@ RNG = np.random.default_rng(0)
 SIZES = [(3, 1, 8, 12), (3, 1, 2, 2), (4, 2, 8, 12), (4, 2, 4, 4)]
 
 
-def torchs(x: jax.Array, kernel: jax.Array, strides: int) -> np.ndarray:
+def torchs(x: jax.Array, kernel: jax.Array, strides: int, padding: int = 1) -> np.ndarray:
     """The convolution in float64."""
     y = torch.nn.functional.conv2d(
         torch.from_numpy(np.array(x, np.float64)).permute(0, 3, 1, 2),
         torch.from_numpy(np.array(kernel, np.float64)).permute(3, 2, 0, 1),
         stride=strides,
-        padding=1,
+        padding=padding,
     )
     return y.permute(0, 2, 3, 1).numpy()
 
@@ -59,6 +59,15 @@ def test_winograd_has_the_gradient_of_the_definition(r: int, strides: int, h: in
         gradients(lambda x, k: definition(x, k, strides)),
         atol=2e-5,
     )
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_kernels_of_the_images_size_give_one_output(precision: convolution.Precision):
+    x, kernel = example(4, 4, 4)
+    got = convolution.convolution(x, kernel, strides=1, padding=0, precision=precision)
+    rounded = (a.astype(precision).astype(jnp.float32) for a in (x, kernel))
+    chex.assert_shape(got, (3, 1, 1, 40))
+    np.testing.assert_allclose(got, torchs(*rounded, 1, padding=0), atol=1e-5)
 
 
 @pytest.mark.parametrize(("platform", "definition"), [("cpu", False), ("cuda", True)])
