@@ -9,10 +9,11 @@ The three comparisons are those of the PyTorch package srvp-fd 0.4.1, whose numb
 """
 
 import functools
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from typing import get_args
+from typing import Any, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from jaxtyping import Array, Float, Shaped
 from numpy.typing import ArrayLike
 
 from srvp_fd_jax import encoding, frechet
-from srvp_fd_jax.encoding import Extract, Features
+from srvp_fd_jax.encoding import Extract, Moments
 from srvp_fd_jax.inputs import DataFormat, as_frames, check_counts, to_unit_range
 from srvp_fd_jax.networks.convolution import Precision
 from srvp_fd_jax.networks.srvp import SRVP, ComparisonType, gaussian_from_raw
@@ -32,8 +33,9 @@ from srvp_fd_jax.statistics import (
 )
 from srvp_fd_jax.weights import load_weights
 
-Moments = dict[str, Float[Array, "_ _"]]
-"""Features, of which there may be another number and size for each comparison."""
+_T = TypeVar("_T")
+
+_COMPARISON_TYPES: tuple[ComparisonType, ...] = get_args(ComparisonType)
 
 
 @encoding.network_pytree("dataset", "method", "weights_sha256")
@@ -130,7 +132,26 @@ class FrechetDistanceCalculator:
             ValueError: If an argument is not what is described here; the message names it. Values
                 out of range or not finite are found in concrete arrays, not under `jit`.
         """
-        return self._distance(x, y, comparison_type, batch_size, "auto")
+        of = self._distances(x, y, (comparison_type,), batch_size, "auto")
+        return of[comparison_type]
+
+    def distances(
+        self, x: ArrayLike, y: ArrayLike, batch_size: int | None = None
+    ) -> dict[ComparisonType, Float[Array, ""]]:
+        """All three distances between two sets of clips, each frame encoded once.
+
+        Args:
+            x: Clips; "frame" compares all of their frames.
+            y: The same; the number of clips may differ, their length may not.
+            batch_size: How many clips are encoded at a time, by default as in a call.
+
+        Returns:
+            Squared Fréchet distances under the names of the comparisons, as calls give them.
+
+        Raises:
+            ValueError: If an argument is not what is described here; the message names it.
+        """
+        return self._distances(x, y, _COMPARISON_TYPES, batch_size, "auto")
 
     def extract_features(
         self, images: ArrayLike, batch_size: int | None = None
@@ -147,8 +168,7 @@ class FrechetDistanceCalculator:
         Raises:
             ValueError: If `images` are not what is described here.
         """
-        samples = self._samples(images, "images", "frame")
-        return self._features(_frame, samples, "frame", batch_size)
+        return self._features(images, "images", "frame", batch_size)
 
     def extract_w(
         self, videos: ArrayLike, batch_size: int | None = None
@@ -165,8 +185,7 @@ class FrechetDistanceCalculator:
         Raises:
             ValueError: If `videos` are not what is described here.
         """
-        samples = self._samples(videos, "videos", "static_content")
-        return self._features(_static_content, samples, "static_content", batch_size)
+        return self._features(videos, "videos", "static_content", batch_size)
 
     def extract_q_y_0_params(
         self, videos: ArrayLike, batch_size: int | None = None
@@ -185,8 +204,7 @@ class FrechetDistanceCalculator:
         Raises:
             ValueError: If `videos` are not what is described here.
         """
-        samples = self._samples(videos, "videos", "dynamics")
-        return self._features(_initial_state, samples, "dynamics", batch_size)
+        return self._features(videos, "videos", "dynamics", batch_size)
 
     def statistics(
         self,
@@ -211,18 +229,37 @@ class FrechetDistanceCalculator:
         Raises:
             ValueError: If a batch is not what is described here; the message tells which.
         """
-        _check_comparison_type(comparison_type)
+        return self._stream(batches, (comparison_type,), batch_size)[comparison_type]
 
-        def check(batch: ArrayLike, name: str) -> Shaped[AnyArray, "..."]:
-            return self._samples(batch, name, comparison_type)
+    def clip_statistics(
+        self, batches: Iterable[ArrayLike], batch_size: int | None = None
+    ) -> dict[ComparisonType, FeatureStatistics]:
+        """Statistics of all three comparisons in one pass, each frame encoded once.
 
-        samples = encoding.checked(batches, check)  # whole clips: all of one length
-        return encoding.stream(
-            Extract(_MOMENTS[comparison_type], self.network),
-            (self._counting_frames(s, comparison_type) for s in samples),
-            self._batch_size(comparison_type, batch_size),
-            self.empty(comparison_type),
-        )
+        As `statistics`; under `jit` too, where they merge with those that a loop carries.
+
+        Args:
+            batches: Arrays of clips of any numbers, but all of the same type and length; "frame"
+                compares all of their frames.
+            batch_size: How many clips are encoded at a time, by default as in a call.
+
+        Returns:
+            Statistics under the names of the comparisons.
+
+        Raises:
+            ValueError: If a batch is not what is described here; the message tells which.
+
+        Example:
+            >>> import numpy as np
+            >>> import srvp_fd_jax
+            >>> from srvp_fd_jax.videos.moving_digits import moving_digits
+            >>> calculator = srvp_fd_jax.FrechetDistanceCalculator("digits")
+            >>> clips = moving_digits(np.random.default_rng(0), n=6, length=8)
+            >>> statistics = calculator.clip_statistics([clips])
+            >>> {name: int(of_name.count) for name, of_name in statistics.items()}
+            {'frame': 48, 'static_content': 6, 'dynamics': 6}
+        """
+        return self._stream(batches, _COMPARISON_TYPES, batch_size)
 
     def empty(self, comparison_type: ComparisonType = "frame") -> FeatureStatistics:
         """Statistics of no samples, marked with what the calculator's statistics are of.
@@ -267,101 +304,120 @@ class FrechetDistanceCalculator:
         d1, d2 = (f.shape[1] for f in features.values())
         if d1 != d2:
             raise ValueError(f"f2: got {d2} feature dimensions, expected {d1} as in f1")
-        check_counts(features, d1)
+        check_counts({name: len(f) for name, f in features.items()}, d1, stacklevel=3)
         s1, s2 = (FeatureStatistics.from_features(f) for f in features.values())
         return frechet_distance_from_statistics(s1, s2, self.method)
 
-    def _distance(
+    def _distances(
         self,
         x: ArrayLike,
         y: ArrayLike,
-        comparison_type: ComparisonType,
+        comparison_types: tuple[ComparisonType, ...],
         batch_size: int | None,
         data_format: DataFormat,
-    ) -> Float[Array, ""]:
+    ) -> dict[ComparisonType, Float[Array, ""]]:
         samples = {
-            "x": self._samples(x, "x", comparison_type, data_format),
-            "y": self._samples(y, "y", comparison_type, data_format),
+            "x": self._samples(x, "x", comparison_types, data_format),
+            "y": self._samples(y, "y", comparison_types, data_format),
         }
-        if comparison_type != "frame" and np.shape(samples["x"])[1] != np.shape(samples["y"])[1]:
+        if comparison_types != ("frame",):
             lengths = [s.shape[1] for s in samples.values()]
-            raise ValueError(f"y: got clips of {lengths[1]} frames, expected {lengths[0]} as in x")
-        check_counts(samples, self._dim(comparison_type))
-        s1, s2 = (self._statistics(s, comparison_type, batch_size) for s in samples.values())
-        return frechet_distance_from_statistics(s1, s2, self.method)
-
-    def _statistics(
-        self,
-        samples: Shaped[AnyArray, "..."],
-        comparison_type: ComparisonType,
-        batch_size: int | None,
-    ) -> FeatureStatistics:
-        return encoding.statistics(
-            Extract(_MOMENTS[comparison_type], self.network),
-            self._counting_frames(samples, comparison_type),
-            self._batch_size(comparison_type, batch_size),
-            self.empty(comparison_type),
+            if lengths[0] != lengths[1]:
+                raise ValueError(
+                    f"y: got clips of {lengths[1]} frames, expected {lengths[0]} as in x"
+                )
+        for name in comparison_types:
+            axes = 2 if name == "frame" else 1  # of clips all frames
+            counts = {of: math.prod(s.shape[: min(axes, s.ndim - 3)]) for of, s in samples.items()}
+            check_counts(counts, self._dim(name))
+        of_x, of_y = (
+            encoding.statistics(
+                self._extract(clip_moments, comparison_types),
+                counting := self._counting_frames(s, comparison_types),
+                _batch_size(counting, batch_size),
+                tuple(map(self.empty, comparison_types)),
+            )
+            for s in samples.values()
         )
+        return {
+            name: frechet_distance_from_statistics(s1, s2, self.method)
+            for name, s1, s2 in zip(comparison_types, of_x, of_y, strict=True)
+        }
+
+    def _stream(
+        self,
+        batches: Iterable[ArrayLike],
+        comparison_types: tuple[ComparisonType, ...],
+        batch_size: int | None,
+    ) -> dict[ComparisonType, FeatureStatistics]:
+        def check(batch: ArrayLike, name: str) -> Shaped[AnyArray, "..."]:
+            return self._samples(batch, name, comparison_types)
+
+        empty = tuple(map(self.empty, comparison_types))
+        samples = encoding.checked(batches, check)  # whole clips: all of one length
+        first, counting = encoding.peek(self._counting_frames(s, comparison_types) for s in samples)
+        if first is None:
+            return dict(zip(comparison_types, empty, strict=True))
+        size = _batch_size(first, batch_size)
+        made = encoding.stream(self._extract(clip_moments, comparison_types), counting, size, empty)
+        return dict(zip(comparison_types, made, strict=True))
+
+    def _features(
+        self, x: ArrayLike, name: str, comparison_type: ComparisonType, batch_size: int | None
+    ) -> Float[Array, "n d"]:
+        samples = self._samples(x, name, (comparison_type,))
+        counting = self._counting_frames(samples, (comparison_type,))
+        (features,) = encoding.encode(
+            self._extract(_clip_features, (comparison_type,)),
+            counting,
+            _batch_size(counting, batch_size),
+            encoding.find_shards(samples),
+        )
+        return features[:, 0]
 
     def _samples(
         self,
         x: ArrayLike,
         name: str,
-        comparison_type: ComparisonType,
+        comparison_types: tuple[ComparisonType, ...],
         data_format: DataFormat = "auto",
     ) -> Shaped[AnyArray, "..."]:
-        """Checked frames or whole clips, channels last."""
-        _check_comparison_type(comparison_type)
+        """Checked frames (of "frame" alone) or whole clips, channels last."""
+        for comparison_type in comparison_types:
+            _check_comparison_type(comparison_type)
         config = self.network.config
         samples = as_frames(
             x,
             name,
-            ndim=4 if comparison_type == "frame" else 5,
+            ndim=4 if comparison_types == ("frame",) else 5,
             size=config.nx,
             channels=config.nc,
             data_format=data_format,
         )
-        if comparison_type != "frame" and samples.shape[1] < config.nt_inf:
+        if samples.ndim == 5 and samples.shape[1] < config.nt_inf:
+            inferred = next(t for t in comparison_types if t != "frame")
             raise ValueError(
-                f"{name}: got clips of {samples.shape[1]} frames, {comparison_type!r} of the "
-                f"model {self.dataset!r} needs at least {config.nt_inf}"
+                f"{name}: got clips of {samples.shape[1]} frames, {inferred!r} of the model "
+                f"{self.dataset!r} needs at least {config.nt_inf}"
             )
         return samples
 
-    def _features(
-        self,
-        function: Callable[[SRVP, Shaped[Array, "n *sample"]], Features],
-        samples: Shaped[AnyArray, "..."],
-        comparison_type: ComparisonType,
-        batch_size: int | None,
-    ) -> Float[Array, "n d"]:
-        counting = self._counting_frames(samples, comparison_type)
-        batch_size = self._batch_size(comparison_type, batch_size)
-        shards = encoding.find_shards(samples)
-        return encoding.encode(Extract(function, self.network), counting, batch_size, shards)[
-            "features"
-        ]
-
     def _counting_frames(
-        self, samples: Shaped[AnyArray, "..."], comparison_type: ComparisonType
+        self, samples: Shaped[AnyArray, "..."], comparison_types: tuple[ComparisonType, ...]
     ) -> Shaped[AnyArray, "..."]:
-        """Only the frames that count are encoded, and only those go to the device."""
-        nt_inf = self.network.config.nt_inf
-        match comparison_type:
-            case "static_content":
-                return samples[:, -nt_inf:]
-            case "dynamics":
-                return samples[:, :nt_inf]
-        return samples
+        return counting_frames(samples, comparison_types, self.network.config.nt_inf)
+
+    def _extract(
+        self,
+        function: Callable[[tuple[ComparisonType, ...], SRVP, Array], Any],
+        comparison_types: tuple[ComparisonType, ...],
+    ) -> Extract:
+        return Extract(_bound(function, comparison_types), self.network)
 
     def _dim(self, comparison_type: ComparisonType) -> int:
         config = self.network.config
         dims = {"frame": config.nhx, "static_content": config.nh_inf, "dynamics": config.ny}
         return dims[comparison_type]
-
-    def _batch_size(self, comparison_type: ComparisonType, batch_size: int | None) -> int:
-        frames = 1 if comparison_type == "frame" else self.network.config.nt_inf
-        return encoding.check_batch_size(batch_size, max(1, frames_at_once() // frames))
 
 
 def frechet_distance(
@@ -420,7 +476,8 @@ def frechet_distance(
     """
     path = None if weights is None else os.fspath(weights)
     calculator = _calculator(dataset, path, method)
-    return calculator._distance(x, y, comparison_type, batch_size, data_format)
+    of = calculator._distances(x, y, (comparison_type,), batch_size, data_format)
+    return of[comparison_type]
 
 
 @functools.lru_cache(maxsize=8)
@@ -439,64 +496,80 @@ def frames_at_once() -> int:
     return 64 if jax.default_backend() == "cpu" else 256
 
 
-def _frame(network: SRVP, frames: Shaped[Array, "n h w c"]) -> Features:
-    return {"features": network.encoder(to_unit_range(frames))}
+def _batch_size(samples: Shaped[AnyArray, "..."], batch_size: int | None) -> int:
+    frames = samples.shape[1] if samples.ndim == 5 else 1
+    return encoding.check_batch_size(batch_size, max(1, frames_at_once() // frames))
 
 
-def _static_content(network: SRVP, clips: Shaped[Array, "n t h w c"]) -> Features:
-    return _content_moments(network, _encode_clips(network, clips))
+def counting_frames(
+    samples: Shaped[AnyArray, "..."], comparison_types: tuple[ComparisonType, ...], nt_inf: int
+) -> Shaped[AnyArray, "..."]:
+    """Samples without the frames that no comparison looks at: only these need a device."""
+    if comparison_types == ("dynamics",):
+        return samples[:, :nt_inf]
+    if comparison_types == ("static_content",):
+        return samples[:, -nt_inf:]
+    if "frame" in comparison_types or samples.shape[1] <= 2 * nt_inf:
+        return samples
+    xp = jnp if isinstance(samples, jax.Array) else np
+    return xp.concatenate([samples[:, :nt_inf], samples[:, -nt_inf:]], axis=1)
 
 
-def _initial_state(network: SRVP, clips: Shaped[Array, "n t h w c"]) -> Features:
-    return {"features": network.initial_state(_encode_clips(network, clips))}
-
-
-def _dynamics(network: SRVP, clips: Shaped[Array, "n t h w c"]) -> Features:
-    return _dynamics_moments(network, _encode_clips(network, clips))
-
-
-def _content_moments(network: SRVP, encodings: Float[Array, "n t nhx"]) -> Features:
-    return {"features": network.content(encodings)}
-
-
-def _dynamics_moments(network: SRVP, encodings: Float[Array, "n nt_inf nhx"]) -> Features:
-    mean, variance = gaussian_from_raw(network.initial_state(encodings))
-    return {"features": mean, "variances": variance}
-
-
-_MOMENTS = {"frame": _frame, "static_content": _static_content, "dynamics": _dynamics}
+@functools.cache
+def _bound(
+    function: Callable[..., _T], comparison_types: tuple[ComparisonType, ...]
+) -> Callable[..., _T]:
+    """The same object for the same arguments, since `jit` knows functions by their identity."""
+    return functools.partial(function, comparison_types)
 
 
 def clip_moments(
-    network: SRVP,
     comparison_types: tuple[ComparisonType, ...],
-    clips: Shaped[Array, "n t h w c"],
+    network: SRVP,
+    clips: Shaped[AnyArray, "n *t h w c"],
 ) -> tuple[Moments, ...]:
-    """What several comparisons are made of, each frame that counts encoded once.
+    """What several comparisons are made of, each frame encoded once.
+
+    Args:
+        comparison_types: Of the clips.
+        network: Of the model.
+        clips: Their first and last frames are those of the whole clips. Or frames.
 
     Returns:
-        Features a comparison; of "frame" those of all frames, clip after clip.
+        Moments a comparison; of "frame" those of all frames.
     """
-    t, nt_inf = clips.shape[1], network.config.nt_inf
-    counting = {"frame": (0, t), "static_content": (t - nt_inf, t), "dynamics": (0, nt_inf)}
-    frames = np.unique(np.concatenate([np.arange(*counting[name]) for name in comparison_types]))
-    encodings = _encode_clips(network, clips[:, frames])
+    features = _clip_features(comparison_types, network, clips)
+    return tuple(map(_moments, comparison_types, features))
 
-    def moments(comparison_type: ComparisonType) -> Moments:
-        of_clips = encodings[:, np.searchsorted(frames, np.arange(*counting[comparison_type]))]
+
+def _moments(comparison_type: ComparisonType, features: Float[Array, "n k _"]) -> Moments:
+    if comparison_type == "dynamics":
+        mean, variance = gaussian_from_raw(features)
+        return {"features": mean, "variances": variance}
+    return {"features": features}
+
+
+def _clip_features(
+    comparison_types: tuple[ComparisonType, ...],
+    network: SRVP,
+    clips: Shaped[AnyArray, "n *t h w c"],
+) -> tuple[Float[Array, "n _ _"], ...]:
+    """Encodings, w, and means with raw scales of q(y₀), whichever are asked for."""
+    nt_inf = network.config.nt_inf
+    frames = jnp.reshape(clips, (-1, *clips.shape[-3:]))
+    encodings = network.encoder(to_unit_range(frames))
+    encodings = encodings.reshape(len(clips), math.prod(clips.shape[1:-3]), network.config.nhx)
+
+    def features(comparison_type: ComparisonType) -> Float[Array, "n k d"]:
         match comparison_type:
             case "frame":
-                return {"features": of_clips.reshape(-1, of_clips.shape[-1])}
+                return encodings
             case "static_content":
-                return _content_moments(network, of_clips)
-        return _dynamics_moments(network, of_clips)
+                return network.content(encodings[:, -nt_inf:])[:, None]
+            case "dynamics":
+                return network.initial_state(encodings[:, :nt_inf])[:, None]
 
-    return tuple(map(moments, comparison_types))
-
-
-def _encode_clips(network: SRVP, clips: Shaped[Array, "n t h w c"]) -> Float[Array, "n t nhx"]:
-    encodings = network.encoder(to_unit_range(clips.reshape(-1, *clips.shape[2:])))
-    return encodings.reshape(*clips.shape[:2], -1)
+    return tuple(map(features, comparison_types))
 
 
 def _as_features(f: ArrayLike, name: str) -> Float[Array, "n d"]:
@@ -511,6 +584,6 @@ def _as_features(f: ArrayLike, name: str) -> Float[Array, "n d"]:
 
 
 def _check_comparison_type(comparison_type: str) -> None:
-    if comparison_type not in get_args(ComparisonType):
-        allowed = ", ".join(map(repr, get_args(ComparisonType)))
+    if comparison_type not in _COMPARISON_TYPES:
+        allowed = ", ".join(map(repr, _COMPARISON_TYPES))
         raise ValueError(f"comparison_type: got {comparison_type!r}, allowed are {allowed}")

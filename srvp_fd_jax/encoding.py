@@ -1,12 +1,12 @@
 """From samples to features and their statistics: jitted, in batches, over devices.
 
-What is computed of a batch is an `Extract`: a function of samples to the arguments of
-`FeatureStatistics.update`, bound to its network. As a pytree it is an argument of the jitted
-functions here, the network's weights among its leaves.
+What is computed of a batch is an `Extract`, a function bound to its network. As a pytree it is an
+argument of the jitted functions here, the network's weights among its leaves.
 """
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from srvp_fd_jax.statistics import AnyArray, FeatureStatistics
 
@@ -27,10 +27,14 @@ _T = TypeVar("_T")
 _BATCHES_A_BLOCK = 4
 _BLOCKS_A_FOLD = 4
 
-Extract = jax.tree_util.Partial
-"""Maps samples [n, ...] to {"features": [n, d]}, of mixtures with "variances" [n, d] beside."""
+Moments = dict[str, Float[Array, "n _ _"]]
+"""Of n samples k feature vectors each under "features", of mixtures "variances" beside."""
 
-Features = dict[str, Float[Array, "n d"]]
+Extract = jax.tree_util.Partial
+"""Maps samples [n, ...] to a pytree of arrays [n, k, d]; for statistics to a tuple of moments."""
+
+Statistics = tuple[FeatureStatistics, ...]
+"""As many as there are moments."""
 
 Shards = tuple[jax.sharding.Mesh | jax.sharding.AbstractMesh, Any]
 """A mesh, and those of its axes that the samples are sharded over."""
@@ -70,47 +74,49 @@ def find_shards(samples: Shaped[AnyArray, "..."]) -> Shards | None:
 @functools.partial(jax.jit, static_argnames=("batch_size", "shards"))
 def encode(
     extract: Extract, samples: Shaped[Array, "n *sample"], batch_size: int, shards: Shards | None
-) -> Features:
-    """Features of samples; each device encodes its own."""
+) -> PyTree[Float[Array, "n _ _"]]:
+    """What is extracted from samples; each device encodes its own."""
 
-    def encode_shard(extract: Extract, samples: Shaped[Array, "n *sample"]) -> Features:
+    def of_shard(
+        extract: Extract, samples: Shaped[Array, "n *sample"]
+    ) -> PyTree[Float[Array, "n _ _"]]:
         return _map_batches(extract, samples, batch_size)
 
     if shards is None:
-        return encode_shard(extract, samples)
-    mesh, axes = shards
-    return jax.shard_map(
-        encode_shard, mesh=mesh, in_specs=(P(), P(axes)), out_specs=P(axes), check_vma=False
-    )(extract, samples)
+        return of_shard(extract, samples)
+    return _shard_map(of_shard, shards, P(shards[1]))(extract, samples)
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "shards"))
 def _encode_statistics(
     extract: Extract, samples: Shaped[Array, "n *sample"], batch_size: int, shards: Shards | None
-) -> FeatureStatistics:
+) -> Statistics:
     """Statistics of samples; each device makes its own, and those are merged."""
 
-    def of_shard(extract: Extract, samples: Shaped[Array, "n *sample"]) -> FeatureStatistics:
-        return FeatureStatistics.from_features(**_map_batches(extract, samples, batch_size))
+    def of_shard(extract: Extract, samples: Shaped[Array, "n *sample"]) -> Statistics:
+        moments = _map_batches(extract, samples, batch_size)
+        return tuple(FeatureStatistics.from_features(**_rows(m)) for m in moments)
+
+    def merged(extract: Extract, samples: Shaped[Array, "n *sample"]) -> Statistics:
+        gathered = jax.lax.all_gather(of_shard(extract, samples), axis_name)
+        return tuple(s.reduce() for s in gathered)
 
     if shards is None:
         return of_shard(extract, samples)
+    axis_name = shards[1]
+    return _shard_map(merged, shards, P())(extract, samples)
+
+
+def _shard_map(function: Callable[..., _T], shards: Shards, out_specs: P) -> Callable[..., _T]:
     mesh, axes = shards
     return jax.shard_map(
-        lambda *shard: jax.lax.all_gather(of_shard(*shard), axes).reduce(),
-        mesh=mesh,
-        in_specs=(P(), P(axes)),
-        out_specs=P(),
-        check_vma=False,
-    )(extract, samples)
+        function, mesh=mesh, in_specs=(P(), P(axes)), out_specs=out_specs, check_vma=False
+    )
 
 
 def statistics(
-    extract: Extract,
-    samples: Shaped[AnyArray, "n *sample"],
-    batch_size: int,
-    empty: FeatureStatistics,
-) -> FeatureStatistics:
+    extract: Extract, samples: Shaped[AnyArray, "n *sample"], batch_size: int, empty: Statistics
+) -> Statistics:
     """Statistics of one set of samples, in the form of `empty`.
 
     What is on the host is streamed, but for constants of a function that is being traced.
@@ -118,34 +124,45 @@ def statistics(
     batch_size = min(batch_size, samples.shape[0])
     if not isinstance(samples, jax.Array) and not _is_tracing():
         return stream(extract, [samples], batch_size, empty)
-    of_samples = _encode_statistics(extract, samples, batch_size, find_shards(samples))
-    return dataclasses.replace(of_samples, source=empty.source)
+    made = _encode_statistics(extract, samples, batch_size, find_shards(samples))
+    return tuple(
+        dataclasses.replace(of_samples, source=own.source)
+        for of_samples, own in zip(made, empty, strict=True)
+    )
 
 
 def stream(
     extract: Extract,
     batches: Iterable[Shaped[AnyArray, "..."]],
     batch_size: int,
-    empty: FeatureStatistics,
-) -> FeatureStatistics:
-    """Statistics of batches of any lengths and number, in a fixed amount of memory."""
-    state, features, counts = empty, [], []
+    empty: Statistics,
+) -> Statistics:
+    """Statistics of batches of any lengths and number, in a fixed amount of memory.
+
+    Of a function that is being traced all batches are part in any case: they are taken as one.
+    """
+    if _is_tracing():
+        present = [batch for batch in batches if len(batch)]
+        return (
+            statistics(extract, jnp.concatenate(present), batch_size, empty) if present else empty
+        )
+    state, moments, counts = empty, [], []
     for samples, count in blocks(batches, _BATCHES_A_BLOCK * batch_size):
-        features.append(_encode_block(extract, samples, count))
+        moments.append(_encode_block(extract, samples, count))
         counts.append(count)
-        if len(features) > 1:
-            jax.block_until_ready(features[-2])  # one block waits on the device, never more
-        if len(features) == _BLOCKS_A_FOLD:
-            state = _fold(state, features, counts)
-            features, counts = [], []
-    return _fold(state, features, counts) if features else state
+        if len(moments) > 1:
+            jax.block_until_ready(moments[-2])  # one block waits on the device, never more
+        if len(moments) == _BLOCKS_A_FOLD:
+            state = _fold(state, moments, counts)
+            moments, counts = [], []
+    return _fold(state, moments, counts) if moments else state
 
 
 @jax.jit
 def _encode_block(
     extract: Extract, samples: Shaped[AnyArray, "size *sample"], count: int | Int[Array, ""]
-) -> Features:
-    """Features of a block, by one program for any number of samples that count.
+) -> tuple[Moments, ...]:
+    """Moments of a block, by one program for any number of samples that count.
 
     Batches of which none does are left out.
     """
@@ -153,38 +170,47 @@ def _encode_block(
     batch_size = batches.shape[1]
 
     def encode_next(
-        i: Int[Array, ""], features: dict[str, Float[Array, "k n d"]]
-    ) -> dict[str, Float[Array, "k n d"]]:
-        return jax.tree.map(lambda f, new: f.at[i].set(new), features, extract(batches[i]))
+        i: Int[Array, ""], moments: PyTree[Float[Array, "b n _ _"]]
+    ) -> PyTree[Float[Array, "b n _ _"]]:
+        return jax.tree.map(lambda f, new: f.at[i].set(new), moments, extract(batches[i]))
 
     zeros = jax.tree.map(
         lambda f: jnp.zeros((_BATCHES_A_BLOCK, *f.shape), f.dtype),
         jax.eval_shape(extract, batches[0]),
     )
-    features = jax.lax.fori_loop(0, -(-count // batch_size), encode_next, zeros)
-    return jax.tree.map(jnp.concatenate, features)
+    moments = jax.lax.fori_loop(0, -(-count // batch_size), encode_next, zeros)
+    return jax.tree.map(jnp.concatenate, moments)
 
 
-def _fold(
-    state: FeatureStatistics, features: list[Features], counts: list[int]
-) -> FeatureStatistics:
-    """Folds the counting rows of some blocks in, by one program for any number of blocks."""
-    size = len(features[0]["features"])
+def _fold(state: Statistics, moments: list[tuple[Moments, ...]], counts: list[int]) -> Statistics:
+    """Folds the counting samples of some blocks in, by one program for any number of blocks."""
+    size = len(moments[0][0]["features"])
     missing = _BLOCKS_A_FOLD - len(counts)
-    mask = np.arange(size) < np.array(counts + [0] * missing)[:, None]
-    return _update(state, pad_blocks(features, _BLOCKS_A_FOLD), mask.ravel())
-
-
-def pad_blocks(features: list[_T], number: int) -> list[_T]:
-    """The features of so many blocks, zeros for those that are missing."""
-    return features + [jax.tree.map(jnp.zeros_like, features[0])] * (number - len(features))
+    counting = np.arange(size) < np.array(counts + [0] * missing)[:, None]
+    return update(state, pad_blocks(moments, _BLOCKS_A_FOLD), counting.ravel())
 
 
 @jax.jit
-def _update(
-    state: FeatureStatistics, features: list[Features], mask: Bool[Array, " rows"]
-) -> FeatureStatistics:
-    return state.update(mask=mask, **jax.tree.map(lambda *f: jnp.concatenate(f), *features))
+def update(
+    statistics: Statistics,
+    blocks: list[tuple[Moments, ...]],
+    counting: Bool[AnyArray, " blocks_times_n"],
+) -> Statistics:
+    """Statistics with those samples of some blocks folded in that count."""
+    moments = jax.tree.map(lambda *f: jnp.concatenate(f), *blocks)
+    return tuple(
+        own.update(mask=jnp.repeat(counting, new["features"].shape[1]), **_rows(new))
+        for own, new in zip(statistics, moments, strict=True)
+    )
+
+
+def _rows(moments: Moments) -> dict[str, Float[Array, "rows d"]]:
+    return {name: f.reshape(-1, f.shape[-1]) for name, f in moments.items()}
+
+
+def pad_blocks(moments: list[_T], number: int) -> list[_T]:
+    """The moments of so many blocks, zeros for those that are missing."""
+    return moments + [jax.tree.map(jnp.zeros_like, moments[0])] * (number - len(moments))
 
 
 def checked(
@@ -202,6 +228,13 @@ def checked(
                 f"{expected[1]} as in batches[0]"
             )
         yield samples
+
+
+def peek(items: Iterable[_T]) -> tuple[_T | None, Iterable[_T]]:
+    """The first of some items, None if there are none, and all of them."""
+    rest = iter(items)
+    first = next(rest, None)
+    return first, rest if first is None else itertools.chain([first], rest)
 
 
 def check_batch_size(batch_size: int | None, default: int) -> int:
@@ -228,7 +261,7 @@ def blocks(
 
 def _map_batches(
     extract: Extract, samples: Shaped[Array, "n *sample"], batch_size: int
-) -> Features:
+) -> PyTree[Float[Array, "n _ _"]]:
     """Applies a function to batches one after the other, one compilation for all.
 
     Sample i goes to batch i mod the number of batches, so that every batch has samples from all
@@ -241,10 +274,10 @@ def _map_batches(
     batch_size = -(-n // steps)  # no larger than it takes: fewer samples are padding
     padded = jnp.pad(samples, ((0, steps * batch_size - n), *[(0, 0)] * (samples.ndim - 1)))
     batches = padded.reshape(batch_size, steps, *samples.shape[1:]).swapaxes(0, 1)
-    features = jax.lax.map(extract, batches)
-    return {
-        name: f.swapaxes(0, 1).reshape(steps * batch_size, -1)[:n] for name, f in features.items()
-    }
+    return jax.tree.map(
+        lambda f: f.swapaxes(0, 1).reshape(steps * batch_size, *f.shape[2:])[:n],
+        jax.lax.map(extract, batches),
+    )
 
 
 def _is_tracing() -> bool:

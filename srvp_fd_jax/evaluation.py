@@ -21,16 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from jax.experimental import multihost_utils
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Float, Shaped
 
 import srvp_fd_jax
 from srvp_fd_jax.calculator import (
     FrechetDistanceCalculator,
-    Moments,
     clip_moments,
+    counting_frames,
     frames_at_once,
 )
-from srvp_fd_jax.encoding import blocks, pad_blocks
+from srvp_fd_jax.encoding import Moments, Statistics, blocks, pad_blocks, update
 from srvp_fd_jax.files import read_safetensors, write_atomically
 from srvp_fd_jax.fvd import FrechetVideoDistanceCalculator, clip_logits, clips_at_once
 from srvp_fd_jax.inputs import to_unit_range
@@ -55,7 +55,7 @@ class Metric:
 
     protocols: tuple[Protocol, ...]
     network: I3D | SRVP
-    empty: tuple[FeatureStatistics, ...]
+    empty: Statistics
 
     def of(self, protocols: Iterable[Protocol]) -> "Metric":
         """The same of some of its protocols only."""
@@ -71,10 +71,9 @@ class Metric:
         return _prepare(clips, protocol.resize, protocol.size, channels)
 
     def encode(self, clips: Clips) -> tuple[Moments, ...]:
-        """Features of the clips of at most one round, a protocol each.
+        """Moments of the clips of at most one round, a protocol each.
 
-        Of each clip there is one sample, but of the comparison "frame" one of each frame. The
-        features end with padding, up to the number of a full round.
+        They end with padding, up to the number of a full round.
         """
         if isinstance(self.network, I3D):
             at_once = clips_at_once()
@@ -249,9 +248,9 @@ def collect(
     first: list[Clips] = [[] for _ in metrics]
     kept: list[list[tuple[Moments, ...]]] = [[] for _ in metrics]
 
-    def keep(i: int, clips: Clips, features: tuple[Moments, ...]) -> None:
+    def keep(i: int, clips: Clips, moments: tuple[Moments, ...]) -> None:
         first[i] += clips[: shown - len(first[i])]
-        kept[i].append(jax.tree.map(lambda f: _by_clip(f)[: len(clips)], features))
+        kept[i].append(jax.tree.map(lambda f: f[: len(clips)], moments))
 
     state = _run(videos, metrics, side, workers, strict, None, on_progress, keep)
     results = iter(_results(videos, metrics, side, state))
@@ -261,10 +260,6 @@ def collect(
         together = jax.tree.map(lambda *f: np.concatenate(f), *rounds_kept)
         collected += [Collected(next(results), features, prepared) for features in together]
     return collected
-
-
-def _by_clip(features: Float[Array, "n d"]) -> Float[Array, "clips samples d"]:
-    return features.reshape(VIDEOS_A_ROUND, -1, features.shape[-1])
 
 
 def evaluate_cached(
@@ -327,7 +322,7 @@ class _State(NamedTuple):
     """How far a pass is, and the statistics so far, a tuple a metric."""
 
     progress: Progress
-    statistics: tuple[tuple[FeatureStatistics, ...], ...]
+    statistics: tuple[Statistics, ...]
 
     @classmethod
     def start(cls, metrics: Sequence[Metric]) -> "_State":
@@ -345,11 +340,11 @@ def _run(
     strict: bool,
     save: tuple[Path, str] | None,
     on_progress: Callable[[int], None],
-    on_features: Callable[[int, Clips, tuple[Moments, ...]], None] = lambda *_: None,
+    on_moments: Callable[[int, Clips, tuple[Moments, ...]], None] = lambda *_: None,
 ) -> _State:
     """Goes through the videos.
 
-    What is reached is saved under a path and the hash of the job; `on_features` gets the number of
+    What is reached is saved under a path and the hash of the job; `on_moments` gets the number of
     a metric and what is of it.
     """
     state = (_load(*save, metrics) if save else None) or _State.start(metrics)
@@ -369,11 +364,11 @@ def _run(
         statistics = list(state.statistics)
         for i, (metric, own) in enumerate(zip(metrics, clips, strict=True)):
             if own:
-                features = metric.encode(own)
-                statistics[i] = _update(
-                    statistics[i], features, np.arange(VIDEOS_A_ROUND) < len(own)
+                moments = metric.encode(own)
+                statistics[i] = update(
+                    statistics[i], [moments], np.arange(VIDEOS_A_ROUND) < len(own)
                 )
-                on_features(i, own, features)
+                on_moments(i, own, moments)
         jax.block_until_ready(state.statistics)  # one round waits on the device, never more
         state = _State(progress, tuple(statistics))
         on_progress(progress.position)
@@ -392,20 +387,9 @@ def _encode(
 ) -> tuple[Moments, ...]:
     if isinstance(network, I3D):
         return (clip_logits(network, clips),) * len(protocols)
-    return clip_moments(network, _comparison_types(protocols), clips)
-
-
-@jax.jit
-def _update(
-    statistics: tuple[FeatureStatistics, ...],
-    features: tuple[Moments, ...],
-    counting: Bool[Array, " clips"],
-) -> tuple[FeatureStatistics, ...]:
-    def update(statistics: FeatureStatistics, features: Moments) -> FeatureStatistics:
-        samples = len(features["features"]) // len(counting)  # a clip: the frames of "frame", or 1
-        return statistics.update(mask=jnp.repeat(counting, samples), **features)
-
-    return tuple(map(update, statistics, features))
+    comparison_types = _comparison_types(protocols)
+    counting = counting_frames(clips, comparison_types, network.config.nt_inf)
+    return clip_moments(comparison_types, network, counting)
 
 
 @functools.partial(jax.jit, static_argnames=("rule", "size", "channels"))

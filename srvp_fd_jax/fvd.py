@@ -6,7 +6,6 @@ from tool to tool; a `Protocol` names it.
 """
 
 import functools
-import itertools
 import os
 import warnings
 from collections.abc import Iterable
@@ -17,7 +16,7 @@ from jaxtyping import Array, Float, Shaped
 from numpy.typing import ArrayLike
 
 from srvp_fd_jax import encoding, frechet
-from srvp_fd_jax.encoding import Extract, Features
+from srvp_fd_jax.encoding import Extract, Moments
 from srvp_fd_jax.inputs import as_clips, check_counts, to_unit_range
 from srvp_fd_jax.networks.convolution import Precision
 from srvp_fd_jax.networks.i3d import I3D, MIN_FRAMES, NUM_CLASSES
@@ -140,8 +139,8 @@ class FrechetVideoDistanceCalculator:
         """
         checked = self._clips(clips, "clips")
         shards = encoding.find_shards(checked)
-        features = encoding.encode(self._extract(), checked, _batch_size(batch_size), shards)
-        return features["features"]
+        (moments,) = encoding.encode(self._extract(), checked, _batch_size(batch_size), shards)
+        return moments["features"][:, 0]
 
     def statistics(
         self, batches: Iterable[ArrayLike], batch_size: int | None = None
@@ -161,12 +160,10 @@ class FrechetVideoDistanceCalculator:
             ValueError: If a batch is not what is described here; the message tells which.
         """
         size = _batch_size(batch_size)
-        clips = encoding.checked(batches, self._clips)
-        first = next(clips, None)
-        if first is None:
-            return self.empty()
-        clips = itertools.chain([first], clips)
-        return encoding.stream(self._extract(), clips, size, self.empty(first.shape[1]))
+        first, clips = encoding.peek(encoding.checked(batches, self._clips))
+        empty = self.empty(None if first is None else first.shape[1])
+        (made,) = encoding.stream(self._extract(), clips, size, (empty,))
+        return made
 
     def distance(self, s1: FeatureStatistics, s2: FeatureStatistics) -> Float[Array, ""]:
         """Fréchet Video Distance between statistics, with the protocol's degrees of freedom.
@@ -212,11 +209,12 @@ class FrechetVideoDistanceCalculator:
         lengths = [c.shape[1] for c in clips.values()]
         if lengths[0] != lengths[1]:
             raise ValueError(f"y: got clips of {lengths[1]} frames, expected {lengths[0]} as in x")
-        check_counts(clips, NUM_CLASSES)
-        self._warn_of_counts([c.shape[0] for c in clips.values()])
-        s1, s2 = (
-            encoding.statistics(self._extract(), c, _batch_size(batch_size), self.empty(c.shape[1]))
-            for c in clips.values()
+        counts = {name: c.shape[0] for name, c in clips.items()}
+        check_counts(counts, NUM_CLASSES)
+        self._warn_of_counts(list(counts.values()))
+        size, empty = _batch_size(batch_size), (self.empty(lengths[0]),)
+        (s1,), (s2,) = (
+            encoding.statistics(self._extract(), c, size, empty) for c in clips.values()
         )
         return self.distance(s1, s2)
 
@@ -247,13 +245,14 @@ class FrechetVideoDistanceCalculator:
         return Extract(_logits, self.network, self.protocol)
 
 
-def _logits(network: I3D, protocol: Protocol, clips: Shaped[Array, "n t h w c"]) -> Features:
-    return clip_logits(network, resize(to_unit_range(clips), protocol.resize))
+def _logits(network: I3D, protocol: Protocol, clips: Shaped[Array, "n t h w c"]) -> tuple[Moments]:
+    return (clip_logits(network, resize(to_unit_range(clips), protocol.resize)),)
 
 
-def clip_logits(network: I3D, clips: Float[Array, "n t 224 224 c"]) -> Features:
+def clip_logits(network: I3D, clips: Float[Array, "n t 224 224 c"]) -> Moments:
     """Features of clips in [0, 1] of the network's size."""
-    return {"features": network(2 * jnp.broadcast_to(clips, (*clips.shape[:-1], 3)) - 1)}
+    logits = network(2 * jnp.broadcast_to(clips, (*clips.shape[:-1], 3)) - 1)
+    return {"features": logits[:, None]}
 
 
 def _batch_size(batch_size: int | None) -> int:

@@ -91,16 +91,13 @@ def as_clips(x: ArrayLike, name: str) -> Shaped[Array | np.ndarray, "n t h w c"]
     return array if array.shape[4] in (1, 3) else _channels_last(array)
 
 
-def check_counts(samples: Mapping[str, Shaped[Array | np.ndarray, "..."]], dim: int) -> None:
+def check_counts(counts: Mapping[str, int], dim: int, *, stacklevel: int = 4) -> None:
     """Raises a `ValueError` below two samples, and warns of no more than there are dimensions."""
-    for name, x in samples.items():
-        if x.shape[0] < 2:
-            raise ValueError(f"{name}: got {x.shape[0]} samples, a covariance needs at least 2")
-        if x.shape[0] <= dim:
-            warnings.warn(
-                f"{name}: {singular_covariance(x.shape[0], dim)}",
-                stacklevel=4,
-            )
+    for name, count in counts.items():
+        if count < 2:
+            raise ValueError(f"{name}: got {count} samples, a covariance needs at least 2")
+        if count <= dim:
+            warnings.warn(f"{name}: {singular_covariance(count, dim)}", stacklevel=stacklevel)
 
 
 def singular_covariance(count: int, dim: int) -> str:

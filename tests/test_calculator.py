@@ -1,5 +1,6 @@
 import importlib
 import json
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -186,6 +187,30 @@ def test_function_batches_and_jit_give_the_calculators_number(comparison_type, d
     chex.assert_trees_all_close(passed(digits, x, y), expected, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
+def test_all_distances_are_those_of_the_calls(digits, clips):
+    x, y = clips[0][:60], clips[1][:50]
+    expected = {
+        name: digits(*(c.reshape(-1, 64, 64, 1) if name == "frame" else c for c in (x, y)), name)
+        for name in COMPARISON_TYPES
+    }
+    for samples in ((x, y), (jnp.asarray(x), jnp.asarray(y))):
+        chex.assert_trees_all_close(digits.distances(*samples), expected, rtol=1e-5)
+    jitted = jax.jit(lambda calculator, x, y: calculator.distances(x, y, batch_size=7))
+    chex.assert_trees_all_close(jitted(digits, x, y), expected, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
+def test_all_distances_encode_each_frame_once(digits, clips):
+    def encoded(function):
+        program = jax.jit(function).lower(clips[0][:8]).as_text()
+        return re.findall(r"convolution.* -> tensor<(\w+)xf32>", program)
+
+    alone = encoded(lambda x: digits(x.reshape(-1, 64, 64, 1), x.reshape(-1, 64, 64, 1)))
+    assert alone
+    assert encoded(lambda x: list(digits.distances(x, x).values())) == alone
+
+
 def test_weights_are_read_once(monkeypatch, tmp_path):
     from srvp_fd_jax import calculator, weights
 
@@ -282,6 +307,13 @@ def test_warnings(digits, clips, tmp_path):
     x = clips[0][:, 0]
     with pytest.warns(UserWarning, match="y: 128 samples for 128 feature dimensions"):
         digits(x, x[:128])
+    with pytest.warns(UserWarning, match="256") as warned:
+        digits.distances(clips[0][:25], clips[1][:22])
+    messages = [str(w.message).split(" leave")[0] for w in warned]
+    assert messages == [  # of 150 and 132 frames and for the 20 of dynamics enough
+        "x: 25 samples for 256 feature dimensions",
+        "y: 22 samples for 256 feature dimensions",
+    ]
     config = PUBLISHED["kth"] | {"nf": 4}
     folder = write_checkpoint(tmp_path / "kth", config)
     with pytest.warns(UserWarning, match="'kth' was trained with skip connections"):

@@ -61,6 +61,27 @@ def test_streaming_gives_the_one_shot_number(comparison_type, digits, clips):
     }
 
 
+def test_one_pass_makes_the_statistics_of_all_comparisons(digits, clips):
+    x = clips[0][:40]
+    expected = {
+        name: digits.statistics([x.reshape(-1, 64, 64, 1) if name == "frame" else x], name)
+        for name in ("frame", "static_content", "dynamics")
+    }
+    streamed = digits.clip_statistics(iter([x[:9], x[9:]]), batch_size=4)
+    jitted = jax.jit(lambda digits, x: digits.clip_statistics([x[:9], x[9:]]))(digits, x)
+    for got in (streamed, jitted):
+        for name, of_name in expected.items():
+            assert got[name].source == of_name.source
+            assert int(got[name].count) == int(of_name.count)
+            chex.assert_trees_all_close(got[name].mean, of_name.mean, atol=1e-6)
+            chex.assert_trees_all_close(
+                got[name].covariance(), of_name.covariance(), atol=1e-6, rtol=1e-5
+            )
+    nothing = {name: digits.empty(name) for name in expected}
+    chex.assert_trees_all_equal(digits.clip_statistics([]), nothing)
+    chex.assert_trees_all_equal(jax.jit(lambda: digits.clip_statistics([x[:0]]))(), nothing)
+
+
 def test_streaming_compiles_once(digits, clips):
     digits.statistics([clips[0][:50, 0]], batch_size=20)
     with jax.no_tracing():
@@ -125,8 +146,8 @@ def test_eight_devices_give_the_number_of_one(digits, clips, tmp_path):
     clips = clips[0][:72], clips[1][:72]  # of which a device gets 9: three batches of 4
     np.savez(tmp_path / "clips.npz", *clips)
     expected = {
-        name: float(digits(jnp.asarray(clips[0]), jnp.asarray(clips[1]), name))
-        for name in ("static_content", "dynamics")
+        name: float(distance)
+        for name, distance in digits.distances(*map(jnp.asarray, clips)).items()
     }
     code = f"""
         import re
@@ -141,23 +162,26 @@ def test_eight_devices_give_the_number_of_one(digits, clips, tmp_path):
         clips = list(np.load({str(tmp_path / "clips.npz")!r}).values())
         expected = {expected!r}
 
-        for axis_type, spec, name, jitted in (
-            (AxisType.Auto, P(("a", "b")), "dynamics", False),
-            (AxisType.Auto, P(("a", "b")), "dynamics", True),
-            (AxisType.Explicit, P(("a", "b")), "static_content", True),
-            (AxisType.Explicit, P("b"), "dynamics", True),
+        for axis_type, spec, names, jitted in (
+            (AxisType.Auto, P(("a", "b")), ["dynamics"], False),
+            (AxisType.Auto, P(("a", "b")), ["dynamics"], True),
+            (AxisType.Explicit, P(("a", "b")), list(expected), True),
+            (AxisType.Explicit, P("b"), ["dynamics"], True),
         ):
             mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(axis_type,) * 2)
 
             def evaluate(calculator, x, y):
-                return calculator(x, y, name, batch_size=4)
+                if len(names) > 1:
+                    return calculator.distances(x, y, batch_size=4)
+                return {{names[0]: calculator(x, y, names[0], batch_size=4)}}
 
             with jax.set_mesh(mesh):
                 x, y = (jax.device_put(c, NamedSharding(mesh, spec)) for c in clips)
                 if jitted:
                     evaluate = jax.jit(evaluate).lower(digits, x, y).compile()
-                got = float(evaluate(digits, x, y))
-                assert abs(got - expected[name]) <= 1e-6 * got, (axis_type, spec, name, got)
+                got = evaluate(digits, x, y)
+                for name in names:
+                    assert abs(got[name] - expected[name]) <= 1e-6 * got[name], (spec, name, got)
 
         w = digits.extract_w(x)
         assert w.sharding.is_equivalent_to(NamedSharding(mesh, P("b")), 2), w.sharding

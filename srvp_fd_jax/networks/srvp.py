@@ -66,6 +66,12 @@ class SRVPConfig:
     def from_dict(cls, config: Mapping[str, Any]) -> "SRVPConfig":
         """Reads the fields from a parsed config.json; other fields are of the parts not used.
 
+        Args:
+            config: Values by field.
+
+        Returns:
+            The architecture.
+
         Raises:
             ValueError: If a field is missing or its value is not allowed.
         """
@@ -238,11 +244,16 @@ class SRVP(nnx.Module):
 
 
 def gaussian_from_raw(
-    raw: Float[Array, "n two_ny"],
-) -> tuple[Float[Array, "n ny"], Float[Array, "n ny"]]:
-    """Means and variances of Gaussians given as mean and raw scale side by side.
+    raw: Float[Array, "*n two_ny"],
+) -> tuple[Float[Array, "*n ny"], Float[Array, "*n ny"]]:
+    """Gaussians q(y₀) from what `InitialState` gives.
 
-    The standard deviation is softplus(raw scale) + 1e-8, as in the authors' code.
+    Args:
+        raw: Mean and raw scale side by side. The standard deviation is softplus(raw scale) + 1e-8,
+            as in the authors' code.
+
+    Returns:
+        Means and variances.
     """
     mean, raw_scale = jnp.split(raw, 2, axis=-1)
     return mean, (jax.nn.softplus(raw_scale) + 1e-8) ** 2
