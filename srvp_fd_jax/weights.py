@@ -27,8 +27,8 @@ from huggingface_hub import hf_hub_download
 from srvp_fd_jax import checkpoint, i3d_weights
 from srvp_fd_jax.files import cache_folder, read_safetensors, write_atomically
 from srvp_fd_jax.networks.convolution import Precision
-from srvp_fd_jax.networks.i3d import I3D
-from srvp_fd_jax.networks.srvp import SRVP, SRVPConfig
+from srvp_fd_jax.networks.i3d import I3D, Unit3D
+from srvp_fd_jax.networks.srvp import SRVP, ConvBlock, SRVPConfig
 
 HUB_REPOSITORY = "nkiyohara/srvp-pretrained-model-mirror"
 
@@ -206,7 +206,8 @@ class Weights:
             for path, variable in nnx.to_flat_state(state)
         ]
         network = nnx.merge(graph, nnx.from_flat_state(flat))
-        network.set_attributes(precision=precision)
+        # Of these alone: linear layers have an attribute of the same name, and keep "highest".
+        network.set_attributes(SRVP, ConvBlock, I3D, Unit3D, precision=precision)
         return network
 
 
@@ -227,7 +228,7 @@ def load_weights(name: str, weights: str | os.PathLike[str] | None = None) -> We
             the known models than `name`.
     """
     if name not in NAMES:
-        raise ValueError(f"dataset: got {name!r}, allowed are {', '.join(NAMES)}")
+        raise ValueError(f"name: got {name!r}, allowed are {', '.join(NAMES)}")
     if weights is not None:
         return _read(name, Path(weights))
     for path in (Path(__file__).parent / "data" / f"{name}.safetensors", cached_path(name)):

@@ -56,6 +56,7 @@ def test_bfloat16_is_that_of_every_convolution(i3d_weights: Weights):
     units = [module for _, module in nnx.iter_modules(network) if isinstance(module, Unit3D)]
     assert len(units) == 57
     assert {unit.precision for unit in units} == {network.precision} == {"bfloat16"}
+    assert network.logits.precision == "highest"
 
 
 def kernels() -> list[tuple[tuple[int, ...], int]]:
