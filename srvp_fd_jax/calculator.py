@@ -13,7 +13,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +22,20 @@ from jaxtyping import Array, Float, Shaped
 from numpy.typing import ArrayLike
 
 from srvp_fd_jax import encoding, frechet
-from srvp_fd_jax.encoding import Extract, Moments
-from srvp_fd_jax.inputs import DataFormat, as_frames, check_counts, to_unit_range
+from srvp_fd_jax.encoding import Extract, Moments, Statistics
+from srvp_fd_jax.inputs import DataFormat, as_frames, to_unit_range
 from srvp_fd_jax.networks.convolution import Precision
-from srvp_fd_jax.networks.srvp import SRVP, ComparisonType, gaussian_from_raw
+from srvp_fd_jax.networks.srvp import COMPARISON_TYPES, SRVP, ComparisonType, gaussian_from_raw
 from srvp_fd_jax.statistics import (
     AnyArray,
     FeatureStatistics,
+    check_counts,
     frechet_distance_from_statistics,
+    mark,
 )
-from srvp_fd_jax.weights import load_weights
+from srvp_fd_jax.weights import DATASETS, load_weights
 
 _T = TypeVar("_T")
-
-_COMPARISON_TYPES: tuple[ComparisonType, ...] = get_args(ComparisonType)
 
 
 @encoding.network_pytree("dataset", "method", "weights_sha256")
@@ -98,6 +98,8 @@ class FrechetDistanceCalculator:
                 damaged.
         """
         frechet.check_method(method)
+        if dataset not in DATASETS:
+            raise ValueError(f"dataset: got {dataset!r}, allowed are {', '.join(DATASETS)}")
         found = load_weights(dataset, weights)
         self.network, self.weights_sha256 = found.network(precision), found.source_sha256
         self.dataset, self.method = dataset, method
@@ -132,8 +134,7 @@ class FrechetDistanceCalculator:
             ValueError: If an argument is not what is described here; the message names it. Values
                 out of range or not finite are found in concrete arrays, not under `jit`.
         """
-        of = self._distances(x, y, (comparison_type,), batch_size, "auto")
-        return of[comparison_type]
+        return self._distances(x, y, (comparison_type,), batch_size, "auto")[comparison_type]
 
     def distances(
         self, x: ArrayLike, y: ArrayLike, batch_size: int | None = None
@@ -151,7 +152,7 @@ class FrechetDistanceCalculator:
         Raises:
             ValueError: If an argument is not what is described here; the message names it.
         """
-        return self._distances(x, y, _COMPARISON_TYPES, batch_size, "auto")
+        return self._distances(x, y, COMPARISON_TYPES, batch_size, "auto")
 
     def extract_features(
         self, images: ArrayLike, batch_size: int | None = None
@@ -160,7 +161,7 @@ class FrechetDistanceCalculator:
 
         Args:
             images: Frames [N, 64, 64, C] or [N, C, 64, 64].
-            batch_size: How many are encoded at a time; by default 64.
+            batch_size: How many are encoded at a time, by default as in a call.
 
         Returns:
             One row a frame, float32; differentiable in the frames.
@@ -259,7 +260,7 @@ class FrechetDistanceCalculator:
             >>> {name: int(of_name.count) for name, of_name in statistics.items()}
             {'frame': 48, 'static_content': 6, 'dynamics': 6}
         """
-        return self._stream(batches, _COMPARISON_TYPES, batch_size)
+        return self._stream(batches, COMPARISON_TYPES, batch_size)
 
     def empty(self, comparison_type: ComparisonType = "frame") -> FeatureStatistics:
         """Statistics of no samples, marked with what the calculator's statistics are of.
@@ -269,19 +270,21 @@ class FrechetDistanceCalculator:
 
         Returns:
             Statistics to update or to merge with in a loop of your own.
+
+        Raises:
+            ValueError: If `comparison_type` is unknown.
         """
         _check_comparison_type(comparison_type)
-        source = {
-            "comparison_type": comparison_type,
-            "dataset": self.dataset,
-            "network": "srvp",
-            "precision": self.network.precision,
-            "weights_sha256": self.weights_sha256,
-        }
-        return FeatureStatistics.empty(
-            self._dim(comparison_type),
-            mixture=comparison_type == "dynamics",
-            source=tuple(source.items()),
+        empty = FeatureStatistics.empty(
+            self._dim(comparison_type), mixture=comparison_type == "dynamics"
+        )
+        return mark(
+            empty,
+            comparison_type=comparison_type,
+            dataset=self.dataset,
+            network="srvp",
+            precision=self.network.precision,
+            weights_sha256=self.weights_sha256,
         )
 
     def calculate_frechet_distance_from_features(
@@ -326,23 +329,31 @@ class FrechetDistanceCalculator:
                 raise ValueError(
                     f"y: got clips of {lengths[1]} frames, expected {lengths[0]} as in x"
                 )
-        for name in comparison_types:
-            axes = 2 if name == "frame" else 1  # of clips all frames
-            counts = {of: math.prod(s.shape[: min(axes, s.ndim - 3)]) for of, s in samples.items()}
-            check_counts(counts, self._dim(name))
-        of_x, of_y = (
-            encoding.statistics(
-                self._extract(clip_moments, comparison_types),
-                counting := self._counting_frames(s, comparison_types),
-                _batch_size(counting, batch_size),
-                tuple(map(self.empty, comparison_types)),
-            )
-            for s in samples.values()
-        )
+        for comparison_type in comparison_types:
+            counts = {
+                name: len(s) * s.shape[1] if comparison_type == "frame" and s.ndim == 5 else len(s)
+                for name, s in samples.items()
+            }
+            check_counts(counts, self._dim(comparison_type))
+        of_x, of_y = (self._statistics(s, comparison_types, batch_size) for s in samples.values())
         return {
-            name: frechet_distance_from_statistics(s1, s2, self.method)
-            for name, s1, s2 in zip(comparison_types, of_x, of_y, strict=True)
+            comparison_type: frechet_distance_from_statistics(s1, s2, self.method)
+            for comparison_type, s1, s2 in zip(comparison_types, of_x, of_y, strict=True)
         }
+
+    def _statistics(
+        self,
+        samples: Shaped[AnyArray, "..."],
+        comparison_types: tuple[ComparisonType, ...],
+        batch_size: int | None,
+    ) -> Statistics:
+        used = self._used_frames(samples, comparison_types)
+        return encoding.statistics(
+            self._extract(clip_moments, comparison_types),
+            used,
+            _batch_size(used, batch_size),
+            tuple(map(self.empty, comparison_types)),
+        )
 
     def _stream(
         self,
@@ -355,23 +366,23 @@ class FrechetDistanceCalculator:
 
         empty = tuple(map(self.empty, comparison_types))
         samples = encoding.checked(batches, check)  # whole clips: all of one length
-        first, counting = encoding.peek(self._counting_frames(s, comparison_types) for s in samples)
+        first, used = encoding.peek(self._used_frames(s, comparison_types) for s in samples)
         if first is None:
             return dict(zip(comparison_types, empty, strict=True))
         size = _batch_size(first, batch_size)
-        made = encoding.stream(self._extract(clip_moments, comparison_types), counting, size, empty)
+        made = encoding.stream(self._extract(clip_moments, comparison_types), used, size, empty)
         return dict(zip(comparison_types, made, strict=True))
 
     def _features(
         self, x: ArrayLike, name: str, comparison_type: ComparisonType, batch_size: int | None
     ) -> Float[Array, "n d"]:
         samples = self._samples(x, name, (comparison_type,))
-        counting = self._counting_frames(samples, (comparison_type,))
+        used = self._used_frames(samples, (comparison_type,))
         (features,) = encoding.encode(
             self._extract(_clip_features, (comparison_type,)),
-            counting,
-            _batch_size(counting, batch_size),
-            encoding.find_shards(samples),
+            used,
+            _batch_size(used, batch_size),
+            encoding.find_shards(used),
         )
         return features[:, 0]
 
@@ -402,10 +413,10 @@ class FrechetDistanceCalculator:
             )
         return samples
 
-    def _counting_frames(
+    def _used_frames(
         self, samples: Shaped[AnyArray, "..."], comparison_types: tuple[ComparisonType, ...]
     ) -> Shaped[AnyArray, "..."]:
-        return counting_frames(samples, comparison_types, self.network.config.nt_inf)
+        return used_frames(samples, comparison_types, self.network.config.nt_inf)
 
     def _extract(
         self,
@@ -476,8 +487,8 @@ def frechet_distance(
     """
     path = None if weights is None else os.fspath(weights)
     calculator = _calculator(dataset, path, method)
-    of = calculator._distances(x, y, (comparison_type,), batch_size, data_format)
-    return of[comparison_type]
+    distances = calculator._distances(x, y, (comparison_type,), batch_size, data_format)
+    return distances[comparison_type]
 
 
 @functools.lru_cache(maxsize=8)
@@ -501,7 +512,7 @@ def _batch_size(samples: Shaped[AnyArray, "..."], batch_size: int | None) -> int
     return encoding.check_batch_size(batch_size, max(1, frames_at_once() // frames))
 
 
-def counting_frames(
+def used_frames(
     samples: Shaped[AnyArray, "..."], comparison_types: tuple[ComparisonType, ...], nt_inf: int
 ) -> Shaped[AnyArray, "..."]:
     """Samples without the frames that no comparison looks at: only these need a device."""
@@ -584,6 +595,6 @@ def _as_features(f: ArrayLike, name: str) -> Float[Array, "n d"]:
 
 
 def _check_comparison_type(comparison_type: str) -> None:
-    if comparison_type not in _COMPARISON_TYPES:
-        allowed = ", ".join(map(repr, _COMPARISON_TYPES))
+    if comparison_type not in COMPARISON_TYPES:
+        allowed = ", ".join(map(repr, COMPARISON_TYPES))
         raise ValueError(f"comparison_type: got {comparison_type!r}, allowed are {allowed}")

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -9,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import jax
 
@@ -26,11 +27,13 @@ from srvp_fd_jax.evaluation import (
 )
 from srvp_fd_jax.files import cache_folder
 from srvp_fd_jax.frechet import Method
+from srvp_fd_jax.networks.srvp import COMPARISON_TYPES
 from srvp_fd_jax.statistics import (
     FeatureStatistics,
     cautions,
     check_comparable,
     frechet_distance_from_statistics,
+    mark,
 )
 from srvp_fd_jax.videos.protocols import (
     OVERRIDES,
@@ -41,8 +44,10 @@ from srvp_fd_jax.videos.protocols import (
     find_protocol,
 )
 from srvp_fd_jax.videos.resizing import Resize
-from srvp_fd_jax.videos.sources import Video, find_videos
+from srvp_fd_jax.videos.sources import find_videos
 from srvp_fd_jax.weights import DATASETS
+
+_T = TypeVar("_T")
 
 _STATISTICS_SUFFIX = ".safetensors"
 
@@ -143,7 +148,7 @@ def _add_evaluation(command: Any) -> None:
         "--protocol", metavar="NAME[,NAME...]", help="in one pass, see `srvp-fd-jax protocols`"
     )
     command.add_argument("--dataset", choices=DATASETS, help="of SRVP, in place of --protocol")
-    command.add_argument("--comparison-type", choices=demo.COMPARISON_TYPES, help="default frame")
+    command.add_argument("--comparison-type", choices=COMPARISON_TYPES, help="default frame")
     changes = command.add_argument_group("changes to the protocol, which its name will say")
     changes.add_argument("--clips", type=int, help="a side, at most one of each video")
     changes.add_argument("--frames", type=int, help="of a clip")
@@ -191,7 +196,14 @@ def _compute(args: argparse.Namespace) -> None:
     _start_distributed(args)
     kept = {path: FeatureStatistics.load(path) for path in (args.real, args.fake) if _is_kept(path)}
     protocols = _asked_for(args, list(kept.values()))
-    metrics = [] if {args.real, args.fake} <= kept.keys() else load_metrics(protocols, args.weights)
+    if {args.real, args.fake} <= kept.keys():
+        if args.weights:
+            raise ValueError(f"weights: got {args.weights}, but both sides are statistics")
+        for statistics in kept.values():
+            check_comparable(statistics, mark(statistics, **protocols[0].marks()))
+        metrics = []
+    else:
+        metrics = load_metrics(protocols, args.weights)
     for metric in metrics:  # before the videos are gone through
         for statistics in kept.values():
             check_comparable(statistics, metric.empty[0])
@@ -199,8 +211,11 @@ def _compute(args: argparse.Namespace) -> None:
     def scored(path: str, side: Side) -> list["_Scored"]:
         if path in kept:
             return [_Scored.of_file(path, kept[path])]
-        cached = side == "real" and not args.no_cache
-        results = _evaluate(path, metrics, side, args, cached=cached)
+        make = evaluate
+        if side == "real" and not args.no_cache and not args.distributed:
+            make = functools.partial(evaluate_cached, folder=cache_folder() / "statistics")
+        results = _go_through(make, path, metrics, side, args)
+        _tell_results(path, side, results)
         return [_Scored.of_videos(path, result) for result in results]
 
     _print_distances(scored(args.real, "real"), scored(args.fake, "fake"), args)
@@ -221,20 +236,11 @@ def _report(args: argparse.Namespace) -> None:
     plots.import_matplotlib()
     metrics = load_metrics(_asked_for(args, []), args.weights)
 
+    make = functools.partial(collect, shown=report.CLIPS_SHOWN)
+
     def collected(path: str, side: Side) -> list[Collected]:
-        videos = find_videos(path)
-        with _progress(side, _asked_clips(videos, metrics)) as on_progress:
-            of_side = collect(
-                videos,
-                metrics,
-                side,
-                shown=report.CLIPS_SHOWN,
-                workers=args.workers,
-                strict=args.strict,
-                on_progress=on_progress,
-            )
-        for one in of_side:
-            _tell_result(path, side, one.result)
+        of_side = _go_through(make, path, metrics, side, args)
+        _tell_results(path, side, [one.result for one in of_side])
         return of_side
 
     sides = collected(args.real, "real"), collected(args.fake, "fake")
@@ -271,7 +277,9 @@ def _stats(args: argparse.Namespace) -> None:
     partial = Path(f"{next(iter(outputs.values()))}.partial")
     metrics = load_metrics(protocols, args.weights)
     side: Side = "fake" if args.fake else "real"
-    results = _evaluate(args.data, metrics, side, args, save_to=partial)
+    make = evaluate if args.distributed else functools.partial(evaluate, save_to=partial)
+    results = _go_through(make, args.data, metrics, side, args)
+    _tell_results(args.data, side, results)
     if jax.process_index() > 0:
         return
     for result in results:
@@ -341,48 +349,40 @@ def _asked_for(args: argparse.Namespace, kept: Sequence[FeatureStatistics]) -> l
     return list(protocols.values())
 
 
-def _evaluate(
+def _go_through(
+    make: Callable[..., list[_T]],
     path: str,
     metrics: Sequence[Metric],
     side: Side,
     args: argparse.Namespace,
-    *,
-    cached: bool = False,
-    save_to: Path | None = None,
-) -> list[Result]:
-    """Results of the videos at a path; tells how far it is and what came of them."""
+) -> list[_T]:
+    """What one of `evaluation`'s functions makes of the videos at a path; tells how far it is."""
     videos = find_videos(path)
-    options: dict[str, Any] = {"workers": args.workers, "strict": args.strict}
-    with _progress(side, _asked_clips(videos, metrics)) as on_progress:
-        if args.distributed:
-            results = evaluate(videos, metrics, side, **options, on_progress=on_progress)
-        elif cached:
-            folder = cache_folder() / "statistics"
-            results = evaluate_cached(videos, metrics, folder, **options, on_progress=on_progress)
-        else:
-            results = evaluate(
-                videos, metrics, side, **options, save_to=save_to, on_progress=on_progress
-            )
+    clips = min(len(videos), max(metric.protocols[0].clips or len(videos) for metric in metrics))
+    with _progress(side, clips) as on_progress:
+        return make(
+            videos,
+            metrics,
+            side,
+            workers=args.workers,
+            strict=args.strict,
+            on_progress=on_progress,
+        )
+
+
+def _tell_results(path: str, side: Side, results: Sequence[Result]) -> None:
     for result in results:
-        _tell_result(path, side, result)
-    return results
-
-
-def _asked_clips(videos: Sequence[Video], metrics: Sequence[Metric]) -> int:
-    return min(len(videos), max(metric.protocols[0].clips or len(videos) for metric in metrics))
-
-
-def _tell_result(path: str, side: Side, result: Result) -> None:
-    weights = dict(result.statistics.source)["weights_sha256"][:8]
-    _tell(
-        f"{side}: {path}: {result.found} videos, {result.used} used, {len(result.too_short)} too "
-        f"short, {len(result.unreadable)} unreadable; {result.protocol.name}, weights {weights}"
-        + ("; statistics from the cache (--no-cache computes them anew)" if result.cached else "")
-    )
-    for name in result.too_short:
-        _tell(f"  too short: {name}")
-    for name, error in result.unreadable:
-        _tell(f"  unreadable: {name}: {error}")
+        weights = dict(result.statistics.source)["weights_sha256"][:8]
+        cached = "; statistics from the cache (--no-cache computes them anew)"
+        _tell(
+            f"{side}: {path}: {result.found} videos, {result.used} used, {len(result.too_short)} "
+            f"too short, {len(result.unreadable)} unreadable; {result.protocol.name}, weights "
+            f"{weights}" + (cached if result.cached else "")
+        )
+        for name in result.too_short:
+            _tell(f"  too short: {name}")
+        for name, error in result.unreadable:
+            _tell(f"  unreadable: {name}: {error}")
 
 
 def _print_distances(
@@ -390,7 +390,7 @@ def _print_distances(
 ) -> None:
     results = []
     for a, b in zip(real, fake, strict=True):
-        source = dict(a.statistics.source)
+        source = dict(b.statistics.source) | dict(a.statistics.source)
         for text in cautions(a.statistics, b.statistics):
             warnings.warn(text, stacklevel=1)
         distance = frechet_distance_from_statistics(

@@ -2,18 +2,15 @@
 
 import json
 from collections.abc import Iterator
-from typing import get_args
 
 import numpy as np
 
 from srvp_fd_jax.calculator import FrechetDistanceCalculator
-from srvp_fd_jax.networks.srvp import ComparisonType
+from srvp_fd_jax.networks.srvp import COMPARISON_TYPES
 from srvp_fd_jax.statistics import FeatureStatistics, frechet_distance_from_statistics
 from srvp_fd_jax.videos import corruptions
 from srvp_fd_jax.videos.corruptions import Clips
 from srvp_fd_jax.videos.moving_digits import moving_digits
-
-COMPARISON_TYPES = get_args(ComparisonType)
 
 
 def run(n: int, seed: int, as_json: bool) -> None:

@@ -27,8 +27,8 @@ import srvp_fd_jax
 from srvp_fd_jax.calculator import (
     FrechetDistanceCalculator,
     clip_moments,
-    counting_frames,
     frames_at_once,
+    used_frames,
 )
 from srvp_fd_jax.encoding import Moments, Statistics, blocks, pad_blocks, update
 from srvp_fd_jax.files import read_safetensors, write_atomically
@@ -36,7 +36,7 @@ from srvp_fd_jax.fvd import FrechetVideoDistanceCalculator, clip_logits, clips_a
 from srvp_fd_jax.inputs import to_unit_range
 from srvp_fd_jax.networks.i3d import I3D, MIN_FRAMES
 from srvp_fd_jax.networks.srvp import SRVP, ComparisonType
-from srvp_fd_jax.statistics import AnyArray, FeatureStatistics
+from srvp_fd_jax.statistics import AnyArray, FeatureStatistics, mark
 from srvp_fd_jax.videos.protocols import Protocol, Side
 from srvp_fd_jax.videos.resizing import Resize, resize
 from srvp_fd_jax.videos.rounds import VIDEOS_A_ROUND, Clips, Progress, Taken, rounds
@@ -75,12 +75,15 @@ class Metric:
 
         They end with padding, up to the number of a full round.
         """
+        used: list[Shaped[AnyArray, "1 t h w c"]] = [clip[None] for clip in clips]
         if isinstance(self.network, I3D):
             at_once = clips_at_once()
         else:
-            fitting = max(1, frames_at_once() // len(clips[0]))
+            types, nt_inf = _comparison_types(self.protocols), self.network.config.nt_inf
+            used = [used_frames(clip, types, nt_inf) for clip in used]
+            fitting = max(1, frames_at_once() // used[0].shape[1])
             at_once = math.gcd(VIDEOS_A_ROUND, 1 << (fitting.bit_length() - 1))
-        batches = blocks((self.prepare(clip[None]) for clip in clips), at_once)
+        batches = blocks(map(self.prepare, used), at_once)
         encoded = [_encode(self.network, self.protocols, batch) for batch, _ in batches]
         padded = pad_blocks(encoded, VIDEOS_A_ROUND // at_once)
         return jax.tree.map(lambda *f: jnp.concatenate(f), *padded)
@@ -145,29 +148,16 @@ def _load_metric(protocols: tuple[Protocol, ...], weights: str | os.PathLike[str
     calculator: FrechetVideoDistanceCalculator | FrechetDistanceCalculator
     if protocols[0].network == "i3d":
         calculator = FrechetVideoDistanceCalculator(protocols[0], weights=weights)
-        empty = tuple(_marked(calculator.empty(), protocol) for protocol in protocols)
+        empty = tuple(mark(calculator.empty(), **protocol.marks()) for protocol in protocols)
     else:
         calculator = FrechetDistanceCalculator(protocols[0].network, weights=weights)
         empty = tuple(
-            _marked(calculator.empty(comparison_type), protocol)
+            mark(calculator.empty(comparison_type), **protocol.marks())
             for comparison_type, protocol in zip(
                 _comparison_types(protocols), protocols, strict=True
             )
         )
     return Metric(protocols, calculator.network, empty)
-
-
-def _marked(empty: FeatureStatistics, protocol: Protocol) -> FeatureStatistics:
-    known = {
-        "ddof": protocol.ddof,
-        "frames": protocol.frames,
-        "protocol": protocol.name,
-        "resize": protocol.resize,
-    }
-    source = dict(empty.source) | {
-        key: str(value) for key, value in known.items() if value is not None
-    }
-    return dataclasses.replace(empty, source=tuple(sorted(source.items())))
 
 
 def evaluate(
@@ -265,17 +255,19 @@ def collect(
 def evaluate_cached(
     videos: Sequence[Video],
     metrics: Sequence[Metric],
-    folder: Path,
+    side: Side,
     *,
+    folder: Path,
     workers: int = 0,
     strict: bool = False,
     on_progress: Callable[[int], None] = lambda position: None,
 ) -> list[Result]:
-    """Makes the statistics of real videos, or takes those that were made before.
+    """Makes the statistics of videos, or takes those that were made before.
 
     Args:
-        videos: As for `evaluate`.
+        videos: As for `evaluate`; of one process only.
         metrics: As for `evaluate`.
+        side: As for `evaluate`.
         folder: Where results are kept under the names, sizes and times of the videos' files, the
             protocols, the weights and the release. An interrupted pass goes on from what it saved.
         workers: As for `evaluate`.
@@ -291,7 +283,7 @@ def evaluate_cached(
     alone = {protocol: metric.of([protocol]) for metric in metrics for protocol in metric.protocols}
     of_videos = fingerprint(videos)
     paths = {
-        protocol: folder / f"{_job(of_videos, [metric], 'real')}.safetensors"
+        protocol: folder / f"{_job(of_videos, [metric], side)}.safetensors"
         for protocol, metric in alone.items()
     }
     kept: dict[Protocol, _State] = {}
@@ -304,9 +296,9 @@ def evaluate_cached(
     missing = [metric.of(set(metric.protocols) - cached) for metric in metrics]
     missing = [metric for metric in missing if metric.protocols]
     if missing:
-        job = _job(of_videos, missing, "real")
+        job = _job(of_videos, missing, side)
         partial = folder / f"{job}.partial"
-        state = _run(videos, missing, "real", workers, strict, (partial, job), on_progress)
+        state = _run(videos, missing, side, workers, strict, (partial, job), on_progress)
         for protocol, own in _split(state, missing).items():
             kept[protocol] = own
             _save(paths[protocol], paths[protocol].stem, own)
@@ -314,7 +306,7 @@ def evaluate_cached(
     return [
         dataclasses.replace(result, cached=protocol in cached)
         for protocol, metric in alone.items()
-        for result in _results(videos, [metric], "real", kept[protocol])
+        for result in _results(videos, [metric], side, kept[protocol])
     ]
 
 
@@ -387,9 +379,7 @@ def _encode(
 ) -> tuple[Moments, ...]:
     if isinstance(network, I3D):
         return (clip_logits(network, clips),) * len(protocols)
-    comparison_types = _comparison_types(protocols)
-    counting = counting_frames(clips, comparison_types, network.config.nt_inf)
-    return clip_moments(comparison_types, network, counting)
+    return clip_moments(_comparison_types(protocols), network, clips)
 
 
 @functools.partial(jax.jit, static_argnames=("rule", "size", "channels"))
@@ -433,8 +423,7 @@ def _results(
         for protocol, statistics in zip(metric.protocols, of_metric, strict=True):
             if jax.process_count() > 1:
                 statistics = multihost_utils.process_allgather(statistics).reduce()
-            source = dict(statistics.source) | {"frames": str(taken.frames)}
-            marked = dataclasses.replace(statistics, source=tuple(sorted(source.items())))
+            marked = mark(statistics, frames=taken.frames)
             result = Result(protocol, marked, len(videos), taken.used, taken.too_short, unreadable)
             results.append(result)
     return results

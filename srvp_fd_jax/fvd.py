@@ -17,14 +17,16 @@ from numpy.typing import ArrayLike
 
 from srvp_fd_jax import encoding, frechet
 from srvp_fd_jax.encoding import Extract, Moments
-from srvp_fd_jax.inputs import as_clips, check_counts, to_unit_range
+from srvp_fd_jax.inputs import as_clips, to_unit_range
 from srvp_fd_jax.networks.convolution import Precision
 from srvp_fd_jax.networks.i3d import I3D, MIN_FRAMES, NUM_CLASSES
 from srvp_fd_jax.statistics import (
     AnyArray,
     FeatureStatistics,
     check_comparable,
+    check_counts,
     frechet_distance_from_statistics,
+    mark,
 )
 from srvp_fd_jax.videos.protocols import Protocol, find_protocol
 from srvp_fd_jax.videos.resizing import resize
@@ -192,17 +194,13 @@ class FrechetVideoDistanceCalculator:
         Returns:
             Statistics to update or to merge with in a loop of your own.
         """
-        source = {
-            "ddof": self.protocol.ddof,
-            "frames": frames or self.protocol.frames,
-            "network": "i3d",
-            "precision": self.network.precision,
-            "protocol": self.protocol.name,
-            "resize": self.protocol.resize,
-            "weights_sha256": self.weights_sha256,
-        }
-        known = tuple((name, str(value)) for name, value in source.items() if value is not None)
-        return FeatureStatistics.empty(NUM_CLASSES, source=known)
+        return mark(
+            FeatureStatistics.empty(NUM_CLASSES),
+            network="i3d",
+            precision=self.network.precision,
+            weights_sha256=self.weights_sha256,
+            **self.protocol.marks(frames),
+        )
 
     def _distance(self, x: ArrayLike, y: ArrayLike, batch_size: int | None) -> Float[Array, ""]:
         clips = {"x": self._clips(x, "x"), "y": self._clips(y, "y")}

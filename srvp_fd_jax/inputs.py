@@ -5,8 +5,6 @@ that `np.asarray` takes. Shapes and types are checked always, also under `jit`; 
 where they are there to be seen, on concrete arrays.
 """
 
-import warnings
-from collections.abc import Mapping
 from typing import Literal, get_args
 
 import jax
@@ -89,23 +87,6 @@ def as_clips(x: ArrayLike, name: str) -> Shaped[Array | np.ndarray, "n t h w c"]
         raise ValueError(f"{name}: got shape {array.shape}, expected frames with pixels")
     _check_values(array, name)
     return array if array.shape[4] in (1, 3) else _channels_last(array)
-
-
-def check_counts(counts: Mapping[str, int], dim: int, *, stacklevel: int = 4) -> None:
-    """Raises a `ValueError` below two samples, and warns of no more than there are dimensions."""
-    for name, count in counts.items():
-        if count < 2:
-            raise ValueError(f"{name}: got {count} samples, a covariance needs at least 2")
-        if count <= dim:
-            warnings.warn(f"{name}: {singular_covariance(count, dim)}", stacklevel=stacklevel)
-
-
-def singular_covariance(count: int, dim: int) -> str:
-    """What no more samples than dimensions do, for warnings."""
-    return (
-        f"{count} samples for {dim} feature dimensions leave the covariance singular and the "
-        "distance strongly biased"
-    )
 
 
 def _as_array(x: ArrayLike, name: str) -> Shaped[Array | np.ndarray, "..."]:

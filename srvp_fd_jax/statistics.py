@@ -14,6 +14,7 @@ hosts and files are all the same operation.
 import dataclasses
 import functools
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,7 +27,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from srvp_fd_jax import frechet
 from srvp_fd_jax.files import read_safetensors, write_atomically
-from srvp_fd_jax.inputs import singular_covariance
 
 AnyArray = Array | np.ndarray
 
@@ -100,7 +100,7 @@ class FeatureStatistics:
             mean_error=zeros,
             factor=jnp.zeros((dim, dim), dtype),
             variance_sum=zeros if mixture else None,
-            source=source,
+            source=tuple(sorted(source)),
         )
 
     @classmethod
@@ -149,7 +149,7 @@ class FeatureStatistics:
         Raises:
             ValueError: If the dimensions disagree, the type is not floating, one of the two is a
                 mixture and the other is not, or (on concrete arrays) a value that counts is not
-                finite.
+                finite or a variance is negative.
         """
         if features.ndim != 2 or features.shape[1] != self.mean.shape[0]:
             expected = f"[n, {self.mean.shape[0]}]"
@@ -161,10 +161,9 @@ class FeatureStatistics:
             raise ValueError(f"variances: got {got}variances, expected {expected}")
         if mask is None:
             mask = np.ones(features.shape[0], bool)
-        if not isinstance(features, jax.core.Tracer) and not isinstance(mask, jax.core.Tracer):
-            xp = jnp if isinstance(features, jax.Array) else np
-            if not xp.isfinite(features).all(axis=1, where=mask[:, None]).all():
-                raise ValueError("features: got values that are not finite")
+        _check_values("features", features, mask)
+        if variances is not None:
+            _check_values("variances", variances, mask, least=0.0)
         return _update(self, features, mask, variances)
 
     @jax.jit
@@ -178,16 +177,17 @@ class FeatureStatistics:
             other: Statistics of other samples.
 
         Returns:
-            New statistics; the old ones are unchanged.
+            New statistics, marked with all that is known of either; the old ones are unchanged.
 
         Raises:
             ValueError: If the dimensions or sources disagree, or one of the two is a mixture and
                 the other is not.
         """
         check_comparable(self, other)
-        return self._fold(
+        both = self._fold(
             other.count, other.mean, other.mean_error, other.factor, other.variance_sum
         )
+        return mark(both, **dict(other.source))
 
     def _fold(
         self,
@@ -291,13 +291,13 @@ class FeatureStatistics:
             _check_arrays(arrays)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        source = (
-            (name.removeprefix("source."), value)
+        source = {
+            name.removeprefix("source."): value
             for name, value in metadata.items()
             if name.startswith("source.")
-        )
+        }
         state = {name: jnp.asarray(array) for name, array in arrays.items()}
-        return cls(**state, source=tuple(sorted(source)))
+        return cls(**state, source=tuple(sorted(source.items())))
 
 
 @jax.jit
@@ -322,6 +322,19 @@ def _update(
     rows = jnp.where(counts, features - mean - mean_error, 0)
     variance_sum = None if variances is None else jnp.sum(variances, axis=0, where=counts)
     return statistics._fold(count, mean, mean_error, rows, variance_sum)
+
+
+def _check_values(
+    name: str, values: AnyArray, mask: Bool[AnyArray, " n"], least: float = -np.inf
+) -> None:
+    """Of concrete arrays: that those that count are finite, and not below the least."""
+    if isinstance(values, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
+        return
+    xp = jnp if isinstance(values, jax.Array) else np
+    allowed = xp.isfinite(values) & (values >= least)
+    if not allowed.all(axis=1, where=mask[:, None]).all():
+        or_negative = " or negative" if least == 0 else ""
+        raise ValueError(f"{name}: got values that are not finite{or_negative}")
 
 
 def _check_metadata(metadata: Mapping[str, str]) -> None:
@@ -353,8 +366,28 @@ def _two_sum(
     return total, (a - (total - b_part)) + (b - b_part)
 
 
+def mark(statistics: FeatureStatistics, **source: object) -> FeatureStatistics:
+    """Statistics marked with more of what they are of.
+
+    Args:
+        statistics: Of any features.
+        **source: Values by name; those that are None are not known and left out.
+
+    Returns:
+        The same with these in their `source`, as strings in the order of the names.
+    """
+    known = {name: str(value) for name, value in source.items() if value is not None}
+    both = dict(statistics.source) | known
+    return dataclasses.replace(statistics, source=tuple(sorted(both.items())))
+
+
 def check_comparable(s1: FeatureStatistics, s2: FeatureStatistics) -> None:
-    """Raises a `ValueError` where two statistics are known to be of different things."""
+    """Raises a `ValueError` where two statistics are known to be of different things.
+
+    Args:
+        s1: Statistics of any features.
+        s2: The others.
+    """
     d1, d2 = s1.mean.shape[0], s2.mean.shape[0]
     if d1 != d2:
         raise ValueError(f"statistics: got feature dimensions {d1} and {d2}, which must be equal")
@@ -368,14 +401,42 @@ def check_comparable(s1: FeatureStatistics, s2: FeatureStatistics) -> None:
             )
 
 
+def check_counts(counts: Mapping[str, int], dim: int, *, stacklevel: int = 4) -> None:
+    """Raises a `ValueError` below two samples, and warns of no more than there are dimensions."""
+    for name, count in counts.items():
+        _check_count(name, count)
+        if count <= dim:
+            warnings.warn(f"{name}: {_singular_covariance(count, dim)}", stacklevel=stacklevel)
+
+
+def _check_count(name: str, count: int) -> None:
+    if count < 2:
+        raise ValueError(f"{name}: got {count} samples, a covariance needs at least 2")
+
+
+def _singular_covariance(count: int, dim: int) -> str:
+    return (
+        f"{count} samples for {dim} feature dimensions leave the covariance singular and the "
+        "distance strongly biased"
+    )
+
+
 def cautions(real: FeatureStatistics, fake: FeatureStatistics) -> list[str]:
-    """What the numbers of samples do to a distance, in words."""
+    """What the numbers of samples do to a distance, in words.
+
+    Args:
+        real: Statistics of the real samples.
+        fake: Statistics of the generated ones.
+
+    Returns:
+        Sentences, none where there is nothing to say.
+    """
     counts, dim = (int(real.count), int(fake.count)), real.mean.shape[0]
     texts = {
         f"{counts[0]} real and {counts[1]} generated samples: a distance depends on their number": (
             counts[0] != counts[1]
         ),
-        singular_covariance(min(counts), dim): min(counts) <= dim,
+        _singular_covariance(min(counts), dim): min(counts) <= dim,
     }
     return [text for text, holds in texts.items() if holds]
 
@@ -421,12 +482,12 @@ def frechet_distance_from_statistics(
     check_comparable(s1, s2)
     named = {"s1": s1, "s2": s2}
     for name, s in named.items():
-        if not isinstance(s.count, jax.core.Tracer) and s.count < 2:
-            raise ValueError(f"{name}: got {s.count} samples, a covariance needs at least 2")
+        if not isinstance(s.count, jax.core.Tracer):
+            _check_count(name, int(s.count))
     distance = _distance(s1, s2, method, ddof)
     if not isinstance(distance, jax.core.Tracer) and not np.isfinite(distance):
         for name, s in named.items():
-            if not jnp.isfinite(s.factor).all():
+            if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(s)):
                 raise ValueError(f"{name}: holds values that are not finite")
     return distance
 

@@ -14,6 +14,7 @@ import pytest
 import srvp_fd
 import torch
 from checkpoints import PUBLISHED, SMALL, write_checkpoint
+from flax import nnx
 
 import srvp_fd_jax
 from srvp_fd_jax import FrechetDistanceCalculator
@@ -264,6 +265,8 @@ def test_gradient_equals_finite_differences(comparison_type, digits):
 
 def test_bfloat16_is_near_and_is_not_compared_with_float32(digits):
     faster = srvp_fd_jax.FrechetDistanceCalculator("digits", precision="bfloat16")
+    heads = [m for _, m in nnx.iter_modules(faster.network) if isinstance(m, nnx.Linear)]
+    assert {layer.precision for layer in heads} == {"highest"}
     frames = patterns(0, 20, 1, 1)[:, 0]
     features, exact = faster.extract_features(frames), digits.extract_features(frames)
     assert 1e-4 < np.abs(features - exact).max() < 0.1
@@ -333,6 +336,7 @@ CLIPS = np.zeros((4, 6, 64, 64, 1), np.uint8)
         ({"y": FRAMES.repeat(3, -1)}, r"y: got shape \(4, 64, 64, 3\), expected"),
         ({"comparison_type": "motion"}, "comparison_type: got 'motion', allowed are 'frame', 'st"),
         ({"dataset": "mnist"}, "dataset: got 'mnist', allowed are mmnist_stochastic, mmnist_det"),
+        ({"dataset": "i3d"}, "dataset: got 'i3d', allowed are mmnist_stochastic, .* digits$"),
         ({"method": "schur"}, "method: got 'schur', allowed are 'procrustes', 'eigh'"),
         ({"batch_size": 0}, "batch_size: got 0, expected at least 1"),
         ({"data_format": "NCHW"}, "data_format: got 'NCHW', allowed are 'auto', 'channels_last'"),

@@ -104,6 +104,10 @@ def test_statistics_stand_for_videos(files, expected, tmp_path, capsys):
     assert "fake: " not in output.err  # told before the videos were gone through
     assert cli.main(["compute", real, str(files[1]), "--clips", "50"]) == 1
     assert "+clips=50' of the other" in capsys.readouterr().err
+    assert cli.main(["compute", real, fake, "--protocol", "fvd2048_16f"]) == 1
+    assert "ddof is '1' of one and '0' of the other" in capsys.readouterr().err
+    assert cli.main(["compute", real, fake, "--weights", str(files[0])]) == 1
+    assert "but both sides are statistics" in capsys.readouterr().err
     assert cli.main(["compute", real, fake, "--protocol", "cd_fvd,tensorflow"]) == 1
     assert "got 2 of them, statistics are of one" in capsys.readouterr().err
 

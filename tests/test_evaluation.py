@@ -188,7 +188,7 @@ def test_reference_statistics_are_computed_once(metrics, dynamics, tmp_path):
     def run(metrics: list[Metric]) -> tuple[list[Result], int]:
         rounds = []
         videos = find_videos(tmp_path / "a.npy")
-        results = evaluate_cached(videos, metrics, cache, on_progress=rounds.append)
+        results = evaluate_cached(videos, metrics, "real", folder=cache, on_progress=rounds.append)
         return results, len(rounds)
 
     (first,), computed = run(dynamics)

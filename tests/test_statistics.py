@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -89,6 +90,16 @@ def test_any_merge_tree_gives_the_one_shot_statistics(seed):
         a, b = (forest.pop(rng.integers(len(forest))) for _ in range(2))
         forest.append(a.merge(b))
     assert_same(forest[0], FEATURES)
+
+
+def test_merging_keeps_what_is_known_of_either():
+    unknown = FeatureStatistics.empty(D)
+    kth, bair = (dataclasses.replace(unknown, source=(("dataset", n),)) for n in ("kth", "bair"))
+    precise = dataclasses.replace(unknown, source=(("precision", "float32"),))
+    merged = unknown.merge(precise).merge(kth)
+    assert merged.source == (("dataset", "kth"), ("precision", "float32"))
+    with pytest.raises(ValueError, match="dataset is 'kth' of one and 'bair'"):
+        merged.merge(bair)
 
 
 def test_reduce_merges_what_is_stacked():
@@ -254,6 +265,9 @@ def test_wrong_use_is_told_and_leaves_the_state_unchanged():
             FEATURES.astype("int32")
         ),
         "features: got values that are not finite": lambda: state.update(nan),
+        "variances: got values that are not finite or negative": lambda: mixture.update(
+            FEATURES, variances=-VARIANCES
+        ),
         "variances: got variances, expected none": lambda: state.update(
             FEATURES, variances=VARIANCES
         ),

@@ -474,7 +474,7 @@ def test_the_cache_is_where_xdg_says(monkeypatch):
 @pytest.mark.usefixtures("cache", "no_hub")
 @pytest.mark.parametrize("name", ["mnist", "", "KTH", "../kth", "i2d"])
 def test_an_unknown_name_lists_the_known_ones(name):
-    with pytest.raises(ValueError, match=r"^dataset: got") as caught:
+    with pytest.raises(ValueError, match=r"^name: got") as caught:
         load_network(name)
     assert all(known in str(caught.value) for known in DATASETS)
     assert repr(name) in str(caught.value)

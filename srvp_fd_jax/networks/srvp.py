@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ FRAME_SIZE = 64
 
 ComparisonType = Literal["frame", "static_content", "dynamics"]
 """Whose features are compared: of the encodings, of w or of y₀."""
+
+COMPARISON_TYPES: tuple[ComparisonType, ...] = get_args(ComparisonType)
 
 _Conv = functools.partial(nnx.Conv, use_bias=False)  # holds the kernel, `ConvBlock` applies it
 _Linear = functools.partial(nnx.Linear, precision="highest")
@@ -106,15 +108,8 @@ class ConvBlock(nnx.Module):
         normalise: bool = True,
         activation: Callable[[Array], Array] = _leaky_relu,
     ):
-        """Makes the layers; the arguments are those of `nnx.Conv`, for square kernels."""
-        self.conv = _Conv(
-            in_features,
-            out_features,
-            (kernel_size, kernel_size),
-            strides=strides,
-            padding=padding,
-            rngs=rngs,
-        )
+        """Makes the layers, for square kernels."""
+        self.conv = _Conv(in_features, out_features, (kernel_size, kernel_size), rngs=rngs)
         self.strides, self.padding = strides, padding
         self.precision: Precision = "float32"
         self.norm = (

@@ -117,11 +117,30 @@ class Protocol:
             "seed": str(self.seed),
         }
 
+    def marks(self, frames: int | None = None) -> dict[str, object]:
+        """What statistics are marked with: of another protocol they are not compared.
+
+        Args:
+            frames: Frames of a clip, where the protocol leaves them to the videos.
+
+        Returns:
+            Values by name; None for what is not known.
+        """
+        return {
+            "ddof": self.ddof,
+            "frames": frames or self.frames,
+            "protocol": self.name,
+            "resize": self.resize,
+        }
+
     def shortest(self, side: Side) -> int:
         """Frames of the shortest video that gives a clip.
 
         Args:
             side: "real" or "fake".
+
+        Returns:
+            At least 1.
         """
         frames, step = self.frames or 1, self.sampling(side).step
         return frames * step if self.drop_below == "steps" else (frames - 1) * step + 1
@@ -131,6 +150,9 @@ class Protocol:
 
         Args:
             side: "real" or "fake".
+
+        Returns:
+            `real` or `fake`.
         """
         return self.real if side == "real" else self.fake
 
