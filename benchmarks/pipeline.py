@@ -22,7 +22,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import av
 import numpy as np
 
-from srvp_fd_jax.evaluation import evaluate, load_metrics
+from srvp_fd_jax.evaluation import evaluate
+from srvp_fd_jax.metrics import load_metrics
 from srvp_fd_jax.videos import rounds
 from srvp_fd_jax.videos.loading import Loaded, load_clips
 from srvp_fd_jax.videos.moving_digits import moving_digits

@@ -16,17 +16,10 @@ import jax
 
 import srvp_fd_jax
 from srvp_fd_jax import demo, plots, report
-from srvp_fd_jax.evaluation import (
-    Collected,
-    Metric,
-    Result,
-    collect,
-    evaluate,
-    evaluate_cached,
-    load_metrics,
-)
+from srvp_fd_jax.evaluation import Collected, Result, collect, evaluate, evaluate_cached
 from srvp_fd_jax.files import cache_folder
 from srvp_fd_jax.frechet import Method
+from srvp_fd_jax.metrics import Metric, load_metrics
 from srvp_fd_jax.networks.srvp import COMPARISON_TYPES
 from srvp_fd_jax.statistics import (
     FeatureStatistics,
@@ -233,7 +226,7 @@ def _report(args: argparse.Namespace) -> None:
         if _is_kept(path := getattr(args, side)):
             raise ValueError(f"{side}: got the statistics {path}, a report needs the videos")
     report.check_output(args.output)
-    plots.import_matplotlib()
+    plots.check_matplotlib()
     metrics = load_metrics(_asked_for(args, []), args.weights)
 
     make = functools.partial(collect, shown=report.CLIPS_SHOWN)

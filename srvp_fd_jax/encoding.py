@@ -75,7 +75,17 @@ def find_shards(samples: Shaped[AnyArray, "..."]) -> Shards | None:
 def encode(
     extract: Extract, samples: Shaped[Array, "n *sample"], batch_size: int, shards: Shards | None
 ) -> PyTree[Float[Array, "n _ _"]]:
-    """What is extracted from samples; each device encodes its own."""
+    """What is extracted from samples; each device encodes its own.
+
+    Args:
+        extract: What to compute.
+        samples: Frames or clips.
+        batch_size: How many are encoded at a time, of each device.
+        shards: How the samples are sharded, see `find_shards`.
+
+    Returns:
+        What `extract` gives, of all samples in their order and sharded as they are.
+    """
 
     def of_shard(
         extract: Extract, samples: Shaped[Array, "n *sample"]
@@ -117,9 +127,18 @@ def _shard_map(function: Callable[..., _T], shards: Shards, out_specs: P) -> Cal
 def statistics(
     extract: Extract, samples: Shaped[AnyArray, "n *sample"], batch_size: int, empty: Statistics
 ) -> Statistics:
-    """Statistics of one set of samples, in the form of `empty`.
+    """Statistics of one set of samples.
 
     What is on the host is streamed, but for constants of a function that is being traced.
+
+    Args:
+        extract: What to compute, a tuple of moments.
+        samples: Frames or clips, on the host or on any devices.
+        batch_size: How many are encoded at a time.
+        empty: Statistics of no samples, one for each of the moments.
+
+    Returns:
+        Statistics in the form of `empty` and with its marks.
     """
     batch_size = min(batch_size, samples.shape[0])
     if not isinstance(samples, jax.Array) and not _is_tracing():
@@ -140,6 +159,15 @@ def stream(
     """Statistics of batches of any lengths and number, in a fixed amount of memory.
 
     Of a function that is being traced all batches are part in any case: they are taken as one.
+
+    Args:
+        extract: What to compute, a tuple of moments.
+        batches: Frames or clips.
+        batch_size: How many are encoded at a time.
+        empty: Statistics of no samples, one for each of the moments.
+
+    Returns:
+        Statistics of all of them, in the form of `empty` and with its marks.
     """
     if _is_tracing():
         present = [batch for batch in batches if len(batch)]

@@ -19,8 +19,8 @@ from srvp_fd_jax.statistics import AnyArray, FeatureStatistics, frechet_distance
 ClipFeatures = Mapping[str, Float[AnyArray, "_ _ d"]]
 """Features [clips, samples of one, d] under "features", of mixtures with "variances" beside."""
 
-SIZES, SUBSETS = 10, 5
-GROUPS = 40
+_SIZES, _SUBSETS = 10, 5
+_GROUPS = 40
 
 # The first term of the bias, in 1/N, needs many samples for the others to be small.
 _FITTED_SHARE = 0.5
@@ -71,14 +71,14 @@ def distance_curve(
     """
     n, m = _clips(real, "real"), _clips(fake, "fake")
     most = min(n, m)
-    sizes = np.unique(np.linspace(max(2, most / SIZES), most, SIZES).round().astype(int))
+    sizes = np.unique(np.linspace(max(2, most / _SIZES), most, _SIZES).round().astype(int))
 
     def of_subsets(size: int) -> Float[Array, ""]:
         s1 = _statistics(real, rng.permutation(n), size)
         s2 = _statistics(fake, rng.permutation(m), size)
         return frechet_distance_from_statistics(s1, s2, ddof=ddof)
 
-    distances = [[of_subsets(size) for _ in range(SUBSETS)] for size in sizes.tolist()]
+    distances = [[of_subsets(size) for _ in range(_SUBSETS)] for size in sizes.tolist()]
     return Curve(sizes, np.asarray(jax.device_get(distances)))
 
 
@@ -147,7 +147,7 @@ def _without_groups(
     n: int, rng: np.random.Generator
 ) -> Iterator[tuple[Int[np.ndarray, " n"], int]]:
     """Draws of all clips with one random group at the end, and how many are before it."""
-    for group in np.array_split(rng.permutation(n), min(GROUPS, n)):
+    for group in np.array_split(rng.permutation(n), min(_GROUPS, n)):
         yield np.concatenate([np.setdiff1d(np.arange(n), group), group]), n - len(group)
 
 
@@ -185,7 +185,7 @@ def _statistics(
     features: ClipFeatures, clips: Int[AnyArray, " n"], size: int | Int[Array, ""]
 ) -> FeatureStatistics:
     """Statistics of the first clips of a draw."""
-    drawn = {name: jnp.concatenate(jnp.asarray(f)[clips]) for name, f in features.items()}
+    drawn = {name: jnp.asarray(f)[clips].reshape(-1, f.shape[-1]) for name, f in features.items()}
     samples = len(drawn["features"]) // len(clips)
     counting = jnp.repeat(jnp.arange(len(clips)) < size, samples)
     return FeatureStatistics.from_features(mask=counting, **drawn)

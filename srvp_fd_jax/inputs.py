@@ -50,18 +50,16 @@ def as_frames(
         allowed = ", ".join(map(repr, get_args(DataFormat)))
         raise ValueError(f"data_format: got {data_format!r}, allowed are {allowed}")
     array = _as_array(x, name)
-    axes = "[N, T, {}]" if ndim == 5 else "[N, {}]"
-    last, first = f"{size}, {size}, {channels}", f"{channels}, {size}, {size}"
-    formats = {"channels_last": axes.format(last), "channels_first": axes.format(first)}
+    shapes = {"channels_last": (size, size, channels), "channels_first": (channels, size, size)}
     if data_format != "auto":
-        formats = {data_format: formats[data_format]}
-    frame_shape = str(array.shape[-3:])[1:-1]
-    matching = [f for f in formats if array.ndim == ndim and axes.format(frame_shape) == formats[f]]
-    if not matching:
-        expected = " or ".join(formats.values())
+        shapes = {data_format: shapes[data_format]}
+    matching = [f for f, shape in shapes.items() if array.shape[-3:] == shape]
+    if array.ndim != ndim or not matching:
+        axes = "N, T" if ndim == 5 else "N"
+        expected = " or ".join(f"[{axes}, {h}, {w}, {c}]" for h, w, c in shapes.values())
         raise ValueError(f"{name}: got shape {array.shape}, expected {expected}")
     _check_values(array, name)
-    return array if matching == ["channels_last"] else _channels_last(array)
+    return array if "channels_last" in matching else _channels_last(array)
 
 
 def as_clips(x: ArrayLike, name: str) -> Shaped[Array | np.ndarray, "n t h w c"]:

@@ -134,7 +134,7 @@ def contact_sheet(clips: Sequence[Frames]) -> bytes:
     return file.getvalue()
 
 
-def import_matplotlib() -> None:
+def check_matplotlib() -> None:
     """Raises a `ModuleNotFoundError` that tells the extra to install if it is missing."""
     try:
         import matplotlib  # noqa: F401

@@ -67,6 +67,9 @@ def find(real: Collected, fake: Collected) -> Findings:
         real: Of the real videos.
         fake: Of the generated ones, under the same protocol.
 
+    Returns:
+        The distance, and what it is worth.
+
     Raises:
         ValueError: If the two are not comparable, or one has fewer than four clips.
     """
@@ -128,6 +131,9 @@ def page(findings: Sequence[Findings], real: str, fake: str) -> str:
         findings: One a protocol.
         real: Path of the real videos.
         fake: Path of the generated ones.
+
+    Returns:
+        HTML that needs no other file.
     """
     rows = [
         {

@@ -306,6 +306,9 @@ def cached_path(dataset: str) -> Path:
 def download(dataset: str) -> Path:
     """Downloads a published checkpoint from the Hugging Face Hub, or finds it in the hub's cache.
 
+    Args:
+        dataset: Whose weights are on the hub.
+
     Returns:
         The folder with config.json and model.pt.
 

@@ -22,7 +22,8 @@ from processes import free_port
 
 import srvp_fd_jax
 from srvp_fd_jax import cli
-from srvp_fd_jax.evaluation import Metric, Result, evaluate, evaluate_cached, load_metrics
+from srvp_fd_jax.evaluation import Result, evaluate, evaluate_cached
+from srvp_fd_jax.metrics import Metric, load_metrics
 from srvp_fd_jax.statistics import FeatureStatistics
 from srvp_fd_jax.videos.moving_digits import moving_digits
 from srvp_fd_jax.videos.protocols import find_protocol
@@ -324,15 +325,3 @@ def test_too_few_or_unequal_clips_are_errors(protocol, lengths, message, tmp_pat
         (tmp_path / "2.npy").write_bytes(b"")
     with pytest.raises(ValueError, match=message):
         evaluate(find_videos(tmp_path), load_metrics([find_protocol(protocol)]), "real")
-
-
-def test_clips_too_short_for_a_network_are_refused_before_videos_are_read():
-    with pytest.raises(ValueError, match="got clips of 3 frames, the network 'digits' needs at"):
-        load_metrics([find_protocol("srvp:digits:static_content", frames=3)])
-    load_metrics([find_protocol("srvp:digits:frame", frames=3)])
-
-
-def test_weights_are_of_one_network(tmp_path):
-    protocols = [find_protocol("srvp:digits:frame"), find_protocol("cd_fvd")]
-    with pytest.raises(ValueError, match="weights: got one file for the networks digits, i3d"):
-        load_metrics(protocols, tmp_path / "any.safetensors")

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from srvp_fd_jax import cli
-from srvp_fd_jax.evaluation import Collected, collect, evaluate, load_metrics
+from srvp_fd_jax.evaluation import Collected, collect, evaluate
+from srvp_fd_jax.metrics import load_metrics
 from srvp_fd_jax.plots import contact_sheet, shown_frames
 from srvp_fd_jax.statistics import FeatureStatistics
 from srvp_fd_jax.videos import corruptions

@@ -22,6 +22,9 @@ from jaxtyping import Array, Float
 Precision = Literal["float32", "bfloat16"]
 """What the factors of a convolution's products are rounded to; sums are float32 in any case."""
 
+XLA_PRECISION: dict[Precision, str] = {"float32": "highest", "bfloat16": "default"}
+"""What to ask XLA for: "default" is the fastest that a backend has for float32."""
+
 # A, B and G by kernel size r: F(2, 2) and F(2, 3) of Lavin & Gray.
 _Matrix = tuple[tuple[float, ...], ...]
 _TRANSFORMS: dict[int, tuple[_Matrix, _Matrix, _Matrix]] = {
@@ -60,6 +63,9 @@ def convolution(
         strides: Step between outputs, in both directions.
         padding: Zeros added on all four sides.
         precision: The same on every backend.
+
+    Returns:
+        Images, float32.
     """
     x, kernel = rounded(precision, x, kernel)
     if x.shape[1:3] == kernel.shape[:2] and padding == 0:
@@ -86,10 +92,6 @@ def rounded(precision: Precision, *arrays: Float[Array, "..."]) -> list[Float[Ar
     return [jax.lax.reduce_precision(a, exponent_bits=8, mantissa_bits=7) for a in arrays]
 
 
-XLA_PRECISION = {"float32": "highest", "bfloat16": "default"}
-"""What to ask XLA for: "default" is the fastest that a backend has for float32."""
-
-
 def winograd(
     x: Float[Array, "n h w c"], kernel: Float[Array, "r r c d"]
 ) -> Float[Array, "n h2 w2 d"]:
@@ -98,6 +100,9 @@ def winograd(
     Args:
         x: Images, whose height and width over the stride are even.
         kernel: Kernels.
+
+    Returns:
+        Images.
     """
     n, h, w, c = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
