@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import subprocess
@@ -110,6 +111,18 @@ def test_statistics_stand_for_videos(files, expected, tmp_path, capsys):
     assert "but both sides are statistics" in capsys.readouterr().err
     assert cli.main(["compute", real, fake, "--protocol", "cd_fvd,tensorflow"]) == 1
     assert "got 2 of them, statistics are of one" in capsys.readouterr().err
+
+
+def test_either_side_tells_the_divisor(tmp_path, capsys):
+    features = np.random.default_rng(0).normal(size=(2, 20, 3)).astype(np.float32)
+    real, fake = map(srvp_fd_jax.FeatureStatistics.from_features, features)
+    real.save(tmp_path / "real.safetensors")
+    dataclasses.replace(fake, source=(("ddof", "0"),)).save(tmp_path / "fake.safetensors")
+    expected = float(srvp_fd_jax.frechet_distance_from_statistics(real, fake, ddof=0))
+    files = [str(tmp_path / f"{side}.safetensors") for side in ("real", "fake")]
+    for sides in (files, files[::-1]):
+        assert cli.main(["compare", *sides]) == 0
+        assert float(capsys.readouterr().out) == pytest.approx(expected, rel=1e-5)
 
 
 def test_statistics_of_several_protocols(files, tmp_path, capsys):

@@ -137,14 +137,16 @@ def test_under_jit(short, clips):
 
 def test_gradient_of_features(short, clips):
     # Of the distance in the features, tests/test_frechet.py has it.
-    x = np.float32(clips[0][:1, :9]) / 255
-    direction = np.random.default_rng(0).normal(size=400).astype(np.float32)
-    gradient = jax.grad(lambda x: short.extract_features(x)[0] @ direction)(x)
-    assert np.isfinite(gradient).all()
-    step = np.asarray(1e-2 * gradient / jnp.linalg.norm(gradient))
+    # Reverse mode is traced only: the transposed first layer takes a CPU most of a minute.
+    # With noise, as max pooling of what is all alike has one-sided slopes only.
+    noise = np.random.default_rng(0).random((2, *clips[0][:1, :9].shape), np.float32)
+    x, y = (0.6 * np.float32(c[:1, :9]) / 255 + 0.4 * n for c, n in zip(clips, noise, strict=True))
+    slope = jax.jvp(short.extract_features, (x,), (y - x,))[1]
+    step = 2e-4 * (y - x)
     difference = short.extract_features(x + step) - short.extract_features(x - step)
-    slope = float(difference[0] @ direction) / 2e-2
-    assert slope == pytest.approx(float(jnp.linalg.norm(gradient)), rel=0.02)
+    assert np.linalg.norm(difference / 4e-4 - slope) < 0.04 * np.linalg.norm(slope)
+    gradient = jax.eval_shape(jax.grad(lambda x: short.extract_features(x).sum()), x)
+    assert gradient.shape == x.shape
 
 
 def test_two_devices_give_the_number_of_one(short, clips, weights_file, tmp_path):
