@@ -67,6 +67,9 @@ class FrechetDistanceCalculator:
         >>> statistics = calculator.statistics([clips[:4], clips[4:]], "dynamics")
         >>> int(statistics.count), statistics.mean.shape
         (6, (20,))
+        >>> of_all_three = calculator.clip_statistics([clips])
+        >>> {name: int(of_name.count) for name, of_name in of_all_three.items()}
+        {'frame': 48, 'static_content': 6, 'dynamics': 6}
     """
 
     network: SRVP
@@ -249,16 +252,6 @@ class FrechetDistanceCalculator:
 
         Raises:
             ValueError: If a batch is not what is described here; the message tells which.
-
-        Example:
-            >>> import numpy as np
-            >>> import srvp_fd_jax
-            >>> from srvp_fd_jax.videos.moving_digits import moving_digits
-            >>> calculator = srvp_fd_jax.FrechetDistanceCalculator("digits")
-            >>> clips = moving_digits(np.random.default_rng(0), n=6, length=8)
-            >>> statistics = calculator.clip_statistics([clips])
-            >>> {name: int(of_name.count) for name, of_name in statistics.items()}
-            {'frame': 48, 'static_content': 6, 'dynamics': 6}
         """
         return self._stream(batches, COMPARISON_TYPES, batch_size)
 

@@ -189,17 +189,13 @@ def _compute(args: argparse.Namespace) -> None:
     _start_distributed(args)
     kept = {path: FeatureStatistics.load(path) for path in (args.real, args.fake) if _is_kept(path)}
     protocols = _asked_for(args, list(kept.values()))
-    if {args.real, args.fake} <= kept.keys():
-        if args.weights:
-            raise ValueError(f"weights: got {args.weights}, but both sides are statistics")
-        for statistics in kept.values():
-            check_comparable(statistics, mark(statistics, **protocols[0].marks()))
-        metrics = []
-    else:
-        metrics = load_metrics(protocols, args.weights)
-    for metric in metrics:  # before the videos are gone through
-        for statistics in kept.values():
-            check_comparable(statistics, metric.empty[0])
+    both_kept = {args.real, args.fake} <= kept.keys()
+    if both_kept and args.weights:
+        raise ValueError(f"weights: got {args.weights}, but both sides are statistics")
+    metrics = [] if both_kept else load_metrics(protocols, args.weights)
+    for statistics in kept.values():  # of one protocol; before the videos are gone through
+        asked = metrics[0].empty[0] if metrics else mark(statistics, **protocols[0].marks())
+        check_comparable(statistics, asked)
 
     def scored(path: str, side: Side) -> list["_Scored"]:
         if path in kept:

@@ -105,7 +105,7 @@ def _encode_statistics(
 
     def of_shard(extract: Extract, samples: Shaped[Array, "n *sample"]) -> Statistics:
         moments = _map_batches(extract, samples, batch_size)
-        return tuple(FeatureStatistics.from_features(**_rows(m)) for m in moments)
+        return tuple(FeatureStatistics.from_features(**rows(m)) for m in moments)
 
     def merged(extract: Extract, samples: Shaped[Array, "n *sample"]) -> Statistics:
         gathered = jax.lax.all_gather(of_shard(extract, samples), axis_name)
@@ -227,13 +227,15 @@ def update(
     """Statistics with those samples of some blocks folded in that count."""
     moments = jax.tree.map(lambda *f: jnp.concatenate(f), *blocks)
     return tuple(
-        own.update(mask=jnp.repeat(counting, new["features"].shape[1]), **_rows(new))
-        for own, new in zip(statistics, moments, strict=True)
+        own.update(**rows(new, counting)) for own, new in zip(statistics, moments, strict=True)
     )
 
 
-def _rows(moments: Moments) -> dict[str, Float[Array, "rows d"]]:
-    return {name: f.reshape(-1, f.shape[-1]) for name, f in moments.items()}
+def rows(moments: Moments, counting: Bool[AnyArray, " n"] | None = None) -> dict[str, Any]:
+    """Arguments of `FeatureStatistics.update`: the vectors of all samples, of those that count."""
+    k = moments["features"].shape[1]
+    mask = None if counting is None else jnp.repeat(counting, k)
+    return {"mask": mask} | {name: f.reshape(-1, f.shape[-1]) for name, f in moments.items()}
 
 
 def pad_blocks(moments: list[_T], number: int) -> list[_T]:

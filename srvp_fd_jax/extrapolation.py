@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from srvp_fd_jax.encoding import rows
 from srvp_fd_jax.statistics import AnyArray, FeatureStatistics, frechet_distance_from_statistics
 
 ClipFeatures = Mapping[str, Float[AnyArray, "_ _ d"]]
@@ -185,7 +186,5 @@ def _statistics(
     features: ClipFeatures, clips: Int[AnyArray, " n"], size: int | Int[Array, ""]
 ) -> FeatureStatistics:
     """Statistics of the first clips of a draw."""
-    drawn = {name: jnp.asarray(f)[clips].reshape(-1, f.shape[-1]) for name, f in features.items()}
-    samples = len(drawn["features"]) // len(clips)
-    counting = jnp.repeat(jnp.arange(len(clips)) < size, samples)
-    return FeatureStatistics.from_features(mask=counting, **drawn)
+    drawn = {name: jnp.asarray(f)[clips] for name, f in features.items()}
+    return FeatureStatistics.from_features(**rows(drawn, jnp.arange(len(clips)) < size))

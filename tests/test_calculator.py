@@ -79,6 +79,19 @@ def variants(x: np.ndarray) -> dict[str, Any]:
     }
 
 
+def assert_features_equal(ours: FrechetDistanceCalculator, theirs: Any, x: np.ndarray):
+    """Holds the features of clips, and of their first frames, to srvp-fd's."""
+    pairs = {
+        theirs.extract_features: (ours.extract_features, x[:, 0]),
+        theirs.extract_w: (ours.extract_w, x),
+        theirs.extract_q_y_0_params: (ours.extract_q_y_0_params, x),
+    }
+    for their_features, (our_features, samples) in pairs.items():
+        expected = their_features(in_torch(samples)).numpy()
+        assert expected.std(axis=0).mean() > 1e-2, "the features must vary for the test to tell"
+        chex.assert_trees_all_close(our_features(samples), expected, atol=2e-5, rtol=0)
+
+
 def assert_equals(
     ours: FrechetDistanceCalculator,
     theirs: Any,
@@ -87,16 +100,9 @@ def assert_equals(
     types_and_layouts: Sequence[str] = ("float, channels first",),
 ):
     """Holds features of clips, and distances by default of the same tensors, to srvp-fd's own."""
-    pairs = {
-        "frame": (x[:, 0], y[:, 0], theirs.extract_features, ours.extract_features),
-        "static_content": (x, y, theirs.extract_w, ours.extract_w),
-        "dynamics": (x, y, theirs.extract_q_y_0_params, ours.extract_q_y_0_params),
-    }
-    for comparison_type, (a, b, their_features, our_features) in pairs.items():
-        features = their_features(in_torch(a)).numpy()
-        assert features.std(axis=0).mean() > 1e-2, "the features must vary for the test to tell"
-        chex.assert_trees_all_close(our_features(a), features, atol=2e-5, rtol=0)
-
+    assert_features_equal(ours, theirs, x)
+    for comparison_type in COMPARISON_TYPES:
+        a, b = (x[:, 0], y[:, 0]) if comparison_type == "frame" else (x, y)
         expected = theirs(in_torch(a), in_torch(b), comparison_type)
         assert expected > 1e-2
         for name in types_and_layouts:
@@ -126,15 +132,7 @@ def test_published_configurations_equal_srvp_fd(
     folder = write_checkpoint(tmp_path / dataset, config, seed=1)
     ours, theirs = our_calculator(dataset, folder), their_calculator(folder)
     x, y = (patterns(seed, 5, config["nt_inf"] + 1, config["nc"]) for seed in (0, 1))
-    features = {
-        theirs.extract_features: (ours.extract_features, x[:2, 0]),
-        theirs.extract_w: (ours.extract_w, x[:2]),
-        theirs.extract_q_y_0_params: (ours.extract_q_y_0_params, x[:2]),
-    }
-    for their_features, (our_features, few) in features.items():
-        expected = their_features(in_torch(few)).numpy()
-        assert expected.std(axis=0).mean() > 1e-2, "the features must vary for the test to tell"
-        chex.assert_trees_all_close(our_features(few), expected, atol=2e-5, rtol=0)
+    assert_features_equal(ours, theirs, x[:2])
     for comparison_type, got in ours.distances(x, y).items():
         a, b = x, y
         if comparison_type == "frame":
