@@ -21,12 +21,6 @@ from srvp_fd_jax.statistics import AnyArray, FeatureStatistics
 
 _T = TypeVar("_T")
 
-# What a call costs whatever it encodes (memory of its own, transformed kernels) is shared by a few
-# batches. One QR of many rows takes less time than many of few, above all where the threads of the
-# LAPACK under JAX's CPU backend wait for each other.
-_BATCHES_A_BLOCK = 4
-_BLOCKS_A_FOLD = 4
-
 Moments = dict[str, Float[Array, "n _ _"]]
 """Of n samples k feature vectors each under "features", of mixtures "variances" beside."""
 
@@ -174,28 +168,36 @@ def stream(
         return (
             statistics(extract, jnp.concatenate(present), batch_size, empty) if present else empty
         )
-    state, moments, counts = empty, [], []
-    for samples, count in blocks(batches, _BATCHES_A_BLOCK * batch_size):
-        moments.append(_encode_block(extract, samples, count))
-        counts.append(count)
-        if len(moments) > 1:
-            jax.block_until_ready(moments[-2])  # one block waits on the device, never more
-        if len(moments) == _BLOCKS_A_FOLD:
-            state = _fold(state, moments, counts)
-            moments, counts = [], []
-    return _fold(state, moments, counts) if moments else state
+    state = empty
+    for samples, count in blocks(batches, _batches_a_block() * batch_size):
+        before = state
+        moments = _encode_block(extract, samples, count, batch_size)
+        state = update(before, moments, np.arange(len(samples)) < count)
+        jax.block_until_ready(before)  # one block waits on the device, never more
+    return state
 
 
-@jax.jit
+def _batches_a_block() -> int:
+    """How many batches are encoded in one call.
+
+    They share what a call costs whatever it encodes, on a CPU pages of memory of its own and the
+    transforms of kernels, and one QR of their rows. Batches on other devices are larger.
+    """
+    return 16 if jax.default_backend() == "cpu" else 4
+
+
+@functools.partial(jax.jit, static_argnames="batch_size")
 def _encode_block(
-    extract: Extract, samples: Shaped[AnyArray, "size *sample"], count: int | Int[Array, ""]
+    extract: Extract,
+    samples: Shaped[AnyArray, "size *sample"],
+    count: int | Int[Array, ""],
+    batch_size: int,
 ) -> tuple[Moments, ...]:
     """Moments of a block, by one program for any number of samples that count.
 
     Batches of which none does are left out.
     """
-    batches = jnp.reshape(samples, (_BATCHES_A_BLOCK, -1, *samples.shape[1:]))
-    batch_size = batches.shape[1]
+    batches = jnp.reshape(samples, (-1, batch_size, *samples.shape[1:]))
 
     def encode_next(
         i: Int[Array, ""], moments: PyTree[Float[Array, "b n _ _"]]
@@ -203,29 +205,18 @@ def _encode_block(
         return jax.tree.map(lambda f, new: f.at[i].set(new), moments, extract(batches[i]))
 
     zeros = jax.tree.map(
-        lambda f: jnp.zeros((_BATCHES_A_BLOCK, *f.shape), f.dtype),
+        lambda f: jnp.zeros((len(batches), *f.shape), f.dtype),
         jax.eval_shape(extract, batches[0]),
     )
     moments = jax.lax.fori_loop(0, -(-count // batch_size), encode_next, zeros)
     return jax.tree.map(jnp.concatenate, moments)
 
 
-def _fold(state: Statistics, moments: list[tuple[Moments, ...]], counts: list[int]) -> Statistics:
-    """Folds the counting samples of some blocks in, by one program for any number of blocks."""
-    size = len(moments[0][0]["features"])
-    missing = _BLOCKS_A_FOLD - len(counts)
-    counting = np.arange(size) < np.array(counts + [0] * missing)[:, None]
-    return update(state, pad_blocks(moments, _BLOCKS_A_FOLD), counting.ravel())
-
-
 @jax.jit
 def update(
-    statistics: Statistics,
-    blocks: list[tuple[Moments, ...]],
-    counting: Bool[AnyArray, " blocks_times_n"],
+    statistics: Statistics, moments: tuple[Moments, ...], counting: Bool[AnyArray, " n"]
 ) -> Statistics:
-    """Statistics with those samples of some blocks folded in that count."""
-    moments = jax.tree.map(lambda *f: jnp.concatenate(f), *blocks)
+    """Statistics with those samples of a block folded in that count."""
     return tuple(
         own.update(**rows(new, counting)) for own, new in zip(statistics, moments, strict=True)
     )
@@ -236,11 +227,6 @@ def rows(moments: Moments, counting: Bool[AnyArray, " n"] | None = None) -> dict
     k = moments["features"].shape[1]
     mask = None if counting is None else jnp.repeat(counting, k)
     return {"mask": mask} | {name: f.reshape(-1, f.shape[-1]) for name, f in moments.items()}
-
-
-def pad_blocks(moments: list[_T], number: int) -> list[_T]:
-    """The moments of so many blocks, zeros for those that are missing."""
-    return moments + [jax.tree.map(jnp.zeros_like, moments[0])] * (number - len(moments))
 
 
 def checked(

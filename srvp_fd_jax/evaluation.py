@@ -250,9 +250,7 @@ def _run(
         for i, (metric, own) in enumerate(zip(metrics, clips, strict=True)):
             if own:
                 moments = metric.encode(own)
-                statistics[i] = update(
-                    statistics[i], [moments], np.arange(VIDEOS_A_ROUND) < len(own)
-                )
+                statistics[i] = update(statistics[i], moments, np.arange(VIDEOS_A_ROUND) < len(own))
                 on_moments(i, own, moments)
         jax.block_until_ready(state.statistics)  # one round waits on the device, never more
         state = _State(progress, tuple(statistics))

@@ -16,7 +16,7 @@ from srvp_fd_jax.calculator import (
     frames_at_once,
     used_frames,
 )
-from srvp_fd_jax.encoding import Moments, blocks, pad_blocks
+from srvp_fd_jax.encoding import Moments, blocks
 from srvp_fd_jax.fvd import FrechetVideoDistanceCalculator, clip_logits, clips_at_once
 from srvp_fd_jax.inputs import to_unit_range
 from srvp_fd_jax.networks.i3d import I3D, MIN_FRAMES
@@ -69,8 +69,9 @@ class Metric:
             at_once = math.gcd(VIDEOS_A_ROUND, 1 << (fitting.bit_length() - 1))
         batches = blocks(map(self.prepare, used), at_once)
         encoded = [_encode(self.network, self.protocols, batch) for batch, _ in batches]
-        padded = pad_blocks(encoded, VIDEOS_A_ROUND // at_once)
-        return jax.tree.map(lambda *f: jnp.concatenate(f), *padded)
+        padding = VIDEOS_A_ROUND // at_once - len(encoded)
+        encoded += [jax.tree.map(jnp.zeros_like, encoded[0])] * padding
+        return jax.tree.map(lambda *f: jnp.concatenate(f), *encoded)
 
     def check_length(self, frames: int | None) -> None:
         """Raises a `ValueError` if clips of so many frames are too short for the network.

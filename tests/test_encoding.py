@@ -48,7 +48,7 @@ def test_streaming_gives_the_one_shot_number(comparison_type, digits, clips):
     s2 = digits.statistics([jnp.asarray(y)], comparison_type)
     for lengths in ([304], [1, 100, 203], [150, 154]):
         batches = iter(np.split(x, np.cumsum(lengths)[:-1]))
-        s1 = digits.statistics(batches, comparison_type, batch_size=37)
+        s1 = digits.statistics(batches, comparison_type, batch_size=7)
         assert (int(s1.count), int(s2.count)) == (304, 280)
         got = frechet_distance_from_statistics(s1, s2)
         chex.assert_trees_all_close(got, expected, rtol=2e-6)
@@ -67,7 +67,7 @@ def test_one_pass_makes_the_statistics_of_all_comparisons(digits, clips):
         name: digits.statistics([x.reshape(-1, 64, 64, 1) if name == "frame" else x], name)
         for name in ("frame", "static_content", "dynamics")
     }
-    streamed = digits.clip_statistics(iter([x[:9], x[9:]]), batch_size=4)
+    streamed = digits.clip_statistics(iter([x[:9], x[9:]]), batch_size=2)
     jitted = jax.jit(lambda digits, x: digits.clip_statistics([x[:9], x[9:]]))(digits, x)
     for got in (streamed, jitted):
         for name, of_name in expected.items():
@@ -83,9 +83,9 @@ def test_one_pass_makes_the_statistics_of_all_comparisons(digits, clips):
 
 
 def test_streaming_compiles_once(digits, clips):
-    digits.statistics([clips[0][:50, 0]], batch_size=20)
+    digits.statistics([clips[0][:50, 0]], batch_size=5)
     with jax.no_tracing():
-        digits.statistics([clips[0][:33, 0], clips[1][:8, 0], clips[1][:150, 0]], batch_size=20)
+        digits.statistics([clips[0][:33, 0], clips[1][:8, 0], clips[1][:150, 0]], batch_size=5)
 
 
 def test_nothing_is_streamed_into_a_traced_function(digits, clips):
