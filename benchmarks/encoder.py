@@ -9,6 +9,8 @@ which waits while the others work; they take turns, and the table has the median
   host. PyTorch's encoder runs in the faster of its two memory formats, from the same frames, with
   the conversion to float that srvp-fd leaves to its user.
 - "end to end": so many frames a side to the distance, as each package's calculator does it.
+- "three of": so many clips a side, of as many frames as the network infers from, to the distances
+  of all three comparisons: one call here, three of srvp-fd.
 - "start": time of the import, and from the start of a process to its first number, with an empty
   cache of compiled programs and with a full one.
 
@@ -35,13 +37,16 @@ DATASETS = {"dcgan": "mmnist_stochastic", "vgg": "kth"}
 COUNTS = {"dcgan": (1, 32, 64, 256, 1024), "vgg": (1, 32, 64, 256)}
 PAIRS = 7
 END_TO_END = {"dcgan": 1024, "vgg": 256}
+CLIPS = 129  # srvp-fd takes no fewer
 
 Encode = Callable[[np.ndarray], object]
-Score = Callable[[np.ndarray, np.ndarray], float]
+Score = Callable[[np.ndarray, np.ndarray], object]
 
 
-def ours(folder: Path) -> tuple[Encode, Score]:
-    """The encoder and the calculator of this package."""
+def ours(folder: Path) -> tuple[Encode, Score, Score]:
+    """The encoder of this package, its calculator for frames and for clips."""
+    import jax
+
     import srvp_fd_jax
 
     calculator = srvp_fd_jax.FrechetDistanceCalculator(
@@ -50,10 +55,11 @@ def ours(folder: Path) -> tuple[Encode, Score]:
     return (
         lambda frames: np.asarray(calculator.extract_features(frames)),
         lambda x, y: float(calculator(x, y)),
+        lambda x, y: jax.device_get(calculator.distances(x, y)),
     )
 
 
-def torchs(folder: Path, *, channels_last: bool) -> tuple[Encode, Score]:
+def torchs(folder: Path, *, channels_last: bool) -> tuple[Encode, Score, Score]:
     """Those of srvp-fd."""
     import torch
 
@@ -80,10 +86,19 @@ def torchs(folder: Path, *, channels_last: bool) -> tuple[Encode, Score]:
         with torch.no_grad():
             return encoder(to_torch(frames))[0].cpu().numpy()
 
-    return encode, lambda x, y: float(calculator(to_torch(x), to_torch(y)))
+    def score(x: np.ndarray, y: np.ndarray) -> float:
+        return float(calculator(to_torch(x), to_torch(y)))
+
+    def score_clips(x: np.ndarray, y: np.ndarray) -> list[float]:
+        of_x, of_y = (to_torch(np.concatenate(clips)) for clips in (x, y))
+        sides = [side.unflatten(0, x.shape[:2]) for side in (of_x, of_y)]
+        of_clips = [float(calculator(*sides, kind)) for kind in ("static_content", "dynamics")]
+        return [float(calculator(of_x, of_y)), *of_clips]
+
+    return encode, score, score_clips
 
 
-IMPLEMENTATIONS: dict[str, Callable[[Path], tuple[Encode, Score]]] = {
+IMPLEMENTATIONS: dict[str, Callable[[Path], tuple[Encode, Score, Score]]] = {
     "ours": ours,
     "torch": lambda folder: torchs(folder, channels_last=False),
     "torch, channels last": lambda folder: torchs(folder, channels_last=True),
@@ -91,23 +106,27 @@ IMPLEMENTATIONS: dict[str, Callable[[Path], tuple[Encode, Score]]] = {
 
 
 def serve(name: str, folder: Path) -> None:
-    """Answers each line, a number of frames or 0 for end to end, with the seconds it took."""
-    encode, score = IMPLEMENTATIONS[name](folder)
+    """Answers each line, a row of the table, with the seconds it took and the peak of memory."""
+    encode, score, score_clips = IMPLEMENTATIONS[name](folder)
     config = json.loads((folder / "config.json").read_text())
     rng = np.random.default_rng(0)
-    shape = END_TO_END[config["archi"]], 64, 64, config["nc"]
-    x, y = rng.integers(0, 256, (2, *shape), np.uint8)
+    frame = 64, 64, config["nc"]
+    x, y = rng.integers(0, 256, (2, END_TO_END[config["archi"]], *frame), np.uint8)
+    clips = rng.integers(0, 256, (2, CLIPS, config["nt_inf"], *frame), np.uint8)
     seen = set()
     for line in sys.stdin:
-        n = int(line)
-        if n not in seen:  # compiles, or tunes
-            score(x, y) if n == 0 else encode(x[:n])
-            seen.add(n)
+        row = line.strip()
+        work = {"end to end": lambda: score(x, y), "three of": lambda: score_clips(*clips)}.get(
+            row, lambda row=row: encode(x[: int(row)])
+        )
+        if row not in seen:  # compiles, or tunes
+            work()
+            seen.add(row)
         # A call of few frames is repeated, as one alone is too short to be timed.
-        calls = 1 if n == 0 else max(1, 64 // n)
+        calls = max(1, 64 // int(row)) if row.isdecimal() else 1
         start = time.perf_counter()
         for _ in range(calls):
-            score(x, y) if n == 0 else encode(x[:n])
+            work()
         seconds = (time.perf_counter() - start) / calls
         print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
 
@@ -128,19 +147,23 @@ def compare(archi: str, folder: Path) -> None:
         )
         for name in IMPLEMENTATIONS
     }
-    for n in (*COUNTS[archi], 0):
+    sides = 2 * END_TO_END[archi]
+    frames_of_clips = 2 * CLIPS * checkpoints.PUBLISHED[dataset]["nt_inf"]
+    rows = {str(n): (n, f"{n} a call") for n in COUNTS[archi]} | {
+        "end to end": (sides, f"end to end {END_TO_END[archi]}"),
+        "three of": (frames_of_clips, f"three of {CLIPS}"),
+    }
+    for row, (frames, what) in rows.items():
         answers: dict[str, list[list[float]]] = {name: [] for name in servers}
         for _ in range(PAIRS):
             for name, server in servers.items():
-                print(n, file=server.stdin, flush=True)
+                print(row, file=server.stdin, flush=True)
                 answers[name].append([float(value) for value in server.stdout.readline().split()])
-        seconds = {name: np.median(rows, axis=0)[0] for name, rows in answers.items()}
+        seconds = {name: np.median(turns, axis=0)[0] for name, turns in answers.items()}
         theirs = min(seconds[name] for name in seconds if name != "ours")
-        frames = n or 2 * END_TO_END[archi]
-        what = f"{n} a call" if n else f"end to end {END_TO_END[archi]}"
         rates = "".join(f"{frames / seconds[name]:22.0f}" for name in servers)
         print(f"{archi:6}{what:>16}{rates}{theirs / seconds['ours']:8.2f}", flush=True)
-    peaks = "".join(f"{rows[-1][1]:18.0f} MiB" for rows in answers.values())
+    peaks = "".join(f"{turns[-1][1]:18.0f} MiB" for turns in answers.values())
     print(f"{archi:6}{'peak memory':>16}{peaks}", flush=True)
     for server in servers.values():
         server.stdin.close()
