@@ -18,6 +18,7 @@ On a GPU that both see: PyTorch with cuDNN's autotuning, without TF32.
 """
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -110,15 +111,17 @@ def serve(name: str, folder: Path) -> None:
     encode, score, score_clips = IMPLEMENTATIONS[name](folder)
     config = json.loads((folder / "config.json").read_text())
     rng = np.random.default_rng(0)
-    frame = 64, 64, config["nc"]
-    x, y = rng.integers(0, 256, (2, END_TO_END[config["archi"]], *frame), np.uint8)
+    archi, frame = config["archi"], (64, 64, config["nc"])
+    x, y = rng.integers(0, 256, (2, END_TO_END[archi], *frame), np.uint8)
     clips = rng.integers(0, 256, (2, CLIPS, config["nt_inf"], *frame), np.uint8)
+    work_of = {str(n): functools.partial(encode, x[:n]) for n in COUNTS[archi]} | {
+        "end to end": functools.partial(score, x, y),
+        "three of": functools.partial(score_clips, *clips),
+    }
     seen = set()
     for line in sys.stdin:
         row = line.strip()
-        work = {"end to end": lambda: score(x, y), "three of": lambda: score_clips(*clips)}.get(
-            row, lambda row=row: encode(x[: int(row)])
-        )
+        work = work_of[row]
         if row not in seen:  # compiles, or tunes
             work()
             seen.add(row)
