@@ -28,7 +28,7 @@ def largest_differences(
     Returns:
         The largest absolute difference of the features of each comparison.
     """
-    network = weights.network()
+    network = weights.frozen().module()
     nc, nx, nt_inf = network.config.nc, network.config.nx, network.config.nt_inf
     videos = np.random.default_rng(seed).random((clips, nt_inf, nx, nx, nc), np.float32)
     ours = _flax_features(network, videos)

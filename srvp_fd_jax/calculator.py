@@ -22,18 +22,13 @@ from jaxtyping import Array, Float, Shaped
 from numpy.typing import ArrayLike
 
 from srvp_fd_jax import encoding, frechet
+from srvp_fd_jax.devices import AnyArray, find_division
 from srvp_fd_jax.encoding import Extract, Moments, Statistics
-from srvp_fd_jax.inputs import DataFormat, as_frames, to_unit_range
+from srvp_fd_jax.inputs import DataFormat, as_array, as_frames, to_unit_range
 from srvp_fd_jax.networks.convolution import Precision
-from srvp_fd_jax.networks.srvp import COMPARISON_TYPES, SRVP, ComparisonType, gaussian_from_raw
-from srvp_fd_jax.statistics import (
-    AnyArray,
-    FeatureStatistics,
-    check_counts,
-    frechet_distance_from_statistics,
-    mark,
-)
-from srvp_fd_jax.weights import DATASETS, load_weights
+from srvp_fd_jax.networks.srvp import COMPARISON_TYPES, ComparisonType, gaussian_from_raw
+from srvp_fd_jax.statistics import FeatureStatistics, check_counts, distance_between, mark
+from srvp_fd_jax.weights import DATASETS, FrozenNetwork, load_weights
 
 _T = TypeVar("_T")
 
@@ -44,14 +39,16 @@ class FrechetDistanceCalculator:
 
     A calculator is a pytree: passed to a jitted function its weights are arguments, closed over
     they are constants. All methods work under `jit`; distances and features are differentiable in
-    the inputs.
+    the inputs. A calculator can be an attribute of an `nnx.Module`, whose optimiser and `train()`
+    leave it as it is, and it can be pickled.
 
     Inputs are frames [N, 64, 64, C] or [N, C, 64, 64], and clips [N, T, 64, 64, C] or
     [N, T, C, 64, 64] with T ≥ nt_inf; uint8 (0 to 255) or floats (0 to 1); from JAX, NumPy or
     anything that `np.asarray` takes.
 
     Attributes:
-        network: The Flax network, float32.
+        network: The weights and the architecture, see `weights.FrozenNetwork`; `network.module()`
+            is the Flax module.
         dataset: Name of the model.
         method: How the Fréchet distance is evaluated.
         weights_sha256: Hash of the PyTorch checkpoint that the weights come from.
@@ -72,7 +69,7 @@ class FrechetDistanceCalculator:
         {'frame': 48, 'static_content': 6, 'dynamics': 6}
     """
 
-    network: SRVP
+    network: FrozenNetwork
     dataset: str
     method: frechet.Method
     weights_sha256: str
@@ -104,15 +101,10 @@ class FrechetDistanceCalculator:
         if dataset not in DATASETS:
             raise ValueError(f"dataset: got {dataset!r}, allowed are {', '.join(DATASETS)}")
         found = load_weights(dataset, weights)
-        self.network, self.weights_sha256 = found.network(precision), found.source_sha256
+        self.network, self.weights_sha256 = found.frozen(precision), found.source_sha256
         self.dataset, self.method = dataset, method
         if self.network.config.skipco:
-            warnings.warn(
-                f"the model {dataset!r} was trained with skip connections (skipco), which let "
-                "detail bypass the encoder: its features may tell less than those of a model "
-                "without",
-                stacklevel=2,
-            )
+            _warn_of_skip_connections(dataset)
 
     def __call__(
         self,
@@ -296,13 +288,20 @@ class FrechetDistanceCalculator:
             ValueError: If the shapes disagree, a set has fewer than two samples, or (on concrete
                 arrays) a value is not finite.
         """
-        features = {"f1": _as_features(f1, "f1"), "f2": _as_features(f2, "f2")}
+        features = {name: as_array(f, name) for name, f in (("f1", f1), ("f2", f2))}
+        for name, f in features.items():
+            if f.ndim != 2:
+                raise ValueError(f"{name}: got shape {f.shape}, expected [N, d]")
+            if not jnp.issubdtype(f.dtype, jnp.floating):
+                raise ValueError(f"{name}: got dtype {f.dtype}, expected floats")
+            if isinstance(f, np.ndarray) and not np.isfinite(f).all():
+                raise ValueError(f"{name}: got values that are not finite")
         d1, d2 = (f.shape[1] for f in features.values())
         if d1 != d2:
             raise ValueError(f"f2: got {d2} feature dimensions, expected {d1} as in f1")
         check_counts({name: len(f) for name, f in features.items()}, d1, stacklevel=3)
-        s1, s2 = (FeatureStatistics.from_features(f) for f in features.values())
-        return frechet_distance_from_statistics(s1, s2, self.method)
+        both = {name: FeatureStatistics.from_features(f) for name, f in features.items()}
+        return distance_between(both, self.method)
 
     def _distances(
         self,
@@ -330,7 +329,7 @@ class FrechetDistanceCalculator:
             check_counts(counts, self._dim(comparison_type))
         of_x, of_y = (self._statistics(s, comparison_types, batch_size) for s in samples.values())
         return {
-            comparison_type: frechet_distance_from_statistics(s1, s2, self.method)
+            comparison_type: distance_between({"x": s1, "y": s2}, self.method)
             for comparison_type, s1, s2 in zip(comparison_types, of_x, of_y, strict=True)
         }
 
@@ -375,7 +374,7 @@ class FrechetDistanceCalculator:
             self._extract(_clip_features, (comparison_type,)),
             used,
             _batch_size(used, batch_size),
-            encoding.find_shards(used),
+            find_division(used),
         )
         return features[:, 0]
 
@@ -413,7 +412,7 @@ class FrechetDistanceCalculator:
 
     def _extract(
         self,
-        function: Callable[[tuple[ComparisonType, ...], SRVP, Array], Any],
+        function: Callable[[tuple[ComparisonType, ...], FrozenNetwork, Array], Any],
         comparison_types: tuple[ComparisonType, ...],
     ) -> Extract:
         return Extract(_bound(function, comparison_types), self.network)
@@ -529,7 +528,7 @@ def _bound(
 
 def clip_moments(
     comparison_types: tuple[ComparisonType, ...],
-    network: SRVP,
+    network: FrozenNetwork,
     clips: Shaped[AnyArray, "n *t h w c"],
 ) -> tuple[Moments, ...]:
     """What several comparisons are made of, each frame encoded once.
@@ -555,13 +554,13 @@ def _moments(comparison_type: ComparisonType, features: Float[Array, "n k _"]) -
 
 def _clip_features(
     comparison_types: tuple[ComparisonType, ...],
-    network: SRVP,
+    network: FrozenNetwork,
     clips: Shaped[AnyArray, "n *t h w c"],
 ) -> tuple[Float[Array, "n _ _"], ...]:
     """Encodings, w, and means with raw scales of q(y₀), whichever are asked for."""
-    nt_inf = network.config.nt_inf
+    nt_inf, module = network.config.nt_inf, network.module()
     frames = jnp.reshape(clips, (-1, *clips.shape[-3:]))
-    encodings = network.encoder(to_unit_range(frames))
+    encodings = module.encoder(to_unit_range(frames))
     encodings = encodings.reshape(len(clips), math.prod(clips.shape[1:-3]), network.config.nhx)
 
     def features(comparison_type: ComparisonType) -> Float[Array, "n k d"]:
@@ -569,22 +568,20 @@ def _clip_features(
             case "frame":
                 return encodings
             case "static_content":
-                return network.content(encodings[:, -nt_inf:])[:, None]
+                return module.content(encodings[:, -nt_inf:])[:, None]
             case "dynamics":
-                return network.initial_state(encodings[:, :nt_inf])[:, None]
+                return module.initial_state(encodings[:, :nt_inf])[:, None]
 
     return tuple(map(features, comparison_types))
 
 
-def _as_features(f: ArrayLike, name: str) -> Float[Array, "n d"]:
-    if np.ndim(f) != 2:
-        raise ValueError(f"{name}: got shape {np.shape(f)}, expected [N, d]")
-    features = jnp.asarray(f)
-    if not jnp.issubdtype(features.dtype, jnp.floating):
-        raise ValueError(f"{name}: got dtype {features.dtype}, expected floats")
-    if not isinstance(features, jax.core.Tracer) and not jnp.isfinite(features).all():
-        raise ValueError(f"{name}: got values that are not finite")
-    return features.astype(jnp.float32)
+@functools.cache  # once a process
+def _warn_of_skip_connections(dataset: str) -> None:
+    warnings.warn(
+        f"the model {dataset!r} was trained with skip connections (skipco), which let detail "
+        "bypass the encoder: its features may tell less than those of a model without",
+        stacklevel=3,
+    )
 
 
 def _check_comparison_type(comparison_type: str) -> None:

@@ -25,7 +25,7 @@ from srvp_fd_jax.statistics import (
     FeatureStatistics,
     cautions,
     check_comparable,
-    frechet_distance_from_statistics,
+    distance_between,
     mark,
 )
 from srvp_fd_jax.videos.protocols import (
@@ -382,9 +382,8 @@ def _print_distances(
         source = dict(b.statistics.source) | dict(a.statistics.source)
         for text in cautions(a.statistics, b.statistics):
             warnings.warn(text, stacklevel=1)
-        distance = frechet_distance_from_statistics(
-            a.statistics, b.statistics, args.method, ddof=int(source.get("ddof", 1))
-        )
+        both = {"real": a.statistics, "fake": b.statistics}
+        distance = distance_between(both, args.method)
         results.append(
             {
                 "distance": float(distance),

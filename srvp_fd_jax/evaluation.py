@@ -314,6 +314,7 @@ def _job(of_videos: str, metrics: Sequence[Metric], side: Side) -> str:
     """Hash of all that a result depends on."""
     made_by = {
         "release": srvp_fd_jax.__version__,
+        "state": [field.name for field in dataclasses.fields(FeatureStatistics)],
         "videos": of_videos,
         "side": side,
         "protocols": [dataclasses.asdict(p) for metric in metrics for p in metric.protocols],

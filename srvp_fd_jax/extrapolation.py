@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from srvp_fd_jax.devices import AnyArray
 from srvp_fd_jax.encoding import rows
-from srvp_fd_jax.statistics import AnyArray, FeatureStatistics, frechet_distance_from_statistics
+from srvp_fd_jax.statistics import FeatureStatistics, distance_between
 
 ClipFeatures = Mapping[str, Float[AnyArray, "_ _ d"]]
 """Features [clips, samples of one, d] under "features", of mixtures with "variances" beside."""
@@ -77,7 +78,7 @@ def distance_curve(
     def of_subsets(size: int) -> Float[Array, ""]:
         s1 = _statistics(real, rng.permutation(n), size)
         s2 = _statistics(fake, rng.permutation(m), size)
-        return frechet_distance_from_statistics(s1, s2, ddof=ddof)
+        return distance_between({"real": s1, "fake": s2}, ddof=ddof)
 
     distances = [[of_subsets(size) for _ in range(_SUBSETS)] for size in sizes.tolist()]
     return Curve(sizes, np.asarray(jax.device_get(distances)))
@@ -133,7 +134,10 @@ def jackknife_interval(
     """
     n, m = _clips(real, "real"), _clips(fake, "fake")
     s1, s2 = (_statistics(side, np.arange(k), k) for side, k in ((real, n), (fake, m)))
-    distance_of = functools.partial(frechet_distance_from_statistics, ddof=ddof)
+
+    def distance_of(s1: FeatureStatistics, s2: FeatureStatistics) -> Float[Array, ""]:
+        return distance_between({"real": s1, "fake": s2}, ddof=ddof)
+
     without_groups = (
         [distance_of(_statistics(real, *draw), s2) for draw in _without_groups(n, rng)],
         [distance_of(s1, _statistics(fake, *draw)) for draw in _without_groups(m, rng)],
@@ -169,7 +173,7 @@ def distance_over_time(
 
     def at_step(step: tuple[Float[Array, "n d"], Float[Array, "m d"]]) -> Float[Array, ""]:
         s1, s2 = map(FeatureStatistics.from_features, step)
-        return frechet_distance_from_statistics(s1, s2, ddof=ddof)
+        return distance_between({"real": s1, "fake": s2}, ddof=ddof)
 
     return jax.lax.map(at_step, (jnp.swapaxes(real, 0, 1), jnp.swapaxes(fake, 0, 1)))
 

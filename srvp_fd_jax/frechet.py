@@ -16,17 +16,22 @@ error in Q enters to second order only and float32 is enough; and by the envelop
 gradient is exact with Q held constant, so it stays finite where the covariances are singular.
 
 A factor is defined up to an orthogonal matrix on its left. Nothing here depends on which one is
-used, and the derivative rules below give one of the tangents that make dC = dAᵀA + AᵀdA right.
+used, and the derivative rules below give one of the tangents that make dC = dAᵀA + AᵀdA right. The
+rules can be differentiated again: second derivatives are right where the covariances have full
+rank, and nan where they do not, since the distance has none there.
 """
 
 import functools
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
+
+from srvp_fd_jax.devices import AnyArray, values
+from srvp_fd_jax.inputs import as_array
 
 Method = Literal["procrustes", "eigh"]
 
@@ -65,40 +70,109 @@ def _triangular_factor_jvp(
 
 
 @jax.custom_jvp
+def add_diagonal(factor: Float[Array, "d d"], variances: Float[Array, " d"]) -> Float[Array, "d d"]:
+    """Factor of AᵀA + diag(v), which is not formed.
+
+    Args:
+        factor: A.
+        variances: v, not negative.
+
+    Returns:
+        Upper triangular factor. Its derivative is exact at variances of zero too, where that of
+        their root is infinite, as long as AᵀA + diag(v) has full rank.
+    """
+    return triangular_factor(_with_diagonal(factor, variances))
+
+
+@add_diagonal.defjvp
+def _add_diagonal_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
+    # As for triangular_factor in A, with the rows of P that belong to it; ½ T⁻ᵀ diag(dv) in v.
+    (factor, variances), (d_factor, d_variances) = primals, tangents
+    p, t = jnp.linalg.qr(_with_diagonal(factor, variances))
+    pivots = jnp.abs(jnp.diagonal(t))
+    singular = pivots <= len(pivots) * jnp.finfo(t.dtype).eps * jnp.max(pivots)
+    invertible = jnp.where(jnp.diag(singular), 1, t)
+    of_variances = jax.scipy.linalg.solve_triangular(invertible, jnp.diag(d_variances), trans=1)
+    return t, _matmul(p[: len(factor)].T, d_factor) + of_variances / 2
+
+
+def _with_diagonal(
+    factor: Float[Array, "d d"], variances: Float[Array, " d"]
+) -> Float[Array, "two_d d"]:
+    return jnp.vstack([factor, jnp.diag(jnp.sqrt(variances))])
+
+
+@jax.custom_jvp
 def covariance_factor(covariance: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    """Factor of a covariance by eigendecomposition, A = Λ^½ Uᵀ where C = U Λ Uᵀ.
+    """Symmetric factor of a covariance by eigendecomposition, U Λ^½ Uᵀ where C = U Λ Uᵀ.
 
     Args:
         covariance: Symmetric positive semi-definite matrix. Eigenvalues that rounding made
             negative count as zero.
 
     Returns:
-        A with AᵀA = C. Its derivative is exact for changes of C within its range (repeated
-        eigenvalues included); the directions that C does not span contribute nothing.
+        A with AᵀA = C; nan where an eigenvalue is further below zero than rounding takes it. The
+        derivative is exact for changes of C within its range (repeated eigenvalues included); the
+        directions that C does not span contribute nothing.
     """
-    return _eigh_factor(covariance)[0]
+    eigenvalues, u = jnp.linalg.eigh(covariance)
+    roots = jnp.sqrt(jnp.maximum(eigenvalues, 0))
+    indefinite = eigenvalues[0] < -_tolerance(covariance) * eigenvalues[-1]
+    return _matmul(u * jnp.where(indefinite, jnp.nan, roots)[None], u.T)
 
 
 @covariance_factor.defjvp
 def _covariance_factor_jvp(
     primals: tuple[Array], tangents: tuple[Array]
 ) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
-    # dA = ½ A⁻ᵀ dC solves AᵀdA + dAᵀA = dC; A⁻ᵀ = Λ^-½ Uᵀ, as a pseudo-inverse.
+    # A A = C, so A dA + dA A = dC.
     (covariance,), (d_covariance,) = primals, tangents
-    factor, eigenvalues, u = _eigh_factor(covariance)
-    d = eigenvalues.shape[0]
-    span = eigenvalues > d * jnp.finfo(eigenvalues.dtype).eps * eigenvalues[-1]
-    inverse_root = jnp.where(span, jax.lax.rsqrt(jnp.where(span, eigenvalues, 1)), 0)
-    symmetric = (d_covariance + d_covariance.T) / 2
-    return factor, _matmul(inverse_root[:, None] * u.T, symmetric) / 2
+    factor = covariance_factor(covariance)
+    change = (d_covariance + d_covariance.T) / 2
+    return factor, _solve_sylvester(_smooth_at_full_rank(factor), change)
 
 
-def _eigh_factor(
-    covariance: Float[Array, "d d"],
-) -> tuple[Float[Array, "d d"], Float[Array, " d"], Float[Array, "d d"]]:
-    eigenvalues, u = jnp.linalg.eigh(covariance)
-    eigenvalues = jnp.maximum(eigenvalues, 0)
-    return jnp.sqrt(eigenvalues)[:, None] * u.T, eigenvalues, u
+def _solve_sylvester(a: Float[Array, "d d"], k: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """The X that solves A X + X A = K, for a symmetric positive semi-definite A.
+
+    In the eigenvectors of A every entry is divided by the sum of two eigenvalues; what belongs to
+    two that are zero but for rounding is left out.
+    """
+
+    def apply(x: Float[Array, "d d"]) -> Float[Array, "d d"]:
+        return _matmul(a, x) + _matmul(x, a)
+
+    def solve(_: Any, k: Float[Array, "d d"]) -> Float[Array, "d d"]:
+        eigenvalues, u = jnp.linalg.eigh(a)
+        sums = eigenvalues[:, None] + eigenvalues[None]
+        solvable = sums > len(a) * jnp.finfo(a.dtype).eps * eigenvalues[-1]
+        x = jnp.where(solvable, _matmul(_matmul(u.T, k), u) / jnp.where(solvable, sums, 1), 0)
+        return _matmul(_matmul(u, x), u.T)
+
+    return jax.lax.custom_linear_solve(apply, k, solve, symmetric=True)
+
+
+@jax.custom_jvp
+def _smooth_at_full_rank(a: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """A itself, whose derivative is nan where it is singular: there second derivatives end."""
+    return a
+
+
+@_smooth_at_full_rank.defjvp
+def _smooth_at_full_rank_jvp(
+    primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
+    (a,), (da,) = primals, tangents
+    return a, _one_at_full_rank(a) * da
+
+
+def _one_at_full_rank(a: Float[Array, "d d"]) -> Float[Array, ""]:
+    """1, or nan for a symmetric matrix that is singular."""
+    eigenvalues = jnp.linalg.eigvalsh(a)
+    full_rank = eigenvalues[0] > len(a) * jnp.finfo(a.dtype).eps * eigenvalues[-1]
+    return jnp.where(full_rank, 1, jnp.nan).astype(a.dtype)
 
 
 @functools.partial(jax.jit, static_argnames="method")
@@ -136,7 +210,7 @@ def frechet_distance_from_factors(
         3.0
     """
     check_method(method)
-    covariance_term = {"procrustes": _procrustes_residual, "eigh": _trace_formula}[method]
+    covariance_term = _procrustes_residual if method == "procrustes" else _trace_formula
     return jnp.sum(mean_difference**2) + covariance_term(factor1, factor2)
 
 
@@ -147,11 +221,23 @@ def check_method(method: str) -> None:
         raise ValueError(f"method: got {method!r}, allowed are {allowed}")
 
 
+@jax.custom_jvp
 def _procrustes_residual(a: Float[Array, "d d"], b: Float[Array, "d d"]) -> Float[Array, ""]:
-    q = jax.lax.stop_gradient(_procrustes_rotation(a, b))
-    return jnp.sum((a - _matmul(q, b)) ** 2)
+    return jnp.sum((a - _matmul(_procrustes_rotation(a, b), b)) ** 2)
 
 
+@_procrustes_residual.defjvp
+def _procrustes_residual_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    # The envelope theorem: Q is a minimiser, so its own change does not count.
+    (a, b), (da, db) = primals, tangents
+    q = _procrustes_rotation(a, b)
+    residual = a - _matmul(q, b)
+    return jnp.sum(residual**2), 2 * jnp.sum(residual * (da - _matmul(q, db)))
+
+
+@jax.custom_jvp
 def _procrustes_rotation(a: Float[Array, "d d"], b: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """The orthogonal Q that minimises ‖A − Q B‖.
 
@@ -183,12 +269,25 @@ def _procrustes_rotation(a: Float[Array, "d d"], b: Float[Array, "d d"]) -> Floa
     return jax.lax.switch(case, branches)
 
 
+@_procrustes_rotation.defjvp
+def _procrustes_rotation_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
+    # Only second derivatives come here. Q is the orthogonal factor of A Bᵀ = M = Q H with H
+    # symmetric, so dQ = Q X with X antisymmetric and H X + X H = Qᵀ dM − dMᵀ Q.
+    (a, b), (da, db) = primals, tangents
+    q = _procrustes_rotation(a, b)
+    h = _matmul(q.T, _matmul(a, b.T))
+    change = _matmul(q.T, _matmul(da, b.T) + _matmul(a, db.T))
+    h = (h + h.T) / 2
+    x = _solve_sylvester(h, change - change.T)
+    return q, _one_at_full_rank(h) * _matmul(q, x)
+
+
 def _trace_formula(a: Float[Array, "d d"], b: Float[Array, "d d"]) -> Float[Array, ""]:
     c1, c2 = _matmul(a.T, a), _matmul(b.T, b)
-    eigenvalues, u = jnp.linalg.eigh(c1)
-    root = _matmul(u * jnp.sqrt(jnp.maximum(eigenvalues, 0)), u.T)
-    eigenvalues = jnp.linalg.eigvalsh(_matmul(_matmul(root, c2), root))
-    trace_of_root = jnp.sum(jnp.sqrt(jnp.maximum(eigenvalues, 0)))
+    root = covariance_factor(c1)
+    trace_of_root = jnp.trace(covariance_factor(_matmul(_matmul(root, c2), root)))
     return jnp.maximum(jnp.trace(c1) + jnp.trace(c2) - 2 * trace_of_root, 0)
 
 
@@ -230,32 +329,63 @@ def frechet_distance_from_moments(
         >>> round(float(distance), 4)
         27.0
     """
-    d = np.shape(mu1)[0] if np.ndim(mu1) == 1 else None
     named = {"mu1": mu1, "sigma1": sigma1, "mu2": mu2, "sigma2": sigma2}
-    for name, value in named.items():
-        if d is None or np.shape(value) != (shape := (d,) if name.startswith("mu") else (d, d)):
+    m1, c1, m2, c2 = arrays = [as_array(value, name) for name, value in named.items()]
+    for name, array in zip(named, arrays, strict=True):
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name}: got dtype {array.dtype}, expected floats")
+    d = m1.shape[0] if m1.ndim == 1 else None
+    for name, array in zip(named, arrays, strict=True):
+        if d is None or array.shape != (shape := (d,) if name.startswith("mu") else (d, d)):
             expected = shape if d is not None else "[d]"
-            raise ValueError(f"{name}: got shape {np.shape(value)}, expected {expected}")
-        if not isinstance(value, jax.core.Tracer):
-            _check_moment(name, np.asarray(value))
-    m1, c1, m2, c2 = (jnp.asarray(v, jnp.result_type(float)) for v in named.values())
-    return _distance_from_moments(m1, c1, m2, c2, method)
+            raise ValueError(f"{name}: got shape {array.shape}, expected {expected}")
+        if (concrete := values(array)) is not None:
+            _check_moment(name, concrete)
+    if isinstance(m1, np.ndarray) and isinstance(m2, np.ndarray):
+        difference: AnyArray = np.subtract(
+            m1, m2
+        )  # in float64, where they are, before that is cast
+    else:
+        difference = m1 - m2
+    in_jax = (jnp.asarray(x, jnp.result_type(float)) for x in (difference, c1, c2))
+    return _distance_from_moments(*in_jax, method)
 
 
 def _check_moment(name: str, value: np.ndarray) -> None:
+    tolerance = _tolerance(value)
+    value = value.astype(np.float64)
     if not np.isfinite(value).all():
         raise ValueError(f"{name}: got values that are not finite")
-    if value.ndim == 2 and not np.allclose(value, value.T, rtol=1e-3, atol=1e-3 * value.max()):
+    if value.ndim == 1:
+        return
+    # Scaled to correlations, so that no large variance hides what is wrong beside small ones.
+    variances = np.diagonal(value)
+    scales = np.sqrt(np.where(variances > 0, variances, 1))
+    correlations = value / scales[:, None] / scales
+    if np.abs(correlations - correlations.T).max() > tolerance:
         raise ValueError(f"{name}: got a matrix that is not symmetric, expected a covariance")
+    try:
+        np.linalg.cholesky(correlations + 2 * tolerance * np.eye(len(value)))
+        semidefinite = variances.min() >= -1e-6 * variances.max()
+    except np.linalg.LinAlgError:
+        semidefinite = False
+    if not semidefinite:
+        raise ValueError(
+            f"{name}: got a matrix with negative eigenvalues, expected a covariance, which has none"
+        )
+
+
+def _tolerance(moment: Float[AnyArray, "d *d"]) -> float:
+    """What rounding may add to a covariance's eigenvalues, relative to the largest."""
+    return max(1e-3, len(moment) * float(jnp.finfo(moment.dtype).eps))
 
 
 @functools.partial(jax.jit, static_argnames="method")
 def _distance_from_moments(
-    m1: Float[Array, " d"],
+    mean_difference: Float[Array, " d"],
     c1: Float[Array, "d d"],
-    m2: Float[Array, " d"],
     c2: Float[Array, "d d"],
     method: Method,
 ) -> Float[Array, ""]:
     factors = covariance_factor(c1), covariance_factor(c2)
-    return frechet_distance_from_factors(m1 - m2, *factors, method)
+    return frechet_distance_from_factors(mean_difference, *factors, method)

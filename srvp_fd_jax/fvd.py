@@ -16,21 +16,22 @@ from jaxtyping import Array, Float, Shaped
 from numpy.typing import ArrayLike
 
 from srvp_fd_jax import encoding, frechet
+from srvp_fd_jax.devices import AnyArray, find_division
 from srvp_fd_jax.encoding import Extract, Moments
 from srvp_fd_jax.inputs import as_clips, to_unit_range
 from srvp_fd_jax.networks.convolution import Precision
-from srvp_fd_jax.networks.i3d import I3D, MIN_FRAMES, NUM_CLASSES
+from srvp_fd_jax.networks.i3d import MIN_FRAMES, NUM_CLASSES
 from srvp_fd_jax.statistics import (
-    AnyArray,
     FeatureStatistics,
     check_comparable,
     check_counts,
+    distance_between,
     frechet_distance_from_statistics,
     mark,
 )
 from srvp_fd_jax.videos.protocols import Protocol, find_protocol
 from srvp_fd_jax.videos.resizing import resize
-from srvp_fd_jax.weights import load_weights
+from srvp_fd_jax.weights import FrozenNetwork, load_weights
 
 
 @encoding.network_pytree("protocol", "method", "weights_sha256")
@@ -44,7 +45,7 @@ class FrechetVideoDistanceCalculator:
     uint8 (0 to 255) or floats (0 to 1); from JAX, NumPy or anything that `np.asarray` takes.
 
     Attributes:
-        network: The Flax network, float32.
+        network: The weights, see `weights.FrozenNetwork`; `network.module()` is the Flax module.
         protocol: How clips are resized, and covariances divided.
         method: How the Fréchet distance is evaluated.
         weights_sha256: Hash of the file that the weights come from.
@@ -62,7 +63,7 @@ class FrechetVideoDistanceCalculator:
         (512, (400,))
     """
 
-    network: I3D
+    network: FrozenNetwork
     protocol: Protocol
     method: frechet.Method
     weights_sha256: str
@@ -99,7 +100,7 @@ class FrechetVideoDistanceCalculator:
                 "one of I3D"
             )
         found = load_weights("i3d", weights)
-        self.network, self.weights_sha256 = found.network(precision), found.source_sha256
+        self.network, self.weights_sha256 = found.frozen(precision), found.source_sha256
         self.protocol, self.method = protocol, method
 
     def __call__(
@@ -140,8 +141,8 @@ class FrechetVideoDistanceCalculator:
             ValueError: If `clips` are not what is described here or not what the protocol takes.
         """
         checked = self._clips(clips, "clips")
-        shards = encoding.find_shards(checked)
-        (moments,) = encoding.encode(self._extract(), checked, _batch_size(batch_size), shards)
+        size, division = _batch_size(batch_size), find_division(checked)
+        (moments,) = encoding.encode(self._extract(), checked, size, division)
         return moments["features"][:, 0]
 
     def statistics(
@@ -214,7 +215,7 @@ class FrechetVideoDistanceCalculator:
         (s1,), (s2,) = (
             encoding.statistics(self._extract(), c, size, empty) for c in clips.values()
         )
-        return self.distance(s1, s2)
+        return distance_between({"x": s1, "y": s2}, self.method)
 
     def _clips(self, clips: ArrayLike, name: str) -> Shaped[AnyArray, "n t h w c"]:
         checked = as_clips(clips, name)
@@ -243,13 +244,15 @@ class FrechetVideoDistanceCalculator:
         return Extract(_logits, self.network, self.protocol)
 
 
-def _logits(network: I3D, protocol: Protocol, clips: Shaped[Array, "n t h w c"]) -> tuple[Moments]:
+def _logits(
+    network: FrozenNetwork, protocol: Protocol, clips: Shaped[Array, "n t h w c"]
+) -> tuple[Moments]:
     return (clip_logits(network, resize(to_unit_range(clips), protocol.resize)),)
 
 
-def clip_logits(network: I3D, clips: Float[Array, "n t 224 224 c"]) -> Moments:
+def clip_logits(network: FrozenNetwork, clips: Float[Array, "n t 224 224 c"]) -> Moments:
     """Features of clips in [0, 1] of the network's size."""
-    logits = network(2 * jnp.broadcast_to(clips, (*clips.shape[:-1], 3)) - 1)
+    logits = network.module()(2 * jnp.broadcast_to(clips, (*clips.shape[:-1], 3)) - 1)
     return {"features": logits[:, None]}
 
 

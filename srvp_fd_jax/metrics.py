@@ -16,15 +16,17 @@ from srvp_fd_jax.calculator import (
     frames_at_once,
     used_frames,
 )
+from srvp_fd_jax.devices import AnyArray
 from srvp_fd_jax.encoding import Moments, blocks
 from srvp_fd_jax.fvd import FrechetVideoDistanceCalculator, clip_logits, clips_at_once
 from srvp_fd_jax.inputs import to_unit_range
-from srvp_fd_jax.networks.i3d import I3D, MIN_FRAMES
-from srvp_fd_jax.networks.srvp import SRVP, ComparisonType
-from srvp_fd_jax.statistics import AnyArray, FeatureStatistics, mark
+from srvp_fd_jax.networks.i3d import MIN_FRAMES
+from srvp_fd_jax.networks.srvp import ComparisonType
+from srvp_fd_jax.statistics import FeatureStatistics, mark
 from srvp_fd_jax.videos.protocols import Protocol
 from srvp_fd_jax.videos.resizing import Resize, resize
 from srvp_fd_jax.videos.rounds import VIDEOS_A_ROUND, Clips
+from srvp_fd_jax.weights import FrozenNetwork
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Metric:
     """
 
     protocols: tuple[Protocol, ...]
-    network: I3D | SRVP
+    network: FrozenNetwork
     empty: tuple[FeatureStatistics, ...]
 
     def of(self, protocols: Iterable[Protocol]) -> "Metric":
@@ -51,7 +53,7 @@ class Metric:
     ) -> Float[Array, "n t size size channels"]:
         """Clips as the network sees them."""
         protocol = self.protocols[0]
-        channels = 3 if isinstance(self.network, I3D) else self.network.config.nc
+        channels = 3 if self.network.config is None else self.network.config.nc
         return _prepare(clips, protocol.resize, protocol.size, channels)
 
     def encode(self, clips: Clips) -> tuple[Moments, ...]:
@@ -60,18 +62,21 @@ class Metric:
         They end with padding, up to the number of a full round.
         """
         used: list[Shaped[AnyArray, "1 t h w c"]] = [clip[None] for clip in clips]
-        if isinstance(self.network, I3D):
+        if self.network.config is None:
             at_once = clips_at_once()
         else:
             types, nt_inf = _comparison_types(self.protocols), self.network.config.nt_inf
             used = [used_frames(clip, types, nt_inf) for clip in used]
             fitting = max(1, frames_at_once() // used[0].shape[1])
             at_once = math.gcd(VIDEOS_A_ROUND, 1 << (fitting.bit_length() - 1))
-        batches = blocks(map(self.prepare, used), at_once)
+        batches = blocks(map(self.prepare, used), at_once, 1)
         encoded = [_encode(self.network, self.protocols, batch) for batch, _ in batches]
-        padding = VIDEOS_A_ROUND // at_once - len(encoded)
-        encoded += [jax.tree.map(jnp.zeros_like, encoded[0])] * padding
-        return jax.tree.map(lambda *f: jnp.concatenate(f), *encoded)
+
+        def padded(*f: Float[Array, "n _ _"]) -> Float[Array, "n _ _"]:
+            together = jnp.concatenate(f)
+            return jnp.pad(together, ((0, VIDEOS_A_ROUND - len(together)), (0, 0), (0, 0)))
+
+        return jax.tree.map(padded, *encoded)
 
     def check_length(self, frames: int | None) -> None:
         """Raises a `ValueError` if clips of so many frames are too short for the network.
@@ -80,7 +85,7 @@ class Metric:
             frames: Of a clip, None where that is not known yet.
         """
         least = MIN_FRAMES
-        if isinstance(self.network, SRVP):
+        if self.network.config is not None:
             only_frames = _comparison_types(self.protocols) == ("frame",)
             least = 1 if only_frames else self.network.config.nt_inf
         if frames is not None and frames < least:
@@ -140,9 +145,9 @@ def _load_metric(protocols: tuple[Protocol, ...], weights: str | os.PathLike[str
 
 @jax.jit
 def _encode(
-    network: I3D | SRVP, protocols: tuple[Protocol, ...], clips: Shaped[Array, "n t h w c"]
+    network: FrozenNetwork, protocols: tuple[Protocol, ...], clips: Shaped[Array, "n t h w c"]
 ) -> tuple[Moments, ...]:
-    if isinstance(network, I3D):
+    if network.config is None:
         return (clip_logits(network, clips),) * len(protocols)
     return clip_moments(_comparison_types(protocols), network, clips)
 

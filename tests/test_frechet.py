@@ -13,6 +13,9 @@ from srvp_fd_jax import (
     frechet_distance_from_statistics,
 )
 
+# Small sets, on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:.*leave the covariance singular")
+
 
 def spectrum_sets(
     seed: int, d: int, n: int, decay: float, *, scale: float = 1.1, shift: float = 0.01

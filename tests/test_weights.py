@@ -95,9 +95,11 @@ def varied_clips(t, channels):
 def test_the_network_is_that_of_pytorch(name):
     config, model = PUBLISHED[name], random_model(PUBLISHED[name])
     state_dict = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
-    network = Weights(
-        from_torch(state_dict, SRVPConfig.from_dict(config)), config, name, ""
-    ).network()
+    network = (
+        Weights(from_torch(state_dict, SRVPConfig.from_dict(config)), config, name, "")
+        .frozen()
+        .module()
+    )
     clips = varied_clips(config["nt_inf"], config["nc"])
 
     encode = jax.jit(lambda network, frames: network.encoder(frames))

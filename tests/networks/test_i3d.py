@@ -15,7 +15,9 @@ from srvp_fd_jax.weights import Weights
 
 @pytest.fixture(scope="module")
 def apply(i3d_weights: Weights):
-    return functools.partial(jax.jit(lambda network, clips: network(clips)), i3d_weights.network())
+    return functools.partial(
+        jax.jit(lambda network, clips: network(clips)), i3d_weights.frozen().module()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_the_ports_eps_is_told_apart(i3d_weights: Weights, apply, torch_network)
 
 
 def test_bfloat16_is_that_of_every_convolution(i3d_weights: Weights):
-    network = i3d_weights.network("bfloat16")
+    network = i3d_weights.frozen("bfloat16").module()
     units = [module for _, module in nnx.iter_modules(network) if isinstance(module, Unit3D)]
     assert len(units) == 57
     assert {unit.precision for unit in units} == {network.precision} == {"bfloat16"}
