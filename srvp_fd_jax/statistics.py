@@ -146,7 +146,8 @@ class FeatureStatistics:
             raise ValueError(f"features: got shape {array.shape}, expected [n, d]")
         _check_floating("features", array)
         # At least float32, and float64 where JAX has it.
-        dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(array.dtype, jnp.float32))
+        wide = np.float64 if array.dtype == np.float64 else np.float32
+        dtype = jax.dtypes.canonicalize_dtype(wide)
         empty = cls.empty(array.shape[1], mixture=variances is not None, dtype=dtype)
         return empty.update(array, mask, variances)
 
@@ -315,8 +316,7 @@ class FeatureStatistics:
         Raises:
             ValueError: If `ddof` is negative or (for concrete statistics) not below the count.
         """
-        factor = self.covariance_factor(ddof)
-        return jnp.matmul(factor.T, factor, precision="highest")
+        return _square(self.covariance_factor(ddof))
 
     def covariance_factor(self, ddof: int | None = None) -> Float[Array, "d d"]:
         """Factor A of the covariance, AᵀA = covariance(ddof), not formed from it.
@@ -333,10 +333,7 @@ class FeatureStatistics:
         divisor = as_count(self.ddof if ddof is None else ddof, "ddof", least=0)
         if values(self.count_limbs) is not None and self.count <= divisor:
             raise ValueError(f"ddof: got {divisor}, expected less than the {self.count} samples")
-        factor = self.factor / jnp.sqrt(self._count() - divisor)
-        if self.variance_sum is None:
-            return factor
-        return frechet.add_diagonal(factor, self.variance_sum / self._count())
+        return _covariance_factor(self, divisor)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a safetensors file, which appears whole or not at all.
@@ -505,6 +502,20 @@ def _centred(
         mean, rounded = _two_sum(offset[0], mean)
         mean_error = mean_error + offset[1] + rounded
     return jnp.stack([count, jnp.zeros_like(count)]), mean, mean_error, rows, variance_sum
+
+
+@functools.partial(jax.jit, static_argnames="ddof")
+def _covariance_factor(statistics: FeatureStatistics, ddof: int) -> Float[Array, "d d"]:
+    count = statistics._count()
+    factor = statistics.factor / jnp.sqrt(count - ddof)
+    if statistics.variance_sum is None:
+        return factor
+    return frechet.add_diagonal(factor, statistics.variance_sum / count)
+
+
+@jax.jit
+def _square(factor: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    return jnp.matmul(factor.T, factor, precision="highest")
 
 
 def _sum_counts(limbs: UInt32[Array, "k 2"]) -> UInt32[Array, "2"]:
