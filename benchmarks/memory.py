@@ -1,9 +1,9 @@
-"""Peak resident memory while streaming frames through the bundled encoder.
+"""Peak resident memory and time of streams through the bundled encoder and I3D.
 
     python benchmarks/memory.py
 
-Streams 20,000 and 200,000 frames, each in a process of its own, and prints the peak of each: it
-does not grow with the number of frames.
+Every row is a process of its own. The peak does not grow with the number of frames, nor with a
+batch size that is larger than what arrives; streams of JAX arrays cost what those of NumPy do.
 """
 
 import resource
@@ -12,37 +12,61 @@ import sys
 import time
 from collections.abc import Iterator
 
+import jax.numpy as jnp
 import numpy as np
 
 import srvp_fd_jax
 from srvp_fd_jax.videos.moving_digits import moving_digits
 
 
-def batches(frames: int, length: int = 1000) -> Iterator[np.ndarray]:
+def frames(count: int, length: int) -> Iterator[np.ndarray]:
     """Frames made as they are asked for: the same digits, moved along."""
-    bank = moving_digits(np.random.default_rng(0), length, 1)[:, 0]
-    for i in range(frames // length):
-        yield np.roll(bank, i, axis=1)
+    bank = moving_digits(np.random.default_rng(0), 1000, 1)[:, 0]
+    for i in range(count // length):
+        yield np.roll(bank, i, axis=1)[i % (1001 - length) :][:length].copy()
 
 
-def stream(frames: int) -> None:
-    """Prints what one run took."""
-    calculator = srvp_fd_jax.FrechetDistanceCalculator("digits")
-    start = time.perf_counter()
-    statistics = calculator.statistics(batches(frames))
-    seconds = time.perf_counter() - start + 0 * float(statistics.count)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{int(statistics.count):8} frames: peak {peak:.0f} MiB, {frames / seconds:.0f} frames/s")
+def digits(batches: Iterator[np.ndarray], **arguments: object) -> object:
+    """Statistics of frames or clips on the bundled model."""
+    return srvp_fd_jax.FrechetDistanceCalculator("digits").statistics(batches, **arguments)
+
+
+def i3d(clips: int, height: int, width: int) -> object:
+    """Statistics of clips of 16 RGB frames on I3D."""
+    rng = np.random.default_rng(0)
+    batches = (rng.integers(0, 256, (1, 16, height, width, 3), np.uint8) for _ in range(clips))
+    return srvp_fd_jax.FrechetVideoDistanceCalculator().statistics(batches)
+
+
+ROWS = {
+    "start and nothing else": lambda: digits(frames(0, 1)),
+    "20,000 frames": lambda: digits(frames(20_000, 1000)),
+    "200,000 frames": lambda: digits(frames(200_000, 1000)),
+    "3,000 single frames": lambda: digits(frames(3_000, 1)),
+    "3,000 single frames of JAX": lambda: digits(map(jnp.asarray, frames(3_000, 1))),
+    "20 clips, batch_size=1024": lambda: digits(
+        (moving_digits(np.random.default_rng(0), 20, 20) for _ in range(1)),
+        comparison_type="dynamics",
+        batch_size=1024,
+    ),
+    "I3D, 8 clips of 2.4 MB": lambda: i3d(8, 224, 224),
+    "I3D, 8 clips of 33 MB": lambda: i3d(8, 720, 960),
+}
 
 
 def main() -> None:
-    """Runs both counts."""
-    for frames in (20_000, 200_000):
-        subprocess.run([sys.executable, __file__, str(frames)], check=True)
+    """Runs all rows."""
+    for name in ROWS:
+        subprocess.run([sys.executable, __file__, name], check=True)
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        stream(int(sys.argv[1]))
+        start = time.perf_counter()
+        statistics = ROWS[sys.argv[1]]()
+        count = int(statistics.count)  # waits
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"{sys.argv[1]:28} {count:8} samples: peak {peak:5.0f} MiB, {seconds:6.1f} s")
     else:
         main()

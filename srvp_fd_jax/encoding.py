@@ -290,13 +290,13 @@ def _place(batch: Shaped[AnyArray, "..."]) -> jax.sharding.Sharding | str | None
     """Where a batch is joined to others: on the host, on its device, or nowhere.
 
     NumPy joins batches without compiling anything. On a device a small program is compiled for each
-    length of a batch. What is divided over devices is not joined.
+    length of a batch. What is divided over devices, or differentiated, is not joined.
     """
     if on_host(batch):
         return _HOST
-    if isinstance(batch, jax.Array) and len(batch.sharding.device_set) == 1:
-        return batch.sharding
-    return None
+    if not isinstance(batch, jax.Array) or isinstance(batch, jax.core.Tracer):
+        return None
+    return batch.sharding if len(batch.sharding.device_set) == 1 else None
 
 
 def _joined(

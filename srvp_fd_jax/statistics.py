@@ -331,8 +331,7 @@ class FeatureStatistics:
             ValueError: As `covariance`.
         """
         divisor = as_count(self.ddof if ddof is None else ddof, "ddof", least=0)
-        if values(self.count_limbs) is not None and self.count <= divisor:
-            raise ValueError(f"ddof: got {divisor}, expected less than the {self.count} samples")
+        _check_divisor(self, divisor)
         return _covariance_factor(self, divisor)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -721,7 +720,10 @@ def distance_between(
     """
     s1, s2 = named.values()
     check_comparable(s1, s2)
-    distance = _distance(s1, s2, method, _common_ddof(named, ddof))
+    divisor = _common_ddof(named, ddof)
+    for s in (s1, s2):
+        _check_divisor(s, divisor)
+    distance = _distance(s1, s2, method, divisor)
     found = values(distance)
     if found is not None and not np.isfinite(found):
         for name, s in named.items():
@@ -729,6 +731,12 @@ def distance_between(
             if not all(array is None or np.isfinite(array).all() for array in arrays):
                 raise ValueError(f"{name}: holds values that are not finite")
     return distance
+
+
+def _check_divisor(statistics: FeatureStatistics, ddof: int) -> None:
+    if values(statistics.count_limbs) is not None and statistics.count <= ddof:
+        count = statistics.count
+        raise ValueError(f"ddof: got {ddof}, expected less than the {count} samples")
 
 
 def _common_ddof(named: Mapping[str, FeatureStatistics], ddof: int | None) -> int:
@@ -745,5 +753,5 @@ def _distance(
     s1: FeatureStatistics, s2: FeatureStatistics, method: frechet.Method, ddof: int
 ) -> Float[Array, ""]:
     mean_difference = (s1.mean - s2.mean) + (s1.mean_error - s2.mean_error)
-    factors = s1.covariance_factor(ddof), s2.covariance_factor(ddof)
+    factors = _covariance_factor(s1, ddof), _covariance_factor(s2, ddof)
     return frechet.frechet_distance_from_factors(mean_difference, *factors, method)

@@ -30,19 +30,19 @@ def frechet_distance(
         return float(mpmath.fdot(difference, difference) + traces - 2 * trace_of_root)
 
 
-def frechet_distance_float64(x: np.ndarray, y: np.ndarray) -> float:
+def frechet_distance_float64(x: np.ndarray, y: np.ndarray, ddof: int = 1) -> float:
     """The same of features in float64, for large d.
 
     Tr (C₁C₂)^½ is the nuclear norm of A Bᵀ for factors of the covariances, which loses 1e-16 of
     the traces only: twice the digits of float32. `test_frechet` holds it to 60 digits.
     """
-    m1, a = _factor(x.astype(np.float64))
-    m2, b = _factor(y.astype(np.float64))
+    m1, a = _factor(x.astype(np.float64), ddof)
+    m2, b = _factor(y.astype(np.float64), ddof)
     nuclear_norm = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     return ((m1 - m2) ** 2).sum() + (a**2).sum() + (b**2).sum() - 2 * nuclear_norm
 
 
-def _factor(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _factor(x: np.ndarray, ddof: int) -> tuple[np.ndarray, np.ndarray]:
     mean = x.mean(axis=0)
     mean += (x - mean).mean(axis=0)
-    return mean, np.linalg.qr((x - mean) / np.sqrt(len(x) - 1), mode="r")
+    return mean, np.linalg.qr((x - mean) / np.sqrt(len(x) - ddof), mode="r")

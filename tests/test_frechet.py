@@ -135,6 +135,37 @@ class TestGradients(chex.TestCase):
                 )
 
     @chex.variants(with_jit=True, without_jit=True)
+    def test_second_derivatives_equal_differences_of_first_ones(self):
+        other = jnp.array([[2, 0.5, 0], [0.5, 1, 0.2], [0, 0.2, 3]])
+        rng = np.random.default_rng(0)
+        with jax.enable_x64(True):
+            for method in ("procrustes", "eigh"):
+                # The identity has all eigenvalues equal, where differentiating eigh gives nan.
+                for c in (np.eye(3), np.cov(rng.normal(size=(3, 9)))):
+
+                    def of_covariance(c, method=method):
+                        c, m = (c + c.T) / 2, jnp.zeros(3)
+                        return frechet_distance_from_moments(m, c, m, other, method)
+
+                    expected = central_differences(lambda c, _: jax.grad(of_covariance)(c), c, c)
+                    for hessian in (
+                        jax.hessian(of_covariance),
+                        jax.jacrev(jax.jacrev(of_covariance)),
+                        jax.jacfwd(jax.jacfwd(of_covariance)),
+                    ):
+                        got = self.variant(hessian)(jnp.asarray(c))
+                        chex.assert_trees_all_close(got, expected, rtol=1e-6, atol=1e-7)
+
+    def test_second_derivatives_are_nan_where_there_are_none(self):
+        singular = jnp.diag(jnp.array([1.0, 2.0, 0.0]))
+
+        def of_covariance(c):
+            return frechet_distance_from_moments(jnp.zeros(3), c, jnp.zeros(3), jnp.eye(3))
+
+        chex.assert_tree_all_finite(jax.grad(of_covariance)(singular))
+        assert jnp.isnan(jax.hessian(of_covariance)(singular)).any()
+
+    @chex.variants(with_jit=True, without_jit=True)
     def test_finite_in_float32_where_it_is_singular(self):
         gradient = self.variant(jax.grad(feature_distance))
         for x, y in SMALL_SETS.values():
@@ -160,7 +191,7 @@ def feature_distance(x: jax.Array, y: jax.Array) -> jax.Array:
 
 def central_differences(f, x, y, h: float = 1e-5) -> np.ndarray:
     f = jax.jit(f)
-    gradient = np.zeros(x.shape)
+    gradient = np.zeros((*x.shape, *jax.eval_shape(f, x, y).shape))
     for index in np.ndindex(x.shape):
         step = np.zeros(x.shape)
         step[index] = h
@@ -186,6 +217,12 @@ class TestFactors(chex.TestCase):
         chex.assert_trees_all_close(a.T @ a, rows.T @ rows, atol=1e-5)
 
 
+# What is wrong is a millionth of the largest entry.
+INDEFINITE = np.array([[1e6, 0, 0], [0, 1, 2], [0, 2, 1]])
+ASYMMETRIC = np.array([[1e6, 0, 0], [0, 1, 0.5], [0, -0.5, 1]])
+
+
+@pytest.mark.parametrize("in_jax", [False, True])
 @pytest.mark.parametrize(
     ("argument", "value", "message"),
     [
@@ -194,14 +231,42 @@ class TestFactors(chex.TestCase):
         ("sigma1", np.eye(4), r"sigma1: got shape \(4, 4\), expected \(3, 3\)"),
         ("sigma2", np.eye(3) * np.nan, "sigma2: got values that are not finite"),
         ("sigma2", np.triu(np.ones((3, 3))), "sigma2: got a matrix that is not symmetric"),
+        ("sigma1", -np.eye(3), "sigma1: got a matrix with negative eigenvalues"),
+        ("sigma1", np.diag([1, 1, -1e-3]), "sigma1: got a matrix with negative eigenvalues"),
+        ("sigma2", INDEFINITE, "sigma2: got a matrix with negative eigenvalues"),
+        ("sigma2", ASYMMETRIC, "sigma2: got a matrix that is not symmetric"),
+        ("sigma2", np.eye(3, dtype=int), "sigma2: got dtype int64, expected floats"),
         ("method", "schur", "method: got 'schur', allowed are 'procrustes', 'eigh'"),
     ],
 )
 @pytest.mark.usefixtures("without_type_checks")
-def test_wrong_moments_are_told(argument: str, value: object, message: str):
+def test_wrong_moments_are_told(argument: str, value: object, message: str, in_jax: bool):
     arguments = {"mu1": np.zeros(3), "sigma1": np.eye(3), "mu2": np.ones(3), "sigma2": np.eye(3)}
+    if in_jax and argument != "method":
+        value, message = jnp.asarray(value), message.replace("int64", "int32")
     with pytest.raises(ValueError, match=message):
         frechet_distance_from_moments(**(arguments | {argument: value}))
+
+
+def test_indefinite_matrices_are_nan_under_jit():
+    m = jnp.zeros(3)
+    for wrong in (-jnp.eye(3), jnp.diag(jnp.array([1, 1, -0.1]))):
+        assert jnp.isnan(jax.jit(frechet_distance_from_moments)(m, wrong, m, jnp.eye(3)))
+
+
+def test_covariances_of_rounding_are_let_through():
+    rng = np.random.default_rng(0)
+    for decay in (1, 2, 4):
+        x, y = spectrum_sets(9, 60, 30, decay)  # singular
+        moments = (f(s) for s in (x, y) for f in (lambda s: s.mean(0), lambda s: np.cov(s.T)))
+        assert np.isfinite(frechet_distance_from_moments(*(np.float32(m) for m in moments)))
+    constant = np.cov(rng.normal(size=(50, 3)).T * [[1], [0], [1]])
+    assert np.isfinite(frechet_distance_from_moments(np.ones(3), constant, np.ones(3), np.eye(3)))
+
+
+def test_offsets_of_float64_means_are_subtracted_before_the_cast():
+    got = frechet_distance_from_moments(np.full(3, 1e9), np.eye(3), np.full(3, 1e9 + 1), np.eye(3))
+    assert float(got) == pytest.approx(3, rel=1e-6)
 
 
 def test_reference_has_more_digits_than_cancel():

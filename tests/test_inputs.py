@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from srvp_fd_jax import FeatureStatistics
 from srvp_fd_jax.inputs import as_frames, to_unit_range
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
@@ -116,3 +117,30 @@ def test_shapes_are_checked_and_values_of_traced_arrays_are_not():
         jax.jit(lambda: frames(np.asarray(closed_over)))()
     with pytest.raises(ValueError, match=r"x: got shape \(5, 64, 64, 1\)"):
         jax.jit(frames)(FRAMES[..., :1])
+
+
+FEATURES = np.random.default_rng(2).normal(size=(60, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda x: x.tolist(),
+        torch.from_numpy,
+        lambda x: torch.from_numpy(x).requires_grad_(),
+        jnp.asarray,
+    ],
+    ids=["lists", "torch", "torch with gradient", "jax"],
+)
+def test_features_from_anywhere(convert):
+    for made in (
+        FeatureStatistics.from_features(convert(FEATURES)),
+        FeatureStatistics.empty(5).update(convert(FEATURES)),
+    ):
+        np.testing.assert_allclose(made.covariance(), np.cov(FEATURES.T), atol=1e-5)
+
+
+def test_features_of_bfloat16():
+    x = torch.from_numpy(FEATURES).bfloat16()
+    made = FeatureStatistics.from_features(x)
+    np.testing.assert_allclose(made.covariance(), np.cov(x.float().numpy().T), atol=1e-5)

@@ -320,3 +320,222 @@ def test_float64_keeps_its_digits():
         assert got.dtype == jnp.float64
         exact = reference.frechet_distance(*reference.moments(x), *reference.moments(y))
         assert float(got) == pytest.approx(exact, rel=1e-12)
+
+
+# -- what the statistics know of themselves
+
+
+def test_the_divisor_is_that_of_the_statistics():
+    marked = [
+        dataclasses.replace(statistics(x), source=(("ddof", "0"),)) for x in (FEATURES, OTHER)
+    ]
+    unmarked = [statistics(x) for x in (FEATURES, OTHER)]
+    biased, unbiased = (
+        reference.frechet_distance_float64(FEATURES, OTHER, ddof=ddof) for ddof in (0, 1)
+    )
+    assert float(frechet_distance_from_statistics(*marked)) == pytest.approx(biased, rel=1e-5)
+    assert float(frechet_distance_from_statistics(*unmarked)) == pytest.approx(unbiased, rel=1e-5)
+    one_of_them = frechet_distance_from_statistics(marked[0], unmarked[1])
+    assert float(one_of_them) == pytest.approx(biased, rel=1e-5)
+    asked_for = frechet_distance_from_statistics(*unmarked, ddof=0)
+    assert float(asked_for) == pytest.approx(biased, rel=1e-5)
+    np.testing.assert_allclose(marked[0].covariance(), np.cov(FEATURES.T, ddof=0), atol=1e-4)
+    with pytest.raises(ValueError, match="ddof: got 1, the statistics are marked with 0"):
+        frechet_distance_from_statistics(*marked, ddof=1)
+    other = dataclasses.replace(unmarked[1], source=(("ddof", "1"),))
+    with pytest.raises(ValueError, match="ddof is '0' of one and '1' of the other"):
+        frechet_distance_from_statistics(marked[0], other)
+
+
+@pytest.mark.parametrize("ddof", [60, 61])
+def test_a_divisor_of_nothing_is_told(ddof: int):
+    with pytest.raises(ValueError, match=rf"ddof: got {ddof}, expected less than the 60 samples"):
+        statistics(FEATURES).covariance(ddof)
+    with pytest.raises(ValueError, match=rf"ddof: got {ddof}, expected less than the 60 samples"):
+        frechet_distance_from_statistics(statistics(FEATURES), statistics(OTHER), ddof=ddof)
+
+
+def test_counts_are_exact_beyond_32_bits(tmp_path: Path):
+    many = 2**32 - 30
+    state = dataclasses.replace(statistics(FEATURES), count_limbs=jnp.array([many, 0], jnp.uint32))
+    assert state.count == many
+    assert state.merge(statistics(OTHER)).count == many + 60
+    assert state.update(FEATURES).count == many + 60
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *[state] * 7)
+    np.testing.assert_array_equal(stacked.count, [many] * 7)
+    sevenfold = stacked.reduce()
+    assert sevenfold.count == 7 * many
+    assert sevenfold.merge(sevenfold).count == 14 * many
+    assert float(jax.jit(lambda s: s.count)(sevenfold)) == pytest.approx(7 * many, rel=1e-6)
+    sevenfold.save(tmp_path / "many")
+    assert FeatureStatistics.load(tmp_path / "many").count == 7 * many
+
+
+def test_files_of_before_are_read(tmp_path: Path):
+    # Their count has 32 bits.
+    path = tmp_path / "statistics"
+    statistics(FEATURES).save(path)
+    whole = path.read_bytes()
+    metadata = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])["__metadata__"]
+    arrays = safetensors.numpy.load(whole)
+    metadata = {k: v for k, v in metadata.items() if k != "checksum"}
+    arrays["count"] = np.int32(60)[()].reshape(())
+    path.write_bytes(
+        safetensors.numpy.save({k: np.asarray(a) for k, a in arrays.items()}, metadata)
+    )
+    chex.assert_trees_all_equal(FeatureStatistics.load(path), statistics(FEATURES))
+
+
+def test_reduce_keeps_digits_about_a_large_mean():
+    rng = np.random.default_rng(0)
+    parts = 1e5 + rng.normal(size=(9, 50, 4)) + np.arange(9)[:, None, None]
+    parts = parts.astype(np.float32)
+    states = [FeatureStatistics.empty(4), *map(statistics, parts)]
+    reduced = jax.tree.map(lambda *x: jnp.stack(x), *states).reduce()
+    everything = np.concatenate(parts).astype(np.float64)
+    np.testing.assert_allclose(reduced.covariance(), np.cov(everything.T), rtol=1e-5, atol=1e-5)
+    mean = np.float64(reduced.mean) + reduced.mean_error
+    np.testing.assert_allclose(mean, everything.mean(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_offsets_of_float64_are_subtracted_before_the_cast(masked: bool):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3))
+    mask = np.arange(200) < 150 if masked else None
+    kept = x[:150] if masked else x
+    s1, s2 = (statistics(x + offset, mask=mask) for offset in (1e9, 1e9 + 1))
+    assert float(frechet_distance_from_statistics(s1, s2)) == pytest.approx(3, rel=1e-5)
+    np.testing.assert_allclose(s1.covariance(), np.cov(kept.T), rtol=1e-5, atol=1e-6)
+
+
+# -- where statistics are made
+
+
+def test_updates_wait_for_no_device(monkeypatch: pytest.MonkeyPatch):
+    state = FeatureStatistics.empty(D, mixture=True)
+    x, v, mask = jnp.asarray(FEATURES), jnp.asarray(VARIANCES), jnp.ones(60, bool)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("an array was read")
+
+    monkeypatch.setattr(jax, "device_get", fail)
+    monkeypatch.setattr(type(x), "__array__", fail)
+    monkeypatch.setattr(type(x), "__bool__", fail)
+    state = state.update(x, mask, v).merge(state.update(x, None, v))
+    monkeypatch.undo()
+    assert state.count == 120
+
+
+def test_what_no_update_looks_at_is_told_with_the_distance():
+    x, v = jnp.asarray(FEATURES), jnp.asarray(VARIANCES)
+    mixture = statistics(x, v)
+    for wrong in (statistics(x.at[7, 2].set(jnp.nan), v), statistics(x, v.at[7, 2].set(-1e-3))):
+        with pytest.raises(ValueError, match="s1: holds values that are not finite"):
+            frechet_distance_from_statistics(wrong, mixture)
+
+
+@pytest.mark.parametrize("mixture", [False, True])
+def test_statistics_can_be_donated(mixture: bool):
+    step = jax.jit(FeatureStatistics.update, donate_argnums=0)
+    arguments = (jnp.asarray(FEATURES), None, jnp.asarray(VARIANCES) if mixture else None)
+    state = empty = FeatureStatistics.empty(D, mixture=mixture)
+    for _ in range(2):
+        state = step(state, *arguments)
+    assert empty.mean.is_deleted()
+    assert state.count == 120
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        lambda: jax.transfer_guard("disallow"),
+        lambda: jax.numpy_rank_promotion("raise"),
+        lambda: jax.numpy_dtype_promotion("strict"),
+    ],
+    ids=["transfer_guard", "numpy_rank_promotion", "numpy_dtype_promotion"],
+)
+def test_strict_settings(context):
+    x, v, mask = jnp.asarray(FEATURES), jnp.asarray(VARIANCES), jnp.ones(60, bool)
+    with context():
+        plain, mixture = statistics(x), statistics(x, v, mask)
+        distance = frechet_distance_from_statistics(mixture.merge(mixture), mixture)
+        covariance = plain.covariance()
+        from_moments = frechet_distance_from_moments(plain.mean, covariance, plain.mean, covariance)
+        empty = FeatureStatistics.empty(D)
+    assert (float(distance), float(from_moments)) == pytest.approx((0, 0), abs=0.02)
+    assert empty.count == 0
+
+
+def test_export_for_any_number_of_samples():
+    def distance(x, y):
+        return frechet_distance_from_statistics(statistics(x), statistics(y))
+
+    (n,) = jax.export.symbolic_shape("n")
+    shapes = [jax.ShapeDtypeStruct((n, D), jnp.float32)] * 2
+    exported = jax.export.export(jax.jit(distance))(*shapes)
+    for k in (30, 60):
+        got = exported.call(FEATURES[:k], OTHER[:k])
+        chex.assert_trees_all_close(got, distance(FEATURES[:k], OTHER[:k]), rtol=1e-5)
+
+
+def test_second_derivatives_of_features():
+    with jax.enable_x64(True):
+        x, y = (jnp.asarray(s[:9, :3], jnp.float64) for s in (FEATURES, OTHER))
+        v = jnp.asarray(VARIANCES[:9, :3], jnp.float64)
+
+        def distance(x, v):
+            return frechet_distance_from_statistics(statistics(x, v), statistics(y, v), ddof=1)
+
+        direction = jnp.cos(jnp.arange(27.0)).reshape(9, 3)
+
+        def slope(h):
+            return jax.grad(distance, (0, 1))(x + h * direction, v - h * direction / 50)
+
+        h = 1e-5
+        expected = jax.tree.map(lambda a, b: (a - b) / (2 * h), slope(h), slope(-h))
+        for second in (
+            jax.jvp(slope, (0.0,), (1.0,))[1],
+            tuple(jax.jacrev(lambda h, i=i: slope(h)[i])(0.0) for i in (0, 1)),
+        ):
+            chex.assert_trees_all_close(second, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_gradient_at_variances_of_zero():
+    with jax.enable_x64(True):
+        x, y = (jnp.asarray(s, jnp.float64) for s in (FEATURES, OTHER))
+        variances = jnp.asarray(VARIANCES * [0, 1, 0, 1, 1])
+
+        def distance(v):
+            return frechet_distance_from_statistics(statistics(x, v), statistics(y, 0 * v))
+
+        gradient = jax.grad(distance)(variances)
+        h = 1e-7
+        for column in range(D):
+            step = jnp.zeros((60, D)).at[:, column].set(h)
+            slope = (distance(variances + step) - distance(variances)) / h
+            assert float(gradient[:, column].sum()) == pytest.approx(float(slope), rel=1e-4)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"mask": np.ones(1, bool)},
+            r"mask: got bool of shape \(1,\), expected bool of shape \(60",
+        ),
+        ({"mask": np.ones(60)}, r"mask: got float64 of shape \(60,\), expected bool"),
+        ({"variances": VARIANCES[:, :1]}, r"variances: got shape \(60, 1\), expected \(60, 5\)"),
+        ({"variances": VARIANCES > 1}, "variances: got dtype bool, expected floats"),
+        ({"features": [[1.0], [2.0, 3.0]]}, "features: got a list, expected an array"),
+    ],
+)
+def test_wrong_shapes_are_told(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        FeatureStatistics.from_features(**({"features": FEATURES} | arguments))
+
+
+def test_fewer_samples_than_dimensions_are_warned_of_wherever_a_distance_is_asked_for():
+    with pytest.warns(UserWarning, match="s2: 5 samples for 5 feature dimensions"):
+        frechet_distance_from_statistics(statistics(FEATURES), statistics(OTHER[:5]))

@@ -1,0 +1,279 @@
+"""A catalogue of uses: what is computed, and the places of JAX code that it is computed in.
+
+The networks are stand-ins that compile at once, and whose features NumPy computes too. Run as a
+script, with eight devices, it prints the numbers of all uses on meshes as JSON.
+"""
+
+import contextlib
+import dataclasses
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import reference
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from srvp_fd_jax import (
+    PROTOCOLS,
+    FeatureStatistics,
+    FrechetDistanceCalculator,
+    FrechetVideoDistanceCalculator,
+    frechet_distance_from_moments,
+    frechet_distance_from_statistics,
+)
+from srvp_fd_jax.networks.i3d import NUM_CLASSES
+from srvp_fd_jax.networks.srvp import SRVPConfig
+from srvp_fd_jax.weights import FrozenNetwork
+
+SIZE, LENGTH, DIM = 6, 9, 5
+_rng = np.random.default_rng(0)
+WEIGHTS = {
+    "encoder": _rng.normal(0, 0.3, (SIZE * SIZE, DIM)),
+    "content": _rng.normal(0, 1, (DIM, DIM)),
+    "colours": _rng.normal(0, 0.3, (LENGTH * 3, DIM)),
+}
+REAL, FAKE = (_rng.random((32, LENGTH, SIZE, SIZE, 1), np.float32) ** power for power in (1.0, 1.5))
+# Of one pixel, which every resizing makes frames of one colour of.
+REAL_CLIPS, FAKE_CLIPS = (
+    c[:16].mean(axis=(2, 3, 4))[:, :, None, None, None]
+    * _rng.random((16, LENGTH, 1, 1, 3), np.float32)
+    for c in (REAL, FAKE)
+)
+
+
+def _encode(frames: Any, w: Any, xp: Any) -> Any:
+    return xp.tanh(frames.reshape(-1, SIZE * SIZE) @ w["encoder"])
+
+
+def _content(clips: Any, w: Any, xp: Any) -> Any:
+    encodings = _encode(clips[:, -2:], w, xp).reshape(-1, 2, DIM)
+    return xp.tanh(encodings.sum(axis=1) @ w["content"])
+
+
+def _colours(clips: Any, w: Any, xp: Any) -> Any:
+    return xp.tanh(clips.mean(axis=(2, 3)).reshape(len(clips), -1) @ w["colours"])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class StandIn(FrozenNetwork):
+    """A network that compiles at once."""
+
+    def module(self) -> Any:
+        w = self.arrays
+        if self.config is None:
+            return lambda clips: jnp.pad(
+                _colours((clips + 1) / 2, w, jnp), ((0, 0), (0, NUM_CLASSES - DIM))
+            )
+        return SimpleNamespace(
+            encoder=lambda frames: _encode(frames, w, jnp),
+            content=lambda encodings: jnp.tanh(encodings.sum(axis=1) @ w["content"]),
+        )
+
+
+def calculator(kind: type, **attributes: Any) -> Any:
+    """A calculator on a stand-in."""
+    config = None
+    if kind is FrechetDistanceCalculator:
+        config = SRVPConfig("dcgan", SIZE, 1, 1, DIM, 2, 2, DIM, 1, False)
+    made = object.__new__(kind)
+    arrays = {name: jnp.asarray(w, jnp.float32) for name, w in WEIGHTS.items()}
+    made.__dict__ |= {
+        "network": StandIn(arrays, config, "float32"),
+        "method": "procrustes",
+        "weights_sha256": "0",
+        **attributes,
+    }
+    return made
+
+
+CALCULATOR = calculator(FrechetDistanceCalculator, dataset="digits")
+FVD = calculator(
+    FrechetVideoDistanceCalculator,
+    protocol=dataclasses.replace(PROTOCOLS["tensorflow"], name="short", frames=LENGTH),
+)
+
+
+def _call(x: Any, y: Any) -> Any:
+    return CALCULATOR(x, y, "static_content", batch_size=8)
+
+
+def _statistics(x: Any, y: Any) -> Any:
+    made = (CALCULATOR.statistics([c], "static_content", batch_size=8) for c in (x, y))
+    return frechet_distance_from_statistics(*made)
+
+
+def _features(x: Any, y: Any) -> Any:
+    made = (FeatureStatistics.from_features(CALCULATOR.extract_w(c)) for c in (x, y))
+    return frechet_distance_from_statistics(*made)
+
+
+def _updates(x: Any, y: Any) -> Any:
+    features = (CALCULATOR.extract_w(c) for c in (x, y))
+    made = (FeatureStatistics.empty(DIM).update(f) for f in features)
+    return frechet_distance_from_statistics(*made)
+
+
+def _of_features(x: Any, y: Any) -> Any:
+    features = (CALCULATOR.extract_w(c) for c in (x, y))
+    return CALCULATOR.calculate_frechet_distance_from_features(*features)
+
+
+def _moments(x: Any, y: Any) -> Any:
+    def moments(f: Any) -> Any:
+        mean = f.mean(axis=0)
+        rows = f - mean  # a product of matrices would have to say how it is sharded
+        return mean, (rows[:, :, None] * rows[:, None]).sum(axis=0) / (len(f) - 1)
+
+    return frechet_distance_from_moments(
+        *moments(CALCULATOR.extract_w(x)), *moments(CALCULATOR.extract_w(y))
+    )
+
+
+def _fvd(x: Any, y: Any) -> Any:
+    return FVD(x, y, batch_size=8)
+
+
+def _expected(features: Callable[..., Any]) -> Callable[[Any, Any], float]:
+    return lambda x, y: reference.frechet_distance_float64(
+        *(features(np.float64(c), WEIGHTS, np) for c in (x, y))
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Computation:
+    """A distance, and the same by NumPy in float64."""
+
+    function: Callable[[Any, Any], Any]
+    expected: Callable[[Any, Any], float]
+    real: np.ndarray
+    fake: np.ndarray
+
+    def slope(self) -> float:
+        """Derivative along `DIRECTION` by central differences."""
+        h, d = 1e-4, direction(self.fake)
+        step = [self.expected(self.real, np.float64(self.fake) + s * h * d) for s in (1, -1)]
+        return (step[0] - step[1]) / (2 * h)
+
+
+def direction(x: np.ndarray) -> np.ndarray:
+    return np.cos(np.arange(x.size)).reshape(x.shape)
+
+
+COMPUTATIONS = {
+    f.__name__.strip("_"): Computation(f, _expected(_content), REAL, FAKE)
+    for f in (_call, _statistics, _features, _updates, _of_features, _moments)
+} | {"fvd": Computation(_fvd, _expected(_colours), REAL_CLIPS, FAKE_CLIPS)}
+
+
+def _slope(f: Callable[..., Any], x: Any) -> Any:
+    return jnp.vdot(jax.grad(f)(x), direction(x))
+
+
+# Each takes a function of one array and that array; "grad" in the name: to a derivative.
+PLACES: dict[str, Callable[[Callable[..., Any], Any], Any]] = {
+    "eager": lambda f, x: f(x),
+    "jit": lambda f, x: jax.jit(f)(x),
+    "grad": _slope,
+    "jit of grad": lambda f, x: jax.jit(lambda x: _slope(f, x))(x),
+    "scan": lambda f, x: jax.lax.scan(lambda c, x: (c, f(x)), 0, x[None])[1][0],
+    "lax.map": lambda f, x: jax.lax.map(f, x[None])[0],
+    "vmap": lambda f, x: jax.vmap(f)(jnp.stack([x, x]))[1],
+    "checkpoint": lambda f, x: jax.checkpoint(f)(x),
+    "grad of checkpoint": lambda f, x: _slope(jax.checkpoint(f), x),
+    "nnx.jit": lambda f, x: nnx.jit(f)(x),
+}
+
+
+def run(name: str, place: str, closed_over: bool, *, put: Callable[[Any], Any] = jnp.asarray):
+    """The number of one use: of a distance, or of its derivative along `direction`."""
+    computation = COMPUTATIONS[name]
+    real, fake = put(computation.real), put(computation.fake)
+    if closed_over:
+        return PLACES[place](lambda fake: computation.function(real, fake), fake)
+    if place in ("scan", "lax.map", "vmap", "nnx.jit"):
+        both = jnp.stack([real, fake])
+        return PLACES[place](lambda both: computation.function(both[0], both[1]), both)
+    in_place = PLACES[place]
+    jitted = jax.jit if place.startswith("jit") else lambda f: f
+    return jitted(lambda real, fake: in_place(lambda fake: computation.function(real, fake), fake))(
+        real, fake
+    )
+
+
+def on_meshes() -> dict[str, float]:
+    """The numbers of all uses on meshes of eight devices."""
+    assert jax.device_count() == 8
+    numbers = {}
+    for axis_type in (AxisType.Explicit, AxisType.Auto):
+        mesh = jax.make_mesh((8,), ("a",), axis_types=(axis_type,))
+
+        def put(x: np.ndarray, mesh: jax.sharding.Mesh = mesh) -> jax.Array:
+            return jax.device_put(x, NamedSharding(mesh, P("a")))
+
+        for within in (False, True):
+            with jax.set_mesh(mesh) if within else contextlib.nullcontext():
+                for name in COMPUTATIONS:
+                    for place in ("eager", "jit", "grad", "jit of grad"):
+                        if place == "grad" and axis_type == AxisType.Explicit and not within:
+                            continue  # of which JAX itself says that it needs `jax.set_mesh`
+                        key = f"{name}, {place}, {axis_type.name}{', set_mesh' * within}"
+                        numbers[key] = float(run(name, place, name == "call", put=put))
+    return numbers | in_shard_map()
+
+
+def in_shard_map() -> dict[str, float]:
+    mesh = jax.make_mesh((8,), ("a",))
+    clips = {
+        side: jax.device_put(x, NamedSharding(mesh, P("a")))
+        for side, x in (("real", REAL), ("fake", FAKE))
+    }
+
+    def from_features(x: Any) -> Any:
+        return FeatureStatistics.from_features(CALCULATOR.extract_w(x))
+
+    def scanned(x: Any) -> Any:
+        features = CALCULATOR.extract_w(x)[:, None]
+        step = lambda s, f: (s.update(f), None)  # noqa: E731
+        return jax.lax.scan(step, FeatureStatistics.empty(DIM), features)[0]
+
+    def statistics(x: Any) -> Any:
+        return CALCULATOR.statistics([x], "static_content")
+
+    numbers = {}
+    for own in (from_features, scanned, statistics):
+
+        def all_reduced(x: Any, own: Callable[..., Any] = own) -> Any:
+            return own(x).all_reduce("a")
+
+        def distance(real: Any, fake: Any, f: Callable[..., Any] = all_reduced) -> Any:
+            sharded = jax.shard_map(f, mesh=mesh, in_specs=P("a"), out_specs=P())
+            return frechet_distance_from_statistics(sharded(real), sharded(fake))
+
+        for place, function in (("eager", distance), ("jit", jax.jit(distance))):
+            numbers[f"{own.__name__}, {place}, shard_map"] = float(function(**clips))
+    gathered = jax.shard_map(
+        lambda x: jax.lax.all_gather(from_features(x), "a").reduce(),
+        mesh=mesh,
+        in_specs=P("a"),
+        out_specs=P(),
+        check_vma=False,
+    )
+    numbers["all_gather, eager, shard_map"] = float(
+        frechet_distance_from_statistics(*map(gathered, clips.values()))
+    )
+    return numbers
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", ".*leave the covariance singular")
+    json.dump(on_meshes(), sys.stdout)
