@@ -508,14 +508,24 @@ def used_frames(
     samples: Shaped[AnyArray, "..."], comparison_types: tuple[ComparisonType, ...], nt_inf: int
 ) -> Shaped[AnyArray, "..."]:
     """Samples without the frames that no comparison looks at: only these need a device."""
+    if "frame" in comparison_types:
+        return samples
+    length = samples.shape[1]
+    first, last = (0, nt_inf), (length - nt_inf, length)
     if comparison_types == ("dynamics",):
-        return samples[:, :nt_inf]
+        return _between(samples, *first)
     if comparison_types == ("static_content",):
-        return samples[:, -nt_inf:]
-    if "frame" in comparison_types or samples.shape[1] <= 2 * nt_inf:
+        return _between(samples, *last)
+    if length <= 2 * nt_inf:
         return samples
     xp = jnp if isinstance(samples, jax.Array) else np
-    return xp.concatenate([samples[:, :nt_inf], samples[:, -nt_inf:]], axis=1)
+    return xp.concatenate([_between(samples, *first), _between(samples, *last)], axis=1)
+
+
+def _between(samples: Shaped[AnyArray, "n t ..."], start: int, end: int) -> Shaped[AnyArray, "..."]:
+    if isinstance(samples, jax.Array):
+        return jax.lax.slice_in_dim(samples, start, end, axis=1)  # its bounds are no arrays
+    return samples[:, start:end]
 
 
 @functools.cache
@@ -558,7 +568,8 @@ def _clip_features(
     clips: Shaped[AnyArray, "n *t h w c"],
 ) -> tuple[Float[Array, "n _ _"], ...]:
     """Encodings, w, and means with raw scales of q(y₀), whichever are asked for."""
-    nt_inf, module = network.config.nt_inf, network.module()
+    # Whoever differentiates in a calculator means its inputs: the metric stays what it is.
+    nt_inf, module = network.config.nt_inf, jax.lax.stop_gradient(network).module()
     frames = jnp.reshape(clips, (-1, *clips.shape[-3:]))
     encodings = module.encoder(to_unit_range(frames))
     encodings = encodings.reshape(len(clips), math.prod(clips.shape[1:-3]), network.config.nhx)

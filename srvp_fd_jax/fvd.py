@@ -252,7 +252,9 @@ def _logits(
 
 def clip_logits(network: FrozenNetwork, clips: Float[Array, "n t 224 224 c"]) -> Moments:
     """Features of clips in [0, 1] of the network's size."""
-    logits = network.module()(2 * jnp.broadcast_to(clips, (*clips.shape[:-1], 3)) - 1)
+    logits = jax.lax.stop_gradient(network).module()(
+        2 * jnp.broadcast_to(clips, (*clips.shape[:-1], 3)) - 1
+    )
     return {"features": logits[:, None]}
 
 

@@ -225,10 +225,10 @@ class FrozenNetwork:
     precision: Precision = dataclasses.field(metadata={"static": True})
 
     def module(self) -> Any:
-        """A Flax module with these weights, an `SRVP` or an `I3D`, which are constants to it."""
+        """A Flax module with these weights, an `SRVP` or an `I3D`."""
         graph, state = _abstract_network(self.config, self.precision)
         flat = [
-            (path, variable.replace(jax.lax.stop_gradient(self.arrays[_dotted(path)])))
+            (path, variable.replace(self.arrays[_dotted(path)]))
             for path, variable in nnx.to_flat_state(state)
         ]
         return nnx.merge(graph, nnx.from_flat_state(flat))

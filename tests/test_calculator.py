@@ -1,5 +1,7 @@
+import copy
 import importlib
 import json
+import pickle
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -10,6 +12,8 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import orbax.checkpoint
 import pytest
 import srvp_fd
 import torch
@@ -278,9 +282,110 @@ def test_gradient_equals_finite_differences(comparison_type, digits):
     chex.assert_tree_all_finite(f(y, y))
 
 
+class Model(nnx.Module):
+    """A generator that holds its metric and the statistics of the real set."""
+
+    def __init__(self, metric: FrechetDistanceCalculator, real: np.ndarray):
+        self.brightness = nnx.Param(jnp.full((64, 64, 1), 0.5))
+        self.metric = metric
+        self.reference = metric.statistics([real])
+
+    def __call__(self, noise):
+        features = self.metric.extract_features(noise * self.brightness[...])
+        generated = srvp_fd_jax.FeatureStatistics.from_features(features)
+        return srvp_fd_jax.frechet_distance_from_statistics(generated, self.reference)
+
+
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
+def test_a_metric_inside_a_module_stays_what_it_is(digits, clips):
+    real, noise = (np.float32(c[:40, 0]) / 255 for c in clips)
+    model = Model(digits, real)
+    before = float(model(noise))
+    model.train()
+    assert float(model(noise)) == before
+    model.eval()
+    optimiser = nnx.Optimizer(model, optax.adam(0.1), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimiser):
+        value, gradient = nnx.value_and_grad(lambda model: model(noise))(model)
+        optimiser.update(model, gradient)
+        return value
+
+    values = [float(step(model, optimiser)) for _ in range(3)]
+    assert values[0] == pytest.approx(before, rel=1e-5)
+    assert values[2] < values[1] < values[0]
+    chex.assert_trees_all_equal(model.metric, digits)
+    assert [path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))] == [("brightness",)]
+    # Not even as the parameters themselves, as in a dictionary of all that an optimiser is given.
+    of_weights = jax.grad(lambda metric: metric(real, noise))(digits)
+    chex.assert_trees_all_equal(of_weights, jax.tree.map(jnp.zeros_like, digits))
+
+
+def test_the_network_itself_can_be_trained():
+    network = srvp_fd_jax.load_network("digits")
+    x = jnp.ones((2, 64, 64, 1)) / 2
+    gradient = nnx.grad(lambda network: network.encoder(x).sum())(network)
+    assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient["encoder"]))
+
+
+def _by_orbax(tree, folder: Path):
+    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder / "saved", tree)
+        checkpointer.wait_until_finished()
+        return checkpointer.restore(folder / "saved", jax.tree.map(jnp.zeros_like, tree))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*leave the covariance")
+@pytest.mark.usefixtures("without_type_checks")  # Orbax makes trees of other leaves
+@pytest.mark.parametrize(
+    "copied",
+    [
+        lambda tree, _: pickle.loads(pickle.dumps(tree)),
+        lambda tree, _: copy.copy(tree),
+        lambda tree, _: copy.deepcopy(tree),
+        _by_orbax,
+    ],
+    ids=["pickle", "copy", "deepcopy", "orbax"],
+)
+def test_copies_give_the_same_number(copied, digits, clips, tmp_path):
+    x, y = clips[0][:30], clips[1][:30]
+    calculator, reference = copied((digits, digits.statistics([x], "dynamics")), tmp_path)
+    expected = srvp_fd_jax.frechet_distance_from_statistics(
+        digits.statistics([x], "dynamics"), digits.statistics([y], "dynamics")
+    )
+    got = srvp_fd_jax.frechet_distance_from_statistics(
+        reference, calculator.statistics([y], "dynamics")
+    )
+    assert float(got) == float(expected)
+    assert (calculator.dataset, calculator.weights_sha256) == ("digits", digits.weights_sha256)
+
+
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
+@pytest.mark.parametrize(
+    "context",
+    [
+        lambda: jax.transfer_guard("disallow"),
+        lambda: jax.numpy_rank_promotion("raise"),
+        lambda: jax.numpy_dtype_promotion("strict"),
+    ],
+    ids=["transfer_guard", "numpy_rank_promotion", "numpy_dtype_promotion"],
+)
+def test_strict_settings(context, digits, clips):
+    x, y = (jnp.asarray(c[:30]) for c in clips)
+    frames = x[:, 0]
+    expected = digits.distances(x, y)
+    with context():
+        for name in ("static_content", "dynamics"):
+            chex.assert_trees_all_close(digits(x, y, name), expected[name], rtol=1e-5)
+        chex.assert_trees_all_close(digits.distances(x, y), expected, rtol=1e-5)
+        digits.clip_statistics([x, y])
+        digits.statistics([frames], batch_size=4)
+
+
 def test_bfloat16_is_near_and_is_not_compared_with_float32(digits):
     faster = srvp_fd_jax.FrechetDistanceCalculator("digits", precision="bfloat16")
-    heads = [m for _, m in nnx.iter_modules(faster.network) if isinstance(m, nnx.Linear)]
+    heads = [m for _, m in nnx.iter_modules(faster.network.module()) if isinstance(m, nnx.Linear)]
     assert {layer.precision for layer in heads} == {"highest"}
     frames = patterns(0, 20, 1, 1)[:, 0]
     features, exact = faster.extract_features(frames), digits.extract_features(frames)
@@ -322,6 +427,8 @@ def test_distance_from_features(digits, clips):
 
 
 def test_warnings(digits, clips, tmp_path):
+    from srvp_fd_jax import calculator
+
     x = clips[0][:, 0]
     with pytest.warns(UserWarning, match="y: 128 samples for 128 feature dimensions"):
         digits(x, x[:128])
@@ -334,8 +441,10 @@ def test_warnings(digits, clips, tmp_path):
     ]
     config = PUBLISHED["kth"] | {"nf": 4}
     folder = write_checkpoint(tmp_path / "kth", config)
+    calculator._warn_of_skip_connections.cache_clear()
     with pytest.warns(UserWarning, match="'kth' was trained with skip connections"):
         FrechetDistanceCalculator("kth", weights=folder)
+    FrechetDistanceCalculator("kth", weights=folder)  # once a process
 
 
 FRAMES = np.zeros((4, 64, 64, 1), np.uint8)
@@ -380,7 +489,7 @@ def test_wrong_use_is_told(arguments: dict[str, Any], message: str):
         (np.zeros(3), np.zeros((3, 2)), r"f1: got shape \(3,\), expected \[N, d\]"),
         (np.zeros((3, 2)), np.zeros((3, 4)), "f2: got 4 feature dimensions, expected 2 as in f1"),
         (np.zeros((3, 2)), np.full((3, 2), np.inf), "f2: got values that are not finite"),
-        (np.zeros((3, 2), int), np.zeros((3, 2)), "f1: got dtype int32, expected floats"),
+        (np.zeros((3, 2), int), np.zeros((3, 2)), "f1: got dtype int64, expected floats"),
         (np.zeros((3, 2)), np.zeros((1, 2)), "f2: got 1 samples"),
     ],
 )

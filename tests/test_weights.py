@@ -427,11 +427,12 @@ def test_a_file_that_is_given_comes_first(tmp_path, cache, dataset):
 
 
 @pytest.mark.usefixtures("no_hub")
-def test_a_folder_that_is_given_comes_first(tmp_path, cache):
+@pytest.mark.parametrize("name", ["", "model.pt"])
+def test_a_folder_that_is_given_comes_first(tmp_path, cache, name):
     save_as(cache / "kth.safetensors", "kth", seed=1)
     folder = write_checkpoint(tmp_path / "kth", SMALL, seed=2)
     expected = from_torch(state_dict_of(SMALL, 2), SRVPConfig.from_dict(SMALL))
-    assert_same_arrays(load_weights("kth", folder).arrays, expected)
+    assert_same_arrays(load_weights("kth", folder / name).arrays, expected)
 
 
 @pytest.mark.usefixtures("no_hub")

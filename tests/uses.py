@@ -6,6 +6,7 @@ script, with eight devices, it prints the numbers of all uses on meshes as JSON.
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import sys
 import warnings
@@ -209,6 +210,14 @@ def run(name: str, place: str, closed_over: bool, *, put: Callable[[Any], Any] =
     )
 
 
+def expected(name: str, place: str) -> float:
+    """The number of one use, by NumPy in float64."""
+    computation = COMPUTATIONS[name]
+    if "grad" in place:
+        return computation.slope()
+    return computation.expected(computation.real, computation.fake)
+
+
 def on_meshes() -> dict[str, float]:
     """The numbers of all uses on meshes of eight devices."""
     assert jax.device_count() == 8
@@ -219,14 +228,16 @@ def on_meshes() -> dict[str, float]:
         def put(x: np.ndarray, mesh: jax.sharding.Mesh = mesh) -> jax.Array:
             return jax.device_put(x, NamedSharding(mesh, P("a")))
 
-        for within in (False, True):
+        names = ["call", "statistics", "features", "moments"]
+        if axis_type == AxisType.Explicit:
+            names += ["updates", "of_features"]
+        for within, places in ((False, ("jit", "jit of grad")), (True, ("eager", "grad"))):
+            # Without `jax.set_mesh` JAX itself has no `grad` outside of `jit` on explicit axes.
             with jax.set_mesh(mesh) if within else contextlib.nullcontext():
-                for name in COMPUTATIONS:
-                    for place in ("eager", "jit", "grad", "jit of grad"):
-                        if place == "grad" and axis_type == AxisType.Explicit and not within:
-                            continue  # of which JAX itself says that it needs `jax.set_mesh`
-                        key = f"{name}, {place}, {axis_type.name}{', set_mesh' * within}"
-                        numbers[key] = float(run(name, place, name == "call", put=put))
+                for name, place in itertools.product(names, places):
+                    key = f"{name}, {place}, {axis_type.name}{', set_mesh' * within}"
+                    numbers[key] = float(run(name, place, name == "call", put=put))
+        numbers[f"fvd, jit, {axis_type.name}"] = float(run("fvd", "jit", False, put=put))
     return numbers | in_shard_map()
 
 

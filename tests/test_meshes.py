@@ -1,0 +1,135 @@
+"""Meshes of eight devices: the number of one, and each device at work on its own samples.
+
+JAX has as many devices as it starts with: each test is a process of its own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uses
+
+
+def run(*command: str) -> str:
+    environment = {
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
+        "PYTHONPATH": str(Path(uses.__file__).parent),
+    }
+    result = subprocess.run(
+        [sys.executable, *command],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+def test_every_use_gives_the_number_of_numpy():
+    numbers = json.loads(run(uses.__file__))
+    assert len(numbers) == 2 + 7 + 4 * (6 + 4)
+    for use, got in numbers.items():
+        name, place, *_ = use.split(", ")
+        name = name if name in uses.COMPUTATIONS else "call"
+        assert got == pytest.approx(uses.expected(name, place), rel=1e-4), use
+
+
+def test_work_is_divided_and_nothing_but_factors_moves():
+    code = """
+        import json
+        import re
+
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+        from srvp_fd_jax import FrechetDistanceCalculator
+
+        digits = FrechetDistanceCalculator("digits")
+        frames = np.zeros((4, 64, 64, 1), np.float32)
+        programs = {
+            "features": lambda x: digits.extract_features(x),
+            "statistics": lambda x: digits.statistics([x]),
+            "gradient": jax.grad(lambda x: digits(x, frames)),
+        }
+        told = {}
+        for axis_type, n, name in (
+            (AxisType.Auto, 1000, "features"),
+            (AxisType.Auto, 1000, "statistics"),
+            (AxisType.Auto, 1040, "statistics"),
+            (AxisType.Auto, 1000, "gradient"),
+            (AxisType.Explicit, 1040, "statistics"),
+        ):
+            mesh = jax.make_mesh((8,), ("a",), axis_types=(axis_type,))
+            shape = (n, 64, 64, 1)
+            sharding = NamedSharding(mesh, P("a"))
+            argument = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+            compiled = jax.jit(programs[name]).lower(argument).compile()
+            moved = re.findall(
+                r"= (.*?) (?:all-gather|all-to-all|all-reduce|collective-permute|reduce-scatter)"
+                r"(?:-start)?\\(",
+                compiled.as_text(),
+            )
+            sizes = [
+                int(np.prod([int(k) for k in dims.split(",") if k]))
+                for shapes in moved
+                for dims in re.findall(r"\\[([0-9,]*)\\]", shapes)
+            ]
+            flops = compiled.cost_analysis()["flops"]
+            told[f"{axis_type.name}, {n}, {name}"] = flops, max(sizes, default=0)
+        one = jax.jit(programs["features"]).lower(jax.ShapeDtypeStruct((1000, 64, 64, 1), "f4"))
+        told["one device"] = one.compile().cost_analysis()["flops"], 0
+        print(json.dumps(told))
+    """
+    told = json.loads(run("-W", "ignore", "-c", textwrap.dedent(code)))
+    whole, _ = told.pop("one device")
+    factors = 8 * (128 + 1) * 128  # of all devices; the features would be as large, frames larger
+    for use, (flops, largest) in told.items():
+        assert largest <= (0 if "features" in use else factors), use
+        if use.startswith("Auto") and "gradient" not in use:
+            assert flops < 1.05 * whole / 8, use
+
+
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
+def test_real_networks_give_the_number_of_one_device(digits, tmp_path):
+    from srvp_fd_jax.videos.moving_digits import moving_digits
+
+    rng = np.random.default_rng(0)
+    clips = moving_digits(rng, 72, 5), moving_digits(rng, 72, 5, swapped=2)
+    np.savez(tmp_path / "clips.npz", *clips)  # of which a device gets 9: three batches of 4
+    expected = {name: float(digits(*clips, name)) for name in ("static_content", "dynamics")}
+    code = f"""
+        import jax
+        import numpy as np
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+        from srvp_fd_jax import FrechetDistanceCalculator
+
+        digits = FrechetDistanceCalculator("digits")
+        clips = list(np.load({str(tmp_path / "clips.npz")!r}).values())
+        expected = {expected!r}
+        for axis_type, spec, name, jitted in (
+            (AxisType.Auto, P(("a", "b")), "static_content", False),
+            (AxisType.Auto, P(("a", "b")), "dynamics", True),
+            (AxisType.Explicit, P("b"), "dynamics", True),
+        ):
+            mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(axis_type,) * 2)
+
+            def evaluate(calculator, x, y):
+                return calculator(x, y, name, batch_size=4)
+
+            with jax.set_mesh(mesh):
+                x, y = (jax.device_put(c, NamedSharding(mesh, spec)) for c in clips)
+                got = float((jax.jit(evaluate) if jitted else evaluate)(digits, x, y))
+            assert abs(got - expected[name]) <= 1e-5 * got, (axis_type, spec, name, got)
+
+        w = digits.extract_w(x)
+        assert w.sharding.is_equivalent_to(NamedSharding(mesh, P("b")), 2), w.sharding
+        assert np.abs(np.asarray(w) - digits.extract_w(clips[0])).max() < 1e-6
+    """
+    run("-W", "ignore", "-c", textwrap.dedent(code))
