@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,13 +17,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from jax.experimental import multihost_utils
 from jaxtyping import Float
 
 import srvp_fd_jax
 from srvp_fd_jax.encoding import Moments, Statistics, update
-from srvp_fd_jax.files import read_safetensors, write_atomically
+from srvp_fd_jax.files import CHECKSUM, read_safetensors, write_safetensors
 from srvp_fd_jax.metrics import Metric
 from srvp_fd_jax.statistics import FeatureStatistics, mark
 from srvp_fd_jax.videos.protocols import Protocol, Side
@@ -336,19 +336,24 @@ def _save(path: Path, job: str, state: _State) -> None:
     leaves = jax.tree.leaves(state.statistics)
     arrays = {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}
     metadata = {"job": job, "progress": json.dumps(dataclasses.asdict(state.progress))}
-    write_atomically(path, safetensors.numpy.save(arrays, metadata))
+    write_safetensors(path, arrays, metadata)
 
 
 def _load(path: Path, job: str, metrics: Sequence[Metric]) -> _State | None:
-    """What was saved of this job, if anything was."""
+    """What was saved of this job, if anything was; what is damaged is told and not taken."""
 
-    def check_job(metadata: Mapping[str, str]) -> None:
-        if metadata.get("job") != job:
-            raise ValueError("of another job")
+    def check_metadata(metadata: Mapping[str, str]) -> None:
+        if CHECKSUM not in metadata:
+            raise ValueError("not what this command saves")
 
     try:
-        metadata, arrays = read_safetensors(path, check_job)
-    except (FileNotFoundError, ValueError):
+        metadata, arrays = read_safetensors(path, check_metadata)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        warnings.warn(f"{path}: {error}; it is made anew", stacklevel=4)
+        return None
+    if metadata.get("job") != job:
         return None
     saved = json.loads(metadata["progress"])
     progress = Progress(

@@ -21,12 +21,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from srvp_fd_jax import frechet
-from srvp_fd_jax.files import read_safetensors, write_atomically
+from srvp_fd_jax.files import read_safetensors, write_safetensors
 
 AnyArray = Array | np.ndarray
 
@@ -270,7 +269,7 @@ class FeatureStatistics:
         }
         metadata = {"format": _FORMAT, "format_version": str(FORMAT_VERSION)}
         metadata |= {f"source.{name}": value for name, value in self.source}
-        write_atomically(Path(path), safetensors.numpy.save(arrays, metadata))
+        write_safetensors(Path(path), arrays, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "FeatureStatistics":
@@ -284,6 +283,7 @@ class FeatureStatistics:
 
         Raises:
             FileNotFoundError: If there is no such file.
+            OSError: If it is a folder, or may not be read.
             ValueError: If it is damaged, foreign, or of another format version.
         """
         try:

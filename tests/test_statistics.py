@@ -214,6 +214,39 @@ def test_save_and_load(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["statistics.safetensors"]
 
 
+def test_a_flipped_bit_is_told(tmp_path: Path):
+    path = tmp_path / "statistics.safetensors"
+    state = FeatureStatistics.empty(D, source=(("dataset", "kth"),)).update(FEATURES)
+    state.save(path)
+    whole, told = path.read_bytes(), 0
+    state.save(path)
+    assert path.read_bytes() == whole
+    rng = np.random.default_rng(0)
+    for bit in rng.permutation(8 * len(whole))[:500]:
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            loaded = FeatureStatistics.load(path)
+        except ValueError:
+            told += 1
+        else:
+            chex.assert_trees_all_equal(loaded, state)
+            assert loaded.source == state.source
+    assert told > 450
+
+
+def test_statistics_without_a_checksum_are_read(tmp_path: Path):
+    path = tmp_path / "statistics.safetensors"
+    state = statistics(FEATURES)
+    state.save(path)
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    metadata = json.loads(path.read_bytes()[8 : 8 + length])["__metadata__"]
+    del metadata["content_sha256"]
+    path.write_bytes(safetensors.numpy.save(safetensors.numpy.load_file(path), metadata))
+    chex.assert_trees_all_equal(FeatureStatistics.load(path), state)
+
+
 def test_wrong_files_are_told(tmp_path: Path):
     path = tmp_path / "statistics.safetensors"
     with pytest.raises(FileNotFoundError):
