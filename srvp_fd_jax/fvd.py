@@ -47,7 +47,7 @@ class FrechetVideoDistanceCalculator:
         network: The Flax network, float32.
         protocol: How clips are resized, and covariances divided.
         method: How the Fréchet distance is evaluated.
-        weights_sha256: Hash of the file that the weights come from.
+        weights_sha256: Hash of the weights as they were loaded, see `weights.Weights`.
 
     Example:
         (I3D takes a second a clip: `tests/test_fvd.py` runs the like of it, not the doctests.)
@@ -99,7 +99,7 @@ class FrechetVideoDistanceCalculator:
                 "one of I3D"
             )
         found = load_weights("i3d", weights)
-        self.network, self.weights_sha256 = found.network(precision), found.source_sha256
+        self.network, self.weights_sha256 = found.network(precision), found.weights_sha256
         self.protocol, self.method = protocol, method
 
     def __call__(

@@ -20,12 +20,11 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from flax import nnx
 from huggingface_hub import hf_hub_download
 
 from srvp_fd_jax import checkpoint, i3d_weights
-from srvp_fd_jax.files import cache_folder, read_safetensors, write_atomically
+from srvp_fd_jax.files import arrays_sha256, cache_folder, read_safetensors, write_safetensors
 from srvp_fd_jax.networks.convolution import Precision
 from srvp_fd_jax.networks.i3d import I3D, Unit3D
 from srvp_fd_jax.networks.srvp import SRVP, ConvBlock, SRVPConfig
@@ -82,6 +81,11 @@ class Weights:
     config: dict[str, Any]
     dataset: str
     source_sha256: str
+
+    @functools.cached_property
+    def weights_sha256(self) -> str:
+        """Hash of the arrays as they were loaded, which nothing but the arrays can claim."""
+        return arrays_sha256(self.arrays)
 
     def __post_init__(self) -> None:
         """Raises a ValueError if the arrays do not fit the configuration."""
@@ -156,6 +160,7 @@ class Weights:
 
         Raises:
             FileNotFoundError: If there is no such file.
+            OSError: If it is a folder, or may not be read.
             ValueError: If it is damaged, foreign, or of another format version.
         """
         try:
@@ -183,7 +188,7 @@ class Weights:
             "licence": _LICENCE if self.dataset in _ATTRIBUTION else "see the source checkpoint",
             "attribution": _ATTRIBUTION.get(self.dataset, "see the source checkpoint"),
         }
-        write_atomically(Path(path), safetensors.numpy.save(self.arrays, metadata))
+        write_safetensors(Path(path), self.arrays, metadata)
 
     def network(self, precision: Precision = "float32") -> Any:
         """The Flax network with these weights, an `SRVP` or an `I3D`.

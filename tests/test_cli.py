@@ -45,7 +45,7 @@ def test_compute_prints_the_functions_number(files, expected, capsys):
     for side, path, n in (("real", files[0], 60), ("fake", files[1], 50)):
         assert (
             f"srvp-fd-jax: {side}: {path}: {n} videos, {n} used, 0 too short, 0 unreadable; "
-            "srvp:digits:dynamics, weights 98611342"
+            "srvp:digits:dynamics, weights 83f47560"
         ) in output.err
 
     assert cli.main([*command, "--json"]) == 0
@@ -57,7 +57,7 @@ def test_compute_prints_the_functions_number(files, expected, capsys):
     (result,) = told["results"]
     assert result["distance"] == pytest.approx(expected, rel=1e-5)
     assert result["protocol"] == "srvp:digits:dynamics"
-    assert result["source"]["weights_sha256"].startswith("98611342")
+    assert result["source"]["weights_sha256"].startswith("83f47560")
     assert [result[side]["samples"] for side in ("real", "fake")] == [60, 50]
     assert [result[side]["cached"] for side in ("real", "fake")] == [True, False]
 

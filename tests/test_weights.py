@@ -17,7 +17,12 @@ import torch
 from checkpoints import PUBLISHED, SMALL, random_model, write_checkpoint
 from hub import COMMIT, run_client, serve
 
-from srvp_fd_jax import load_network, weights
+from srvp_fd_jax import (
+    FrechetDistanceCalculator,
+    frechet_distance_from_statistics,
+    load_network,
+    weights,
+)
 from srvp_fd_jax.networks.srvp import SRVPConfig
 from srvp_fd_jax.weights import (
     DATASETS,
@@ -305,7 +310,40 @@ def test_a_file_says_what_it_is(small, tmp_path, converted, dataset, licence, at
     assert metadata.pop("source_sha256") == hashlib.sha256(source).hexdigest()
     assert metadata.pop("licence") == licence
     assert attribution in metadata.pop("attribution")
+    assert len(metadata.pop("content_sha256")) == 64
     assert not metadata
+
+
+def test_the_hash_of_weights_is_of_the_arrays_that_were_loaded(tmp_path, converted):
+    path = tmp_path / "file.safetensors"
+    converted.save(path)
+    assert Weights.load(path).weights_sha256 == converted.weights_sha256
+    name = "content.output.bias"
+    changed = converted.arrays | {name: converted.arrays[name] + 1}
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    safetensors.numpy.save_file(changed, path, metadata)
+    with pytest.raises(ValueError, match=f"^{path}: .* is damaged or was altered"):
+        Weights.load(path)
+    # As a file of before, which has no checksum.
+    del metadata["content_sha256"]
+    safetensors.numpy.save_file(changed, path, metadata)
+    loaded = Weights.load(path)
+    assert loaded.source_sha256 == converted.source_sha256
+    assert loaded.weights_sha256 != converted.weights_sha256
+    assert loaded.weights_sha256 == dataclasses.replace(converted, arrays=changed).weights_sha256
+
+
+def test_altered_weights_make_statistics_that_are_not_compared(tmp_path):
+    bundled = load_weights("digits")
+    name = "content.output.bias"
+    altered = dataclasses.replace(bundled, arrays=bundled.arrays | {name: -bundled.arrays[name]})
+    altered.save(tmp_path / "altered.safetensors")
+    intact = FrechetDistanceCalculator("digits")
+    others = FrechetDistanceCalculator("digits", weights=tmp_path / "altered.safetensors")
+    assert intact.weights_sha256 == bundled.weights_sha256
+    with pytest.raises(ValueError, match="weights_sha256 is"):
+        frechet_distance_from_statistics(intact.empty(), others.empty())
 
 
 def test_weights_that_do_not_fit_their_configuration_are_refused(converted):
@@ -318,6 +356,7 @@ def rewrite(path, **metadata):
     """Changes the metadata of a converted file; None takes an entry away."""
     with safetensors.safe_open(path, "numpy") as file:
         metadata = file.metadata() | metadata
+    metadata["content_sha256"] = None  # as a file of before
     kept = {key: value for key, value in metadata.items() if value is not None}
     safetensors.numpy.save_file(safetensors.numpy.load_file(path), path, kept)
 
