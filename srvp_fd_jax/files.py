@@ -7,8 +7,8 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import safetensors
@@ -28,7 +28,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srvp-fd-jax"
 
 
-def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+def open_file(path: str | os.PathLike[str]) -> BufferedReader:
     """Opens a file to read it, and nothing else: opening a pipe waits for whoever writes to it.
 
     Args:
