@@ -24,7 +24,13 @@ from flax import nnx
 from huggingface_hub import hf_hub_download
 
 from srvp_fd_jax import checkpoint, i3d_weights
-from srvp_fd_jax.files import arrays_sha256, cache_folder, read_safetensors, write_safetensors
+from srvp_fd_jax.files import (
+    arrays_sha256,
+    cache_folder,
+    open_file,
+    read_safetensors,
+    write_safetensors,
+)
 from srvp_fd_jax.networks.convolution import Precision
 from srvp_fd_jax.networks.i3d import I3D, Unit3D
 from srvp_fd_jax.networks.srvp import SRVP, ConvBlock, SRVPConfig
@@ -51,6 +57,8 @@ TORCH_PARTS = ("encoder.", "w_proj.", "w_inf.", "q_y.")
 """How the keys begin in the authors' state dicts of the parts that features are taken from."""
 
 FORMAT_VERSION = 1
+
+_CONFIG_LIMIT = 1 << 20  # of config.json, of which the published ones take 1 KB
 
 _LICENCE = "Apache-2.0"
 _ATTRIBUTION = {
@@ -89,7 +97,7 @@ class Weights:
 
     def __post_init__(self) -> None:
         """Raises a ValueError if the arrays do not fit the configuration."""
-        _check_names_and_shapes(self.arrays, _shapes(_architecture(self.config)))
+        checkpoint.check_arrays(self.arrays, _shapes(_architecture(self.config)))
 
     @classmethod
     def from_checkpoint(cls, folder: str | os.PathLike[str]) -> "Weights":
@@ -104,27 +112,33 @@ class Weights:
 
         Raises:
             FileNotFoundError: If one of the two files is missing.
+            OSError: If one is a folder, a pipe or a device, or may not be read.
             ValueError: If a file is damaged or foreign, or the two do not fit each other: the
-                message names every missing, unexpected and mis-shaped key.
+                message names the missing, unexpected and mis-shaped keys.
         """
         folder = Path(folder)
         config_path, model_path = folder / "config.json", folder / "model.pt"
         for path in (config_path, model_path):
-            if not path.is_file():
+            if not path.exists():
                 raise FileNotFoundError(
                     f"{path}: no such file; a checkpoint folder holds config.json and model.pt"
                 )
+        with open_file(config_path) as file:
+            text = file.read(_CONFIG_LIMIT + 1)
         try:
-            config = _parse_config(config_path.read_bytes())
+            config = _parse_config(text)
             architecture = SRVPConfig.from_dict(config)
         except ValueError as error:
             raise ValueError(f"{config_path}: {error}") from error
         state_dict = checkpoint.read_state_dict(model_path)
         try:
-            arrays = from_torch(state_dict, architecture)
+            used = _used(state_dict)
+            # Before anything is copied: an expanded tensor of a small file may be of any size.
+            checkpoint.check_written_out(used.values(), model_path)
+            arrays = from_torch(used, architecture)
         except ValueError as error:
             raise ValueError(f"{model_path} does not fit {config_path}: {error}") from error
-        with model_path.open("rb") as file:
+        with open_file(model_path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return cls(arrays, config, _dataset_of(folder), digest)
 
@@ -140,9 +154,10 @@ class Weights:
 
         Raises:
             FileNotFoundError: If there is no such file.
+            OSError: If it is a folder, a pipe or a device, or may not be read.
             ValueError: If it is damaged, altered or foreign.
         """
-        arrays, digest = i3d_weights.read(path)
+        arrays, digest = i3d_weights.read(path, _shapes(None))
         try:
             return cls(arrays, dict(I3D_CONFIG), "i3d", digest)
         except ValueError as error:
@@ -166,6 +181,8 @@ class Weights:
         try:
             metadata, arrays = read_safetensors(path, _check_metadata)
             config = _parse_config(metadata["config"])
+            checkpoint.check_arrays(arrays, _shapes(_architecture(config)))
+            arrays = {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
             return cls(arrays, config, metadata["dataset"], metadata["source_sha256"])
         except ValueError as error:
             raise ValueError(
@@ -349,17 +366,21 @@ def from_torch(state_dict: Mapping[str, np.ndarray], config: SRVPConfig) -> dict
     Raises:
         ValueError: If keys of the parts used are missing, unexpected, mis-shaped or not floating.
     """
-    used = {
-        key: array
-        for key, array in state_dict.items()
-        if key.startswith(TORCH_PARTS) and not key.endswith(".num_batches_tracked")
-    }
+    used = _used(state_dict)
     expected = _shapes(config)
     keys = {name: _torch_key(name, config) for name in expected}
-    _check_names_and_shapes(used, {keys[name]: _torch_shape(expected[name]) for name in expected})
+    checkpoint.check_arrays(used, {keys[name]: _torch_shape(expected[name]) for name in expected})
     return {
         name: np.ascontiguousarray(_to_flax_layout(used[key]), np.float32)
         for name, key in keys.items()
+    }
+
+
+def _used(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {
+        key: array
+        for key, array in state_dict.items()
+        if key.startswith(TORCH_PARTS) and not key.endswith(".num_batches_tracked")
     }
 
 
@@ -422,21 +443,6 @@ def _dotted(path: tuple[Any, ...]) -> str:
     return ".".join(map(str, path))
 
 
-def _check_names_and_shapes(
-    arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
-) -> None:
-    problems = [f"unexpected {name}" for name in arrays if name not in expected]
-    for name, shape in expected.items():
-        if name not in arrays:
-            problems.append(f"missing {name}")
-        elif arrays[name].shape != shape:
-            problems.append(f"{name} has shape {arrays[name].shape}, expected {shape}")
-        elif not jnp.issubdtype(arrays[name].dtype, jnp.floating):
-            problems.append(f"{name} has dtype {arrays[name].dtype}, expected floats")
-    if problems:
-        raise ValueError("; ".join(problems))
-
-
 def _check_metadata(metadata: Mapping[str, str]) -> None:
     version = metadata.get("format_version")
     if metadata.get("network") not in ("srvp", "i3d") or version is None:
@@ -452,7 +458,12 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
 
 
 def _parse_config(text: str | bytes) -> dict[str, Any]:
-    config = json.loads(text)
+    if len(text) > _CONFIG_LIMIT:
+        raise ValueError(f"config: longer than the {_CONFIG_LIMIT} bytes allowed")
+    try:
+        config = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("config: nested too deeply") from error
     if not isinstance(config, dict):
         raise ValueError(f"config: got a {type(config).__name__}, expected an object with fields")
     return config

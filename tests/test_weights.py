@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -14,7 +15,7 @@ import safetensors
 import safetensors.numpy
 import safetensors.torch
 import torch
-from checkpoints import PUBLISHED, SMALL, random_model, write_checkpoint
+from checkpoints import PUBLISHED, SMALL, at_most, random_model, write_checkpoint
 from hub import COMMIT, run_client, serve
 
 from srvp_fd_jax import (
@@ -36,6 +37,15 @@ from srvp_fd_jax.weights import (
 pytestmark = pytest.mark.usefixtures("without_type_checks")
 
 SMALL_VGG = SMALL | {"archi": "vgg"}
+
+METADATA = {
+    "format_version": "1",
+    "network": "srvp",
+    "config": json.dumps(SMALL),
+    "dataset": "mine",
+    "source_sha256": "",
+}
+"""Of a converted file as it was before there were checksums."""
 
 
 @pytest.fixture(scope="module")
@@ -145,13 +155,36 @@ def test_the_counters_of_batch_normalisation_may_be_absent(converted):
     assert_same_arrays(from_torch(state_dict, SRVPConfig.from_dict(SMALL)), converted.arrays)
 
 
-def test_halves_and_doubles_become_float32(converted):
-    dtypes = iter([np.float16, np.float64] * 100)
-    state_dict = {k: v.astype(next(dtypes)) for k, v in state_dict_of(SMALL).items()}
-    arrays = from_torch(state_dict, SRVPConfig.from_dict(SMALL))
-    for name, array in arrays.items():
-        assert array.dtype == np.float32
-        np.testing.assert_allclose(array, converted.arrays[name], rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_become_float32(folder, converted, dtype):
+    state = random_model(SMALL).state_dict()
+    torch.save({k: v.to(dtype) for k, v in state.items()}, folder / "model.pt")
+    safetensors.torch.save_file(
+        {k: torch.tensor(v).to(dtype) for k, v in converted.arrays.items()},
+        folder / "file.safetensors",
+        METADATA,
+    )
+    for loaded in (Weights.from_checkpoint(folder), Weights.load(folder / "file.safetensors")):
+        for name, array in loaded.arrays.items():
+            assert array.dtype == np.float32
+            expected = torch.tensor(converted.arrays[name]).to(dtype).float().numpy()
+            np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int32])
+def test_other_types_are_refused_in_one_line(folder, converted, dtype):
+    state = random_model(SMALL).state_dict()
+    torch.save({k: v.to(dtype) for k, v in state.items()}, folder / "model.pt")
+    safetensors.torch.save_file(
+        {k: torch.tensor(v).to(dtype) for k, v in converted.arrays.items()},
+        folder / "file.safetensors",
+        METADATA,
+    )
+    for path in (folder, folder / "file.safetensors"):
+        with pytest.raises(ValueError, match=f"^{path}.*type") as caught:
+            load_weights("kth", path)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 4000
 
 
 @pytest.mark.parametrize(
@@ -172,7 +205,7 @@ def test_one_error_names_every_key_that_does_not_fit(config, norm):
             "unexpected encoder.conv.9.0.weight",
             "unexpected q_y.module.9.1.bias",
             "q_y.module.0.0.weight has shape (32, 8), expected (8, 32)",
-            f"{norm}.weight has dtype int64, expected floats",
+            f"{norm}.weight has dtype int64, allowed are float16, bfloat16, float32, float64",
         ]
     )
 
@@ -221,6 +254,44 @@ def test_a_missing_file_is_named(folder, name):
         Weights.from_checkpoint(folder)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.pt"])
+def test_a_folder_or_a_pipe_in_place_of_a_file_is_named(folder, name):
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(IsADirectoryError, match=f"a folder, expected a file: '{folder / name}'"):
+        Weights.from_checkpoint(folder)
+    (folder / name).rmdir()
+    os.mkfifo(folder / name)
+    with pytest.raises(OSError, match=f"a pipe or a device, expected a file: '{folder / name}'"):
+        Weights.from_checkpoint(folder)
+
+
+def test_a_small_file_of_large_tensors_is_refused_before_they_are_written_out(folder):
+    # Of the shapes that its config.json asks for, which would take 8 GB.
+    config = SMALL | {"nhx": 65536, "nf": 256}
+    (folder / "config.json").write_text(json.dumps(config))
+    shapes = weights._shapes(SRVPConfig.from_dict(config))
+    keys = {name: weights._torch_key(name, SRVPConfig.from_dict(config)) for name in shapes}
+    state = {
+        keys[name]: torch.ones(()).expand(weights._torch_shape(shape))
+        for name, shape in shapes.items()
+    }
+    torch.save(state, folder / "model.pt")
+    told = r"its tensors take \d{10} bytes when written out, the file has \d+:"
+    with at_most(8 << 20), pytest.raises(ValueError, match=told):
+        Weights.from_checkpoint(folder)
+
+
+def test_one_line_of_many_problems_ends(folder):
+    state = {f"encoder.{i}\n\x1b[31m": torch.ones(1) for i in range(1000)}
+    torch.save(state, folder / "model.pt")
+    with pytest.raises(
+        ValueError, match=r"unexpected 'encoder.0\\n\\x1b\[31m'; .*; and 980 more; missing"
+    ) as caught:
+        Weights.from_checkpoint(folder)
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(SRVPConfig)])
 def test_a_missing_field_of_the_configuration_is_named(folder, field):
     config = {key: value for key, value in SMALL.items() if key != field}
@@ -239,6 +310,13 @@ def test_a_missing_field_of_the_configuration_is_named(folder, field):
         (json.dumps(SMALL | {"archi": "resnet"}), "archi is 'resnet', allowed are"),
         (json.dumps(SMALL | {"archi": ["vgg"]}), r"archi is \['vgg'\], allowed are"),
         (json.dumps(SMALL | {"nx": 128}), "nx is 128, both encoders need 64"),
+        (json.dumps(SMALL | {"nlayers_inf": 10**7}), "nlayers_inf is 10000000, expected at most"),
+        (json.dumps(SMALL | {"nf": 10**4000}), r"nf is 10{79}, expected at most 65536"),
+        ('{"nx": ' + "9" * 5000 + "}", "Exceeds the limit"),
+        (json.dumps({"a\nb" * 10_000: 1}), "no field 'archi', got .{400}$"),
+        ("[" * 10**5, "nested too deeply"),
+        ('{"a":' * 10**5, "nested too deeply"),
+        (" " * 2**20 + "{}", "longer than the 1048576 bytes allowed"),
         (json.dumps([SMALL]), "got a list, expected an object"),
         (json.dumps("archi"), "got a str, expected an object"),
         ("null", "got a NoneType, expected an object"),
@@ -371,6 +449,7 @@ def rewrite(path, **metadata):
         ({"config": "[]"}, "got a list, expected an object"),
         ({"config": "{}"}, "no field 'archi'"),
         ({"config": json.dumps(SMALL | {"nf": 8})}, "encoder.conv.0.conv.kernel has shape"),
+        ({"config": "[" * 10**5}, "nested too deeply"),
         ({"config": None}, "lacks config"),
         ({"dataset": None, "source_sha256": None}, "lacks dataset, source_sha256"),
     ],
