@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -21,7 +22,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from huggingface_hub import hf_hub_download
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import HfHubHTTPError
 
 from srvp_fd_jax import checkpoint, i3d_weights
 from srvp_fd_jax.files import (
@@ -36,6 +44,9 @@ from srvp_fd_jax.networks.i3d import I3D, Unit3D
 from srvp_fd_jax.networks.srvp import SRVP, ConvBlock, SRVPConfig
 
 HUB_REPOSITORY = "nkiyohara/srvp-pretrained-model-mirror"
+
+HUB_REVISION = "main"
+"""Branch, tag or commit of that repository that is downloaded."""
 
 HUB_FOLDERS = {
     "mmnist_stochastic": "mmnist/stochastic",
@@ -138,9 +149,7 @@ class Weights:
             arrays = from_torch(used, architecture)
         except ValueError as error:
             raise ValueError(f"{model_path} does not fit {config_path}: {error}") from error
-        with open_file(model_path) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return cls(arrays, config, _dataset_of(folder), digest)
+        return cls(arrays, config, _dataset_of(folder), _file_sha256(model_path))
 
     @classmethod
     def from_i3d(cls, path: str | os.PathLike[str]) -> "Weights":
@@ -332,25 +341,76 @@ def download(dataset: str) -> Path:
         dataset: Whose weights are on the hub.
 
     Returns:
-        The folder with config.json and model.pt.
+        The folder with config.json and model.pt. A file whose hash is not the hub's was downloaded
+        once more.
 
     Raises:
         FileNotFoundError: If the hub cannot be reached and its cache does not hold the files.
+        ValueError: If a file is damaged and downloading it again was of no help.
     """
     files = [f"{HUB_FOLDERS[dataset]}/{name}" for name in ("config.json", "model.pt")]
     try:
-        paths = [hf_hub_download(HUB_REPOSITORY, file) for file in files]
+        paths = [_fetch(file) for file in files]
+    except _DamagedError:
+        raise
     # The errors of its transports come through as they are and have no class in common: those of
     # httpx (1.x) or httpx2 (2.x), and of hf_xet, which differ from release to release.
     except Exception as error:
-        cause = error.__cause__ or error  # the hub's own messages leave out what happened
-        reason = f"{type(cause).__name__}: {cause}".partition("\n")[0]
         raise FileNotFoundError(
             f"the weights of {dataset!r} are neither in {cached_path(dataset)} nor to be had from "
-            f"huggingface.co/{HUB_REPOSITORY} ({reason}); where there is a network run "
+            f"huggingface.co/{HUB_REPOSITORY} ({_reason(error)}); where there is a network run "
             f"`python -m convert {dataset} {dataset}.safetensors`, then pass that file as weights="
         ) from error
-    return Path(paths[-1]).parent
+    return paths[-1].parent
+
+
+class _DamagedError(ValueError):
+    pass
+
+
+def _fetch(file: str) -> Path:
+    """A file of the hub's cache, where it is not or is damaged downloaded."""
+    etag = cached = None
+    url = hf_hub_url(HUB_REPOSITORY, file, revision=HUB_REVISION)
+    try:
+        etag = get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT).etag
+    except HfHubHTTPError:
+        pass  # the client knows which of these to try again
+    except Exception:  # nobody answers, for which the client would wait half a minute
+        cached = try_to_load_from_cache(HUB_REPOSITORY, file, revision=HUB_REVISION)
+        if not isinstance(cached, str):
+            raise
+    path = Path(cached) if cached else _download(file)
+    # Large files have their SHA-256 for an ETag; the cache links to files under their ETags.
+    etags = (etag, path.readlink().name if path.is_symlink() else None)
+    expected = next((e for e in etags if e and re.fullmatch("[0-9a-f]{64}", e)), None)
+    if expected in (None, _file_sha256(path)):
+        return path
+    try:
+        path = _download(file, again=True)
+        if (found := _file_sha256(path)) == expected:
+            return path
+        again = f"downloaded again it has the SHA-256 {found}"
+    except Exception as error:
+        again = f"it could not be downloaded again ({_reason(error)})"
+    raise _DamagedError(
+        f"{path.resolve()} is damaged: on the hub {file} has the SHA-256 {expected}, and {again}; "
+        "delete it, and try again where there is a network"
+    )
+
+
+def _download(file: str, *, again: bool = False) -> Path:
+    return Path(hf_hub_download(HUB_REPOSITORY, file, revision=HUB_REVISION, force_download=again))
+
+
+def _file_sha256(path: Path) -> str:
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    cause = error.__cause__ or error  # the hub's own messages leave out what happened
+    return f"{type(cause).__name__}: {cause}".partition("\n")[0]
 
 
 def from_torch(state_dict: Mapping[str, np.ndarray], config: SRVPConfig) -> dict[str, np.ndarray]:

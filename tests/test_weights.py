@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -724,6 +725,83 @@ def test_no_hub_is_one_error_in_one_line(tmp_path):
     assert_tells_what_to_do(loaded["errors"], "kth", tmp_path, "Connection refused")
     assert (tmp_path / "out" / "digits.npz").exists()
     assert not (tmp_path / "srvp-fd-jax").exists()
+
+
+TIMED = """
+import json
+import sys
+import time
+
+import srvp_fd_jax
+
+begun = time.perf_counter()
+try:
+    srvp_fd_jax.load_network(sys.argv[1])
+except Exception as error:
+    told = [type(error).__name__, str(error)]
+print(json.dumps([told, time.perf_counter() - begun]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["refused", "without a name", "offline", "silent"])
+def test_without_a_hub_the_error_comes_within_a_second(repository, tmp_path, kind):
+    with serve(repository) as hub:
+        hub.faults["kth"] = "stall"
+        url, environment, reason = {
+            "refused": (f"http://127.0.0.1:{unused_port()}", {}, "Connection refused"),
+            "without a name": ("http://hub.invalid", {}, "ConnectError"),
+            "offline": (hub.url, {"HF_HUB_OFFLINE": "1"}, "OfflineModeIsEnabled"),
+            # By default it is ten seconds that a hub is waited for.
+            "silent": (hub.url, {"HF_HUB_ETAG_TIMEOUT": "1"}, "ReadTimeout"),
+        }[kind]
+        run = run_client(url, tmp_path, "-c", TIMED, "kth", **environment)
+    told, seconds = json.loads(run.stdout.splitlines()[-1])
+    assert_tells_what_to_do({"kth": told}, "kth", tmp_path, reason)
+    assert seconds < (2 if kind == "silent" else 1)
+
+
+def blobs(home):
+    return list((home / "hf").glob("hub/models--*/blobs/*"))
+
+
+def test_a_damaged_download_is_fetched_again_once(repository, tmp_path):
+    with serve(repository) as hub:
+        hub.faults.update({"bair": "damaged once", "human": "damaged"})
+        names = ["bair", "human"]
+        loaded = load_in_a_process(hub.url, tmp_path, tmp_path / "out", names)
+        asked = [path for path in hub.requests if path == "/cdn/human/model.pt"]
+    expected = Weights.from_checkpoint(repository / "bair")
+    assert_same_arrays(read_npz(tmp_path / "out" / "bair.npz"), expected.arrays)
+    assert loaded["errors"].keys() == {"human"}
+    kind, message = loaded["errors"]["human"]
+    assert kind.endswith("DamagedError")
+    assert "\n" not in message
+    digest = hashlib.sha256((repository / "human" / "model.pt").read_bytes()).hexdigest()
+    (blob,) = (path for path in blobs(tmp_path) if path.name == digest)
+    assert message.startswith(f"{blob} is damaged: on the hub human/model.pt has the SHA-256 ")
+    assert f" {digest}, and downloaded again it has the SHA-256" in message
+    assert "; delete it" in message
+    assert len(asked) == 2
+
+
+def test_a_file_that_was_damaged_after_its_download_heals(repository, tmp_path):
+    with serve(repository) as hub:
+        load_in_a_process(hub.url, tmp_path, tmp_path / "first", ["bair"])
+        blob = max(blobs(tmp_path), key=lambda path: path.stat().st_size)
+        content = blob.read_bytes()
+        blob.write_bytes(content[:-200] + b"damage" + content[-194:])
+        shutil.rmtree(tmp_path / "srvp-fd-jax")
+        offline = {"HF_HUB_OFFLINE": "1"}
+        second = load_in_a_process("", tmp_path, tmp_path / "second", ["bair"], **offline)
+        (kind, message) = second["errors"]["bair"]
+        assert kind.endswith("DamagedError")
+        assert message.startswith(f"{blob} is damaged: ")
+        assert re.search(r"it could not be downloaded again \(.*Offline.*\); delete it", message)
+        third = load_in_a_process(hub.url, tmp_path, tmp_path / "third", ["bair"])
+    assert third["errors"] == {}
+    assert blob.read_bytes() == content
+    expected = Weights.from_checkpoint(repository / "bair")
+    assert_same_arrays(read_npz(tmp_path / "third" / "bair.npz"), expected.arrays)
 
 
 def test_offline_the_cache_of_the_hub_serves(repository, tmp_path):
