@@ -87,6 +87,26 @@ def evaluate(
     return _results(videos, metrics, side, state)
 
 
+def cautions_of_sides(real: FeatureStatistics, fake: FeatureStatistics) -> list[str]:
+    """What is to be said where statistics are not of the side that they are taken for.
+
+    Args:
+        real: Statistics that are taken for those of real videos.
+        fake: Statistics that are taken for those of generated ones.
+
+    Returns:
+        Sentences; none of statistics that do not know their side.
+    """
+    texts = {
+        "the real side is statistics that were sampled as generated videos (stats --fake)": (
+            ("side", "fake") in real.source
+        ),
+        "the generated side is statistics that were sampled as real videos: those of generated "
+        "ones are made by stats --fake": ("side", "real") in fake.source,
+    }
+    return [text for text, holds in texts.items() if holds]
+
+
 class Collected(NamedTuple):
     """What came of the videos of one side, and what it is made of.
 
@@ -276,7 +296,7 @@ def _results(
         for protocol, statistics in zip(metric.protocols, of_metric, strict=True):
             if jax.process_count() > 1:
                 statistics = multihost_utils.process_allgather(statistics).reduce()
-            marked = mark(statistics, frames=taken.frames)
+            marked = mark(statistics, frames=taken.frames, side=side)
             result = Result(protocol, marked, len(videos), taken.used, taken.too_short, unreadable)
             results.append(result)
     return results

@@ -182,7 +182,7 @@ class FeatureStatistics:
             ValueError: If the dimensions or sources disagree, or one of the two is a mixture and
                 the other is not.
         """
-        check_comparable(self, other)
+        check_comparable(self, other, same_side=True)
         both = self._fold(
             other.count, other.mean, other.mean_error, other.factor, other.variance_sum
         )
@@ -381,12 +381,15 @@ def mark(statistics: FeatureStatistics, **source: object) -> FeatureStatistics:
     return dataclasses.replace(statistics, source=tuple(sorted(both.items())))
 
 
-def check_comparable(s1: FeatureStatistics, s2: FeatureStatistics) -> None:
+def check_comparable(
+    s1: FeatureStatistics, s2: FeatureStatistics, *, same_side: bool = False
+) -> None:
     """Raises a `ValueError` where two statistics are known to be of different things.
 
     Args:
         s1: Statistics of any features.
         s2: The others.
+        same_side: Whether real ones and fake ones are different things, as they are to a merge.
     """
     d1, d2 = s1.mean.shape[0], s2.mean.shape[0]
     if d1 != d2:
@@ -394,7 +397,8 @@ def check_comparable(s1: FeatureStatistics, s2: FeatureStatistics) -> None:
     if (s1.variance_sum is None) != (s2.variance_sum is None):
         raise ValueError("statistics: one is of a Gaussian mixture and the other is not")
     source1, source2 = dict(s1.source), dict(s2.source)
-    for name in sorted(source1.keys() & source2.keys()):
+    both = source1.keys() & source2.keys()
+    for name in sorted(both if same_side else both - {"side"}):
         if source1[name] != source2[name]:
             raise ValueError(
                 f"statistics: {name} is {source1[name]!r} of one and {source2[name]!r} of the other"

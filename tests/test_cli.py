@@ -113,6 +113,36 @@ def test_statistics_stand_for_videos(files, expected, tmp_path, capsys):
     assert "got 2 of them, statistics are of one" in capsys.readouterr().err
 
 
+def test_statistics_know_their_side(files, tmp_path, capsys):
+    paths = {side: str(tmp_path / f"{side}.safetensors") for side in ("real", "fake")}
+    for side, path in paths.items():
+        flag = ["--fake"] if side == "fake" else []
+        assert cli.main(["stats", str(files[0]), "-o", path, *DYNAMICS, *flag]) == 0
+        assert ("side", side) in srvp_fd_jax.FeatureStatistics.load(path).source
+    as_real = "warning: the real side is statistics that were sampled as generated videos"
+    as_fake = "warning: the generated side is statistics that were sampled as real videos: those"
+    for sides, told in (
+        (("real", "fake"), []),
+        (("real", "real"), [as_fake]),
+        (("fake", "fake"), [as_real]),
+        (("fake", "real"), [as_real, as_fake]),
+    ):
+        files_of_sides = [paths[side] for side in sides]
+        capsys.readouterr()
+        assert cli.main(["compare", *files_of_sides, "--json"]) == 0
+        output = capsys.readouterr()
+        assert [text for text in (as_real, as_fake) if text in output.err] == told
+        for taken_for, side in zip(("real", "fake"), sides, strict=True):
+            line = f"srvp-fd-jax: {taken_for}: {paths[side]}: 60 samples, side {side}\n"
+            assert line in output.err
+        (result,) = json.loads(output.out)["results"]
+        assert [result[taken_for]["side"] for taken_for in ("real", "fake")] == list(sides)
+        assert "side" not in result["source"]
+    # A side that was kept, and videos.
+    assert cli.main(["compute", paths["fake"], str(files[1])]) == 0
+    assert as_real in capsys.readouterr().err
+
+
 def test_either_side_tells_the_divisor(tmp_path, capsys):
     features = np.random.default_rng(0).normal(size=(2, 20, 3)).astype(np.float32)
     real, fake = map(srvp_fd_jax.FeatureStatistics.from_features, features)

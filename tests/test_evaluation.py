@@ -66,6 +66,7 @@ def test_three_numbers_of_one_pass_are_those_of_the_arrays(metrics, clips, digit
         assert (result.found, result.used, result.cached) == (40, 40, False)
         assert dict(result.statistics.source) == dict(s2.source) | {
             "protocol": f"srvp:digits:{comparison}",
+            "side": "real",
             "frames": "7",
             "resize": "none",
             "ddof": "1",

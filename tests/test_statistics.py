@@ -102,6 +102,18 @@ def test_merging_keeps_what_is_known_of_either():
         merged.merge(bair)
 
 
+def test_real_is_compared_with_fake_and_not_merged():
+    real, fake = (
+        FeatureStatistics.empty(D, source=(("side", side),)).update(x)
+        for side, x in (("real", FEATURES), ("fake", OTHER))
+    )
+    expected = float(frechet_distance_from_statistics(statistics(FEATURES), statistics(OTHER)))
+    assert float(frechet_distance_from_statistics(real, fake)) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="side is 'real' of one and 'fake' of the other"):
+        real.merge(fake)
+    assert real.merge(statistics(OTHER)).source == real.source
+
+
 def test_reduce_merges_what_is_stacked():
     parts = [statistics(FEATURES[i::4]) for i in range(4)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *parts)
