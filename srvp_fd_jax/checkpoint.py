@@ -28,7 +28,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from srvp_fd_jax.files import open_file
+from srvp_fd_jax.files import open_file, printable
 
 __all__ = ["check_arrays", "check_written_out", "read_state_dict"]
 
@@ -145,7 +145,7 @@ def check_arrays(arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[
         arrays: By name.
         expected: The shapes of the parameters; all are floats, of 16 bits at least.
     """
-    unexpected = [f"unexpected {_shown(name)}" for name in arrays if name not in expected]
+    unexpected = [f"unexpected {printable(name, 100)}" for name in arrays if name not in expected]
     problems = []
     for name, shape in expected.items():
         if name not in arrays:
@@ -444,10 +444,6 @@ def _are_counts(*values: object) -> bool:
 def _first(problems: list[str]) -> list[str]:
     more = len(problems) - _MAX_PROBLEMS
     return [*problems[:_MAX_PROBLEMS], f"and {more} more"] if more > 0 else problems
-
-
-def _shown(name: str) -> str:
-    return (name if name.isprintable() else repr(name))[:100]
 
 
 def _kind(value: object) -> str:

@@ -28,6 +28,21 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srvp-fd-jax"
 
 
+def printable(text: str, limit: int = 2000) -> str:
+    """Text as it may reach a terminal or a page: one line, not too long, no control characters.
+
+    Args:
+        text: With names of files and members in it, which may be of any characters.
+        limit: Characters of the result; the middle of a longer text is left out.
+    """
+    if len(text) > limit:
+        kept = limit // 2 - 20
+        text = f"{text[:kept]} ... ({len(text)} characters) ... {text[-kept:]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def open_file(path: str | os.PathLike[str]) -> BufferedReader:
     """Opens a file to read it, and nothing else: opening a pipe waits for whoever writes to it.
 
@@ -97,7 +112,7 @@ def read_safetensors(
                         raise ValueError(f"the array {name!r:.80} is of the type {dtype}")
                 arrays = {name: file.get_tensor(name) for name in names}
         except safetensors.SafetensorError as error:
-            raise ValueError(f"{error!s:.400}") from error
+            raise ValueError(printable(str(error), 400)) from error
     if CHECKSUM in metadata and metadata[CHECKSUM] != _checksum(metadata, arrays):
         raise ValueError("its content is not what was written: it is damaged or was altered")
     return metadata, arrays

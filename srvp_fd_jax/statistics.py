@@ -25,7 +25,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from srvp_fd_jax import frechet
-from srvp_fd_jax.files import read_safetensors, write_safetensors
+from srvp_fd_jax.files import printable, read_safetensors, write_safetensors
 
 AnyArray = Array | np.ndarray
 
@@ -342,7 +342,8 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
         raise ValueError("not a file of feature statistics")
     version = metadata.get("format_version")
     if version != str(FORMAT_VERSION):
-        raise ValueError(f"format version {version}, this release reads {FORMAT_VERSION}")
+        came = printable(str(version), 80)
+        raise ValueError(f"format version {came}, this release reads {FORMAT_VERSION}")
 
 
 def _check_arrays(arrays: Mapping[str, np.ndarray]) -> None:

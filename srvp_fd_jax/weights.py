@@ -36,6 +36,7 @@ from srvp_fd_jax.files import (
     arrays_sha256,
     cache_folder,
     open_file,
+    printable,
     read_safetensors,
     write_safetensors,
 )
@@ -509,8 +510,8 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
         raise ValueError("not a converted network")
     if version != str(FORMAT_VERSION):
         raise ValueError(
-            f"format version {version}, this release reads {FORMAT_VERSION}: convert the "
-            "checkpoint again"
+            f"format version {printable(version, 80)}, this release reads {FORMAT_VERSION}: "
+            "convert the checkpoint again"
         )
     missing = {"config", "dataset", "source_sha256"} - metadata.keys()
     if missing:

@@ -1,5 +1,6 @@
 """Files appear whole or not at all, and are told where they are not what was written."""
 
+import json
 import os
 import resource
 import signal
@@ -206,3 +207,14 @@ def test_types_that_numpy_has_not_are_told(path):
     path.write_bytes(safetensors.numpy.save({"a": array}, {}))
     with pytest.raises(ValueError, match=r"^the array 'a' is of the type F8_E4M3$"):
         read_safetensors(path, let_through)
+
+
+@pytest.mark.parametrize("dtype", ["F32", "\x1b[31m\n" * 1000])
+def test_what_safetensors_says_is_one_line_without_control_characters(path, dtype):
+    tensor = {"dtype": dtype, "shape": [9], "data_offsets": [0, 4]}
+    header = json.dumps({"\x1b[31m\n" * 1000: tensor}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(ValueError, match="header") as caught:
+        read_safetensors(path, let_through)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000

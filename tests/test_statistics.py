@@ -286,6 +286,11 @@ def test_wrong_files_are_told(tmp_path: Path):
     for name in wrong:
         with pytest.raises(ValueError, match=rf"{name}: "):
             FeatureStatistics.load(tmp_path / name)
+    (tmp_path / "escapes").write_bytes(
+        safetensors.numpy.save(arrays, metadata | {"format_version": "\x1b[31m\n"})
+    )
+    with pytest.raises(ValueError, match=r"format version \\x1b\[31m\\n, this"):
+        FeatureStatistics.load(tmp_path / "escapes")
     with pytest.raises(ValueError, match="newer: format version 9, this release reads 1"):
         FeatureStatistics.load(tmp_path / "newer")
 

@@ -287,7 +287,7 @@ def test_one_line_of_many_problems_ends(folder):
     state = {f"encoder.{i}\n\x1b[31m": torch.ones(1) for i in range(1000)}
     torch.save(state, folder / "model.pt")
     with pytest.raises(
-        ValueError, match=r"unexpected 'encoder.0\\n\\x1b\[31m'; .*; and 980 more; missing"
+        ValueError, match=r"unexpected encoder.0\\n\\x1b\[31m; .*; and 980 more; missing"
     ) as caught:
         Weights.from_checkpoint(folder)
     assert str(caught.value).isprintable()
@@ -444,6 +444,7 @@ def rewrite(path, **metadata):
     ("metadata", "message"),
     [
         ({"format_version": "2"}, "format version 2, this release reads 1"),
+        ({"format_version": "\x1b[31m\n" + "a" * 5000}, r"format version \\x1b\[31m\\naaa"),
         ({"format_version": None}, "not a converted network"),
         ({"network": "other"}, "not a converted network"),
         ({"config": "{"}, "Expecting property name"),
@@ -461,7 +462,8 @@ def test_a_file_with_other_metadata_is_refused(tmp_path, converted, metadata, me
     rewrite(path, **metadata)
     with pytest.raises(ValueError, match=f"^{path}: .*{message}") as caught:
         Weights.load(path)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 2000
 
 
 @pytest.mark.parametrize("kept", [0, 7, 200, 0.5, -1])
