@@ -370,7 +370,7 @@ class _DamagedError(ValueError):
 
 
 def _fetch(file: str) -> Path:
-    """A file of the hub's cache, where it is not or is damaged downloaded."""
+    """A file of the hub, from its cache or downloaded, and downloaded anew if it is damaged."""
     etag = cached = None
     url = hf_hub_url(HUB_REPOSITORY, file, revision=HUB_REVISION)
     try:
