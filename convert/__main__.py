@@ -76,7 +76,7 @@ def _convert(source: str, out: Path | None, *, force: bool) -> None:
             )
         out = out or folder.resolve().with_name(f"{folder.resolve().name}.safetensors")
     converted = Weights.from_checkpoint(folder)
-    if not force and _is_finished(out, converted.dataset, converted.source_sha256):
+    if not force and _is_finished(out, converted.dataset, converted):
         return
 
     differences = largest_differences(folder, converted)
@@ -103,12 +103,12 @@ def _convert_i3d(source: str, out: Path | None, *, force: bool) -> None:
     default = weights.cached_path("i3d") if source == "i3d" else path.with_suffix(".safetensors")
     out = out or default
     converted = Weights.from_i3d(path)
-    if force or not _is_finished(out, "i3d", converted.source_sha256):
+    if force or not _is_finished(out, "i3d", converted):
         converted.save(out)
         tqdm.write(f"i3d: wrote {out}")
 
 
-def _is_finished(out: Path, dataset: str, source_sha256: str | None = None) -> bool:
+def _is_finished(out: Path, dataset: str, converted: Weights | None = None) -> bool:
     """Whether `out` already holds this conversion; an error where it holds anything else."""
     if not out.exists():
         return False
@@ -116,7 +116,9 @@ def _is_finished(out: Path, dataset: str, source_sha256: str | None = None) -> b
         there = Weights.load(out)
     except ValueError as error:
         raise ValueError(f"{error}; --force replaces the file") from error
-    if there.dataset != dataset or source_sha256 not in (None, there.source_sha256):
+    hashes = (there.source_sha256, there.weights_sha256)
+    expected = hashes if converted is None else (converted.source_sha256, converted.weights_sha256)
+    if there.dataset != dataset or hashes != expected:
         raise ValueError(f"{out} holds other weights, of {there.dataset!r}; --force replaces them")
     tqdm.write(f"{dataset}: {out} is there already; --force converts it again")
     return True

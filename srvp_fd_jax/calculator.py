@@ -51,7 +51,7 @@ class FrechetDistanceCalculator:
             is the Flax module.
         dataset: Name of the model.
         method: How the Fréchet distance is evaluated.
-        weights_sha256: Hash of the PyTorch checkpoint that the weights come from.
+        weights_sha256: Hash of the weights as they were loaded, see `weights.Weights`.
 
     Example:
         >>> import numpy as np
@@ -101,7 +101,7 @@ class FrechetDistanceCalculator:
         if dataset not in DATASETS:
             raise ValueError(f"dataset: got {dataset!r}, allowed are {', '.join(DATASETS)}")
         found = load_weights(dataset, weights)
-        self.network, self.weights_sha256 = found.frozen(precision), found.source_sha256
+        self.network, self.weights_sha256 = found.frozen(precision), found.weights_sha256
         self.dataset, self.method = dataset, method
         if self.network.config.skipco:
             _warn_of_skip_connections(dataset)

@@ -21,18 +21,27 @@ import os
 import pickletools
 import struct
 import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-__all__ = ["read_state_dict"]
+from srvp_fd_jax.files import open_file, printable
+
+__all__ = ["check_arrays", "check_written_out", "read_state_dict"]
 
 # Bounds memory and time, as a byte of pickle makes at most one small object (of up to 80 bytes). A
 # tensor takes some 100 bytes of pickle and 60 of the zip's directory: there is room for thousands.
 _TABLE_LIMIT = 1 << 20
+_HEAD_LIMIT = 1 << 10  # of the magic number, the version and the system, which take 150 at most
+# A tensor takes a hundred microseconds to check, and of arguments that are memoised five bytes to
+# ask for. torch.save writes at least 60 for each, of which two are a REDUCE.
+_BYTES_A_REDUCE = 16
 _MAX_DIMS = 64  # of PyTorch and of NumPy
+_MAX_PROBLEMS = 20  # of a kind that are told of one file, in one line
+_FLOATS = ("float16", "bfloat16", "float32", "float64")  # which float32 or its rounding stands for
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 _MARK = object()
@@ -43,7 +52,6 @@ _OPCODES: dict[bytes, tuple[str, Any]] = {  # name, and reader of the argument i
 _CONSTANTS = {"MARK": _MARK, "NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _POPS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2, "REDUCE": 2, "BUILD": 1}
 _POPS_TO_MARK = {"TUPLE", "APPENDS", "SETITEMS"}
-_BROKEN = f"a pickle that is cut short, damaged or longer than the {_TABLE_LIMIT} bytes allowed"
 
 
 class _Function(enum.Enum):
@@ -113,11 +121,12 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: There is no such file.
+        OSError: It is a folder, a pipe or a device, or may not be read.
         ValueError: The file is no such checkpoint, is damaged, holds anything but dense tensors by
             name, or needs what is not read: sparse or quantised tensors, tensors with a conj or neg
             bit, complex32, big-endian files, zip files from 4 GiB.
     """
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         try:
             tensors, contents = _read(file)
             prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
@@ -127,6 +136,45 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             }
         except ValueError as problem:
             raise ValueError(f"{os.fspath(path)}: {problem!s:.400}") from problem
+
+
+def check_arrays(arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises a `ValueError` where arrays are not the parameters of a network.
+
+    Args:
+        arrays: By name.
+        expected: The shapes of the parameters; all are floats, of 16 bits at least.
+    """
+    unexpected = [f"unexpected {printable(name, 100)}" for name in arrays if name not in expected]
+    problems = []
+    for name, shape in expected.items():
+        if name not in arrays:
+            problems.append(f"missing {name}")
+        elif arrays[name].shape != shape:
+            problems.append(f"{name} has shape {arrays[name].shape}, expected {shape}")
+        elif arrays[name].dtype.name not in _FLOATS:
+            allowed = ", ".join(_FLOATS)
+            problems.append(f"{name} has dtype {arrays[name].dtype}, allowed are {allowed}")
+    if unexpected or problems:
+        raise ValueError("; ".join([*_first(unexpected), *_first(problems)]))
+
+
+def check_written_out(arrays: Iterable[np.ndarray], path: str | os.PathLike[str]) -> None:
+    """Raises a `ValueError` where tensors would take more memory than their file does.
+
+    A tensor that is expanded, or whose elements overlap, may be of any size in a file of a few
+    bytes. No network has such weights.
+
+    Args:
+        arrays: What is about to be copied or computed with, of `read_state_dict`.
+        path: The checkpoint.
+    """
+    needed, size = sum(array.nbytes for array in arrays), os.path.getsize(path)
+    if needed > size:
+        raise ValueError(
+            f"its tensors take {needed} bytes when written out, the file has {size}: expanded or "
+            "overlapping tensors are no weights"
+        )
 
 
 def _read(file: io.BufferedIOBase) -> tuple[dict[str, _Tensor], dict[str, bytes]]:
@@ -206,9 +254,9 @@ def _entry(
 def _read_stream(
     file: io.BufferedIOBase, file_size: int
 ) -> tuple[dict[str, _Tensor], dict[str, bytes]]:
-    if _unpickle(file) != _MAGIC or _unpickle(file) != _PROTOCOL:
+    if _unpickle(file, _HEAD_LIMIT) != _MAGIC or _unpickle(file, _HEAD_LIMIT) != _PROTOCOL:
         raise ValueError("a pickle without the magic number and version that torch.save puts first")
-    system = _unpickle(file)
+    system = _unpickle(file, _HEAD_LIMIT)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("a stream not from a little-endian machine; only those are read")
     tensors = _tensors(_unpickle(file))
@@ -257,18 +305,24 @@ def _array(tensor: _Tensor, content: bytes) -> np.ndarray:
     return np.ndarray(tensor.size, tensor.dtype, content, offset, strides)
 
 
-def _unpickle(file: io.BufferedIOBase) -> object:
+def _unpickle(file: io.BufferedIOBase, limit: int | None = None) -> object:
     """Interprets the pickle at the file's position and leaves the file just behind it."""
+    limit = limit or _TABLE_LIMIT
     start = file.tell()
-    window = io.BytesIO(file.read(_TABLE_LIMIT))
+    window = io.BytesIO(file.read(limit))
+    reduces = 0
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     try:
         while (code := window.read(1)) != b".":
+            reduces += code == b"R"
+            if reduces * _BYTES_A_REDUCE > window.tell():
+                raise ValueError(f"the pickle asks for {reduces} objects in {window.tell()} bytes")
             _execute(*_OPCODES[code], window, stack, memo)
         value = stack.pop()
     except (IndexError, KeyError) as problem:  # no such opcode, an empty stack, an unset memo
-        raise ValueError(f"{_BROKEN} ({problem!r})") from problem
+        broken = f"a pickle that is cut short, damaged or longer than the {limit} bytes allowed"
+        raise ValueError(f"{broken} ({problem!r})") from problem
     file.seek(start + window.tell())
     return value
 
@@ -383,7 +437,13 @@ def _tensor(
 
 
 def _are_counts(*values: object) -> bool:
-    return all(isinstance(value, int) and value >= 0 for value in values)
+    # Not booleans, and no integers that are long to multiply.
+    return all(type(value) is int and 0 <= value < 1 << 63 for value in values)
+
+
+def _first(problems: list[str]) -> list[str]:
+    more = len(problems) - _MAX_PROBLEMS
+    return [*problems[:_MAX_PROBLEMS], f"and {more} more"] if more > 0 else problems
 
 
 def _kind(value: object) -> str:

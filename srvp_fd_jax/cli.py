@@ -16,7 +16,14 @@ import jax
 
 import srvp_fd_jax
 from srvp_fd_jax import demo, plots, report
-from srvp_fd_jax.evaluation import Collected, Result, collect, evaluate, evaluate_cached
+from srvp_fd_jax.evaluation import (
+    Collected,
+    Result,
+    cautions_of_sides,
+    collect,
+    evaluate,
+    evaluate_cached,
+)
 from srvp_fd_jax.files import cache_folder
 from srvp_fd_jax.frechet import Method
 from srvp_fd_jax.metrics import Metric, load_metrics
@@ -214,6 +221,9 @@ def _compare(args: argparse.Namespace) -> None:
     real, fake = (
         [_Scored.of_file(path, FeatureStatistics.load(path))] for path in (args.real, args.fake)
     )
+    for taken_for, (scored,) in (("real", real), ("fake", fake)):
+        of = scored.summary
+        _tell(f"{taken_for}: {of['path']}: {of['samples']} samples, side {of['side'] or 'unknown'}")
     _print_distances(real, fake, args)
 
 
@@ -294,7 +304,8 @@ class _Scored(NamedTuple):
 
     @classmethod
     def of_file(cls, path: str, statistics: FeatureStatistics) -> "_Scored":
-        return cls(statistics, {"path": path, "samples": int(statistics.count)})
+        side = dict(statistics.source).get("side")
+        return cls(statistics, {"path": path, "samples": int(statistics.count), "side": side})
 
     @classmethod
     def of_videos(cls, path: str, result: Result) -> "_Scored":
@@ -380,6 +391,9 @@ def _print_distances(
     results = []
     for a, b in zip(real, fake, strict=True):
         source = dict(b.statistics.source) | dict(a.statistics.source)
+        source.pop("side", None)
+        for text in cautions_of_sides(a.statistics, b.statistics):
+            warnings.warn(text, stacklevel=1)
         for text in cautions(a.statistics, b.statistics):
             warnings.warn(text, stacklevel=1)
         both = {"real": a.statistics, "fake": b.statistics}

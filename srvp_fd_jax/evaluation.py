@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,13 +17,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from jax.experimental import multihost_utils
 from jaxtyping import Float
 
 import srvp_fd_jax
 from srvp_fd_jax.encoding import Moments, Statistics, update
-from srvp_fd_jax.files import read_safetensors, write_atomically
+from srvp_fd_jax.files import CHECKSUM, read_safetensors, write_safetensors
 from srvp_fd_jax.metrics import Metric
 from srvp_fd_jax.statistics import FeatureStatistics, mark
 from srvp_fd_jax.videos.protocols import Protocol, Side
@@ -85,6 +85,26 @@ def evaluate(
     save = (save_to, _job(fingerprint(videos), metrics, side)) if save_to else None
     state = _run(videos, metrics, side, workers, strict, save, on_progress)
     return _results(videos, metrics, side, state)
+
+
+def cautions_of_sides(real: FeatureStatistics, fake: FeatureStatistics) -> list[str]:
+    """What is to be said where statistics are not of the side that they are taken for.
+
+    Args:
+        real: Statistics that are taken for those of real videos.
+        fake: Statistics that are taken for those of generated ones.
+
+    Returns:
+        Sentences; none of statistics that do not know their side.
+    """
+    texts = {
+        "the real side is statistics that were sampled as generated videos (stats --fake)": (
+            ("side", "fake") in real.source
+        ),
+        "the generated side is statistics that were sampled as real videos: those of generated "
+        "ones are made by stats --fake": ("side", "real") in fake.source,
+    }
+    return [text for text, holds in texts.items() if holds]
 
 
 class Collected(NamedTuple):
@@ -276,7 +296,7 @@ def _results(
         for protocol, statistics in zip(metric.protocols, of_metric, strict=True):
             if jax.process_count() > 1:
                 statistics = multihost_utils.process_allgather(statistics).reduce()
-            marked = mark(statistics, frames=taken.frames)
+            marked = mark(statistics, frames=taken.frames, side=side)
             result = Result(protocol, marked, len(videos), taken.used, taken.too_short, unreadable)
             results.append(result)
     return results
@@ -337,19 +357,24 @@ def _save(path: Path, job: str, state: _State) -> None:
     leaves = jax.tree.leaves(state.statistics)
     arrays = {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}
     metadata = {"job": job, "progress": json.dumps(dataclasses.asdict(state.progress))}
-    write_atomically(path, safetensors.numpy.save(arrays, metadata))
+    write_safetensors(path, arrays, metadata)
 
 
 def _load(path: Path, job: str, metrics: Sequence[Metric]) -> _State | None:
-    """What was saved of this job, if anything was."""
+    """What was saved of this job, if anything was; what is damaged is told and not taken."""
 
-    def check_job(metadata: Mapping[str, str]) -> None:
-        if metadata.get("job") != job:
-            raise ValueError("of another job")
+    def check_metadata(metadata: Mapping[str, str]) -> None:
+        if CHECKSUM not in metadata:
+            raise ValueError("not what this command saves")
 
     try:
-        metadata, arrays = read_safetensors(path, check_job)
-    except (FileNotFoundError, ValueError):
+        metadata, arrays = read_safetensors(path, check_metadata)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        warnings.warn(f"{path}: {error}; it is made anew", stacklevel=4)
+        return None
+    if metadata.get("job") != job:
         return None
     saved = json.loads(metadata["progress"])
     progress = Progress(

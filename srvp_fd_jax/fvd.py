@@ -48,7 +48,7 @@ class FrechetVideoDistanceCalculator:
         network: The weights, see `weights.FrozenNetwork`; `network.module()` is the Flax module.
         protocol: How clips are resized, and covariances divided.
         method: How the Fréchet distance is evaluated.
-        weights_sha256: Hash of the file that the weights come from.
+        weights_sha256: Hash of the weights as they were loaded, see `weights.Weights`.
 
     Example:
         (I3D takes a second a clip: `tests/test_fvd.py` runs the like of it, not the doctests.)
@@ -100,7 +100,7 @@ class FrechetVideoDistanceCalculator:
                 "one of I3D"
             )
         found = load_weights("i3d", weights)
-        self.network, self.weights_sha256 = found.frozen(precision), found.source_sha256
+        self.network, self.weights_sha256 = found.frozen(precision), found.weights_sha256
         self.protocol, self.method = protocol, method
 
     def __call__(

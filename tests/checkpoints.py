@@ -1,6 +1,9 @@
 """Checkpoints of every published configuration, in the authors' format, with random weights."""
 
+import contextlib
 import json
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +63,14 @@ def write_checkpoint(folder: Path, config: dict[str, Any], seed: int = 0) -> Pat
     (folder / "config.json").write_text(json.dumps(config))
     torch.save(random_model(config, seed).state_dict(), folder / "model.pt")
     return folder
+
+
+@contextlib.contextmanager
+def at_most(memory: int) -> Iterator[None]:
+    """Asserts that the block takes no more than so many bytes."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < memory
+    finally:
+        tracemalloc.stop()

@@ -24,7 +24,7 @@ _SMALL = f"/api/resolve-cache/models/{HUB_REPOSITORY}/{COMMIT}/"
 _LARGE = "/cdn/"
 _TOKEN = "/token"
 
-Fault = int | Literal["cut", "xet"]
+Fault = int | Literal["cut", "damaged", "damaged once", "stall", "xet"]
 
 
 class Hub(ThreadingHTTPServer):
@@ -34,8 +34,9 @@ class Hub(ThreadingHTTPServer):
         folder: The files of the repository.
         requests: The paths asked for, in order.
         faults: What happens to the files of a folder of the repository: an HTTP status in their
-            place; "cut" if the connection closes half-way through model.pt; "xet" if model.pt is
-            in a Xet storage that does not have it.
+            place; "cut" if the connection closes half-way through model.pt; "damaged" if a bit of
+            model.pt is not what it was, or "damaged once" in the first answer only; "stall" if no
+            answer comes; "xet" if model.pt is in a Xet storage that does not have it.
     """
 
     daemon_threads = True
@@ -46,6 +47,7 @@ class Hub(ThreadingHTTPServer):
         self.folder = folder
         self.requests: list[str] = []
         self.faults: dict[str, Fault] = {}
+        self.released = threading.Event()
 
     @property
     def url(self) -> str:
@@ -61,6 +63,7 @@ def serve(folder: Path) -> Iterator[Hub]:
         try:
             yield hub
         finally:
+            hub.released.set()
             hub.shutdown()
 
 
@@ -109,13 +112,19 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.server.folder / self.path.removeprefix(route or "/")
         if route is None or not path.is_file():
             return self._send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
-        fault = self.server.faults.get(path.parent.relative_to(self.server.folder).as_posix())
-        if isinstance(fault, int):
+        folder = path.parent.relative_to(self.server.folder).as_posix()
+        fault = self.server.faults.get(folder)
+        if fault == "stall":
+            self.server.released.wait()
+        elif isinstance(fault, int):
             self._send(fault)
         elif route == _RESOLVE:
             self._redirect(path, xet=fault == "xet")
         else:
-            self._send_file(path, cut=fault == "cut" and route == _LARGE)
+            damaged = route == _LARGE and self.command == "GET" and "damaged" in str(fault)
+            self._send_file(path, cut=fault == "cut" and route == _LARGE, damaged=damaged)
+            if damaged and fault == "damaged once":
+                del self.server.faults[folder]
 
     def _redirect(self, path: Path, *, xet: bool) -> None:
         name = path.relative_to(self.server.folder).as_posix()
@@ -129,8 +138,10 @@ class _Handler(BaseHTTPRequestHandler):
         host = f"http://localhost:{self.server.server_port}"
         self._send(302, {"Location": host + _LARGE + name, **headers})
 
-    def _send_file(self, path: Path, *, cut: bool) -> None:
+    def _send_file(self, path: Path, *, cut: bool, damaged: bool) -> None:
         content = path.read_bytes()
+        if damaged:
+            content = content[:-200] + bytes([content[-200] ^ 1]) + content[-199:]
         start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
         headers = {"ETag": _etag(path), "X-Repo-Commit": COMMIT}
         end = len(content) // 2 if cut else len(content)

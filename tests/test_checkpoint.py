@@ -437,9 +437,7 @@ FLOATS = ("0", 6, np.arange(6, dtype="<f4").tobytes())
         (5, (1, 2), (1, 1)),
         (2**61, (2,), (1,)),
         (2**62, (1,), (1,)),
-        (2**64, (), ()),
         (0, (2,), (2**62,)),
-        (0, (2,), (2**64,)),
         (0, (2**62,), (1,)),
         (0, (2**31, 2**31), (0, 1)),
     ],
@@ -463,6 +461,11 @@ def test_tensors_outside_their_storage(path, layout, offset, size, stride):
         (0, (2**64,), (0,)),
         (0, (0, 2**63), (1, 1)),
         (0, (2**2000,), (0,)),
+        (2**64, (), ()),
+        (0, (2,), (2**64,)),
+        (True, (2,), (1,)),
+        (0, (True,), (1,)),
+        (0, (2,), (True,)),
         (0, (1,) * 65, (1,) * 65),
         (0, (2, 3), (1,)),
         (0, (2,), ()),
@@ -537,7 +540,9 @@ def test_a_wider_type_than_its_untyped_storage_holds(path, layout):
     assert "does not lie inside its storage of 6 bytes" in message
 
 
-@pytest.mark.parametrize("numel", [5, 7, 0, -6, 2**31, 2**61, 2**63, 2**2000, 6.0, "6", None, (6,)])
+@pytest.mark.parametrize(
+    "numel", [True, 5, 7, 0, -6, 2**31, 2**61, 2**63, 2**2000, 6.0, "6", None, (6,)]
+)
 def test_storages_of_another_size(path, layout, numel):
     call = tensor_call(_Storage(torch.FloatStorage, "0", numel), 0, (0,), (1,))
     rejection(assemble(path, layout, dump({"a": call}, layout), [FLOATS]))
@@ -803,6 +808,12 @@ def test_random_damage_costs_no_more_than_the_file(path, sample):
         assert seconds < 5
 
 
+def test_the_head_of_a_stream_is_short(path):
+    # Each of the pickles before the dict may take as long as it is.
+    path.write_bytes(b"\x80\x02" + b"N" * 5_000 + b".")
+    assert "longer than the 1024 bytes allowed" in rejection(path)
+
+
 def test_storages_that_claim_more_than_the_file(path, layout):
     # Each one fits, as many entries of a zip file could lie on the same bytes.
     calls = {
@@ -838,6 +849,12 @@ LIMIT = 1 << 14  # of the tables, in place of the module's own; beyond it the fi
 DEEP = LIMIT - 1000
 COUNT = DEEP // 2
 FLOAT_STORAGE = b"(" + text(7).replace(b"a" * 7, b"storage") + b"ctorch\nFloatStorage\n"
+REBUILD = b"ctorch._utils\n_rebuild_tensor\nq\x00"
+SIZES = (
+    FLOAT_STORAGE + text(1) + text(1) + b"K\x00tQq\x02(%bq\x03" + b"h\x03" * 63 + b"tq\x04"
+    b"(h\x02K\x00h\x04h\x04tq\x05"
+)
+ASK = b"h\x00h\x05R"
 CUT = "cut short, damaged or longer"
 
 HOSTILE = {
@@ -887,6 +904,19 @@ HOSTILE = {
         + b"K\x00" * (COUNT // 2)
         + b"ttR.",
         "tuples of up to 64",
+    ),
+    # Five bytes that ask for a tensor again, of 64 sizes that take long to multiply.
+    "tensors of large integers": (
+        REBUILD + SIZES % (b"\x8a\xff" + b"\x01" * 255) + ASK * 300,
+        "count",
+    ),
+    "tensors of the same arguments": (
+        REBUILD + SIZES % b"K\x00" + ASK * 300,
+        "the pickle asks for",
+    ),
+    "dicts from a name": (
+        b"ccollections\nOrderedDict\nq\x00" + b"h\x00)R" * 1000,
+        "the pickle asks for",
     ),
     "a long persistent id": (FLOAT_STORAGE + b"K\x00" * COUNT + b"tQ.", "persistent id"),
 }

@@ -45,7 +45,7 @@ def test_compute_prints_the_functions_number(files, expected, capsys):
     for side, path, n in (("real", files[0], 60), ("fake", files[1], 50)):
         assert (
             f"srvp-fd-jax: {side}: {path}: {n} videos, {n} used, 0 too short, 0 unreadable; "
-            "srvp:digits:dynamics, weights 98611342"
+            "srvp:digits:dynamics, weights 83f47560"
         ) in output.err
 
     assert cli.main([*command, "--json"]) == 0
@@ -57,7 +57,7 @@ def test_compute_prints_the_functions_number(files, expected, capsys):
     (result,) = told["results"]
     assert result["distance"] == pytest.approx(expected, rel=1e-5)
     assert result["protocol"] == "srvp:digits:dynamics"
-    assert result["source"]["weights_sha256"].startswith("98611342")
+    assert result["source"]["weights_sha256"].startswith("83f47560")
     assert [result[side]["samples"] for side in ("real", "fake")] == [60, 50]
     assert [result[side]["cached"] for side in ("real", "fake")] == [True, False]
 
@@ -111,6 +111,36 @@ def test_statistics_stand_for_videos(files, expected, tmp_path, capsys):
     assert "but both sides are statistics" in capsys.readouterr().err
     assert cli.main(["compute", real, fake, "--protocol", "cd_fvd,tensorflow"]) == 1
     assert "got 2 of them, statistics are of one" in capsys.readouterr().err
+
+
+def test_statistics_know_their_side(files, tmp_path, capsys):
+    paths = {side: str(tmp_path / f"{side}.safetensors") for side in ("real", "fake")}
+    for side, path in paths.items():
+        flag = ["--fake"] if side == "fake" else []
+        assert cli.main(["stats", str(files[0]), "-o", path, *DYNAMICS, *flag]) == 0
+        assert ("side", side) in srvp_fd_jax.FeatureStatistics.load(path).source
+    as_real = "warning: the real side is statistics that were sampled as generated videos"
+    as_fake = "warning: the generated side is statistics that were sampled as real videos: those"
+    for sides, told in (
+        (("real", "fake"), []),
+        (("real", "real"), [as_fake]),
+        (("fake", "fake"), [as_real]),
+        (("fake", "real"), [as_real, as_fake]),
+    ):
+        files_of_sides = [paths[side] for side in sides]
+        capsys.readouterr()
+        assert cli.main(["compare", *files_of_sides, "--json"]) == 0
+        output = capsys.readouterr()
+        assert [text for text in (as_real, as_fake) if text in output.err] == told
+        for taken_for, side in zip(("real", "fake"), sides, strict=True):
+            line = f"srvp-fd-jax: {taken_for}: {paths[side]}: 60 samples, side {side}\n"
+            assert line in output.err
+        (result,) = json.loads(output.out)["results"]
+        assert [result[taken_for]["side"] for taken_for in ("real", "fake")] == list(sides)
+        assert "side" not in result["source"]
+    # A side that was kept, and videos.
+    assert cli.main(["compute", paths["fake"], str(files[1])]) == 0
+    assert as_real in capsys.readouterr().err
 
 
 def test_either_side_tells_the_divisor(tmp_path, capsys):

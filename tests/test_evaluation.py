@@ -66,6 +66,7 @@ def test_three_numbers_of_one_pass_are_those_of_the_arrays(metrics, clips, digit
         assert (result.found, result.used, result.cached) == (40, 40, False)
         assert dict(result.statistics.source) == dict(s2.source) | {
             "protocol": f"srvp:digits:{comparison}",
+            "side": "real",
             "frames": "7",
             "resize": "none",
             "ddof": "1",
@@ -178,8 +179,29 @@ def test_a_state_of_other_videos_or_protocols_is_not_gone_on_from(metrics, dynam
         positions = []
         evaluate(videos, others, side, save_to=state, on_progress=positions.append)
         assert positions[0] == 16, "it did not begin at the start"
-    state.write_bytes(b"damaged")
-    evaluate(a, metrics, "real", save_to=state)
+
+
+def test_what_is_saved_and_damaged_is_told_and_made_anew(dynamics, tmp_path):
+    np.save(tmp_path / "a.npy", moving_digits(np.random.default_rng(0), 20, 6))
+    videos, cache = find_videos(tmp_path / "a.npy"), tmp_path / "cache"
+    partial = tmp_path / "partial"
+    evaluate(videos, dynamics, "real", save_to=partial)
+    (intact,) = evaluate_cached(videos, dynamics, "real", folder=cache)
+    (kept,) = cache.iterdir()
+    for path, run in (
+        (partial, lambda: evaluate(videos, dynamics, "real", save_to=partial)),
+        (kept, lambda: evaluate_cached(videos, dynamics, "real", folder=cache)),
+    ):
+        content = bytearray(path.read_bytes())
+        for damaged in (content[:-5] + b"\x01" + content[-4:], b"damaged"):
+            path.write_bytes(damaged)
+            with pytest.warns(UserWarning, match=rf"^{path}: .*; it is made anew$"):
+                (result,) = run()
+            assert not result.cached
+            np.testing.assert_array_equal(factors([result]), factors([intact]))
+        (again,) = run()
+        assert again.cached == (path == kept)
+    assert kept.read_bytes() == content
 
 
 def test_reference_statistics_are_computed_once(metrics, dynamics, tmp_path):

@@ -1,5 +1,6 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all, and are told where they are not what was written."""
 
+import json
 import os
 import resource
 import signal
@@ -7,10 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ml_dtypes
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from srvp_fd_jax import files
-from srvp_fd_jax.files import write_atomically
+from srvp_fd_jax.files import (
+    CHECKSUM,
+    arrays_sha256,
+    open_file,
+    read_safetensors,
+    write_atomically,
+    write_safetensors,
+)
 
 OLD, NEW = b"old" * 1000, b"new" * 5000
 LIMIT = 1000
@@ -91,3 +102,119 @@ def test_writers_do_not_share_a_temporary_file(path, monkeypatch):
     for _ in range(2):
         write_atomically(path, NEW)
     assert len(set(names)) == 2
+
+
+# Safetensors files.
+
+ARRAYS = {
+    "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "b": np.array(3, np.int32),
+    "c": np.zeros((0, 2)),
+    "d": np.array([True, False]),
+    "e": np.array([1.5, -2], ml_dtypes.bfloat16),
+}
+METADATA = {f"name {i}": f"välue {i}" for i in range(8)}
+
+
+def let_through(metadata):
+    pass
+
+
+def assert_same_content(got, arrays, metadata):
+    got_metadata, got_arrays = got
+    assert {k: v for k, v in got_metadata.items() if k != CHECKSUM} == metadata
+    assert got_arrays.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert got_arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(got_arrays[name], array)
+        assert got_arrays[name].shape == array.shape
+
+
+def test_the_same_content_is_the_same_bytes_in_whatever_order(path):
+    write_safetensors(path, ARRAYS, METADATA)
+    first = path.read_bytes()
+    backwards = {name: np.asarray(ARRAYS[name], order="F") for name in reversed(ARRAYS)}
+    for _ in range(5):
+        write_safetensors(path, backwards, dict(reversed(METADATA.items())))
+        assert path.read_bytes() == first
+    assert_same_content(read_safetensors(path, let_through), ARRAYS, METADATA)
+
+
+def test_a_flipped_bit_is_told_or_does_no_harm(path):
+    write_safetensors(path, {"a": ARRAYS["a"], "b": ARRAYS["b"]}, {"name": "value"})
+    whole, told = path.read_bytes(), 0
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            metadata, arrays = read_safetensors(path, let_through)
+        except ValueError:
+            told += 1
+        else:  # in the name of the checksum
+            metadata = {name: value for name, value in metadata.items() if name == "name"}
+            expected = {"a": ARRAYS["a"], "b": ARRAYS["b"]}
+            assert_same_content((metadata, arrays), expected, {"name": "value"})
+    assert told > 8 * len(whole) - 8 * len(CHECKSUM) - 64
+
+
+def test_a_file_without_a_checksum_is_read(path):
+    path.write_bytes(safetensors.numpy.save(ARRAYS, METADATA))
+    assert_same_content(read_safetensors(path, let_through), ARRAYS, METADATA)
+
+
+def test_the_hash_of_arrays_is_of_all_that_they_are():
+    a = ARRAYS["a"]
+    same = [{"a": a, "b": a[0]}, {"b": a[0], "a": a}, {"a": np.asarray(a, order="F"), "b": a[0]}]
+    same.append({"a": a.astype(">f4"), "b": a[0]})
+    others = [
+        {"a": a},
+        {"a": a, "c": a[0]},
+        {"a": a.reshape(3, 2), "b": a[0]},
+        {"a": a.view(np.int32), "b": a[0]},
+        {"a": -a, "b": a[0]},
+    ]
+    assert len({arrays_sha256(arrays) for arrays in same}) == 1
+    assert len({arrays_sha256(arrays) for arrays in [*same, *others]}) == 1 + len(others)
+
+
+# What is no file, or may not be read.
+
+
+@pytest.mark.parametrize("read", [open_file, lambda path: read_safetensors(path, let_through)])
+def test_what_is_no_file_is_named(tmp_path, read):
+    with pytest.raises(FileNotFoundError, match="none"):
+        read(tmp_path / "none")
+    with pytest.raises(IsADirectoryError, match=f"a folder, expected a file: '{tmp_path}'"):
+        read(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match=r"a pipe or a device, expected a file: .*pipe"):
+        read(tmp_path / "pipe")
+
+
+def test_what_may_not_be_read_is_not_said_to_be_missing(path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", os.fspath(path))
+
+    # The tests may run as root, who may read everything.
+    monkeypatch.setattr(files, "open", refuse, raising=False)
+    with pytest.raises(PermissionError, match=r"Permission denied: .*file"):
+        read_safetensors(path, let_through)
+
+
+def test_types_that_numpy_has_not_are_told(path):
+    array = np.zeros(3, ml_dtypes.float8_e4m3fn)
+    path.write_bytes(safetensors.numpy.save({"a": array}, {}))
+    with pytest.raises(ValueError, match=r"^the array 'a' is of the type F8_E4M3$"):
+        read_safetensors(path, let_through)
+
+
+@pytest.mark.parametrize("dtype", ["F32", "\x1b[31m\n" * 1000])
+def test_what_safetensors_says_is_one_line_without_control_characters(path, dtype):
+    tensor = {"dtype": dtype, "shape": [9], "data_offsets": [0, 4]}
+    header = json.dumps({"\x1b[31m\n" * 1000: tensor}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(ValueError, match="header") as caught:
+        read_safetensors(path, let_through)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000

@@ -1,4 +1,5 @@
 import importlib.util
+import os
 import pickle
 import shutil
 import sys
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from checkpoints import at_most
 
 from srvp_fd_jax import i3d_weights as module
 from srvp_fd_jax import load_network
@@ -105,14 +107,14 @@ def test_nothing_but_arrays_is_unpickled(tmp_path: Path):
 
 def test_foreign_state_dicts_are_told(state, tmp_path: Path):
     cases = {
-        r"missing \['Mixed_3b.b0.conv3d.weight'\], unexpected \[\]": {
+        r"missing Mixed_3b.b0.conv3d.weight$": {
             k: v for k, v in state.items() if k != "Mixed_3b.b0.conv3d.weight"
         },
-        r"unexpected \['head.weight'\]": state | {"head.weight": torch.ones(2)},
+        r"unexpected head.weight$": state | {"head.weight": torch.ones(2)},
         r"Mixed_5c.b3b.bn.weight is not 1": state | {"Mixed_5c.b3b.bn.weight": torch.zeros(128)},
-        r"logits.bias has shape \(600,\), expected \(400,\)": state
+        r"logits.conv3d.bias has shape \(600,\), expected \(400,\)": state
         | {"logits.conv3d.bias": torch.ones(600)},
-        r"logits.kernel has shape \(1024, 600\)": state
+        r"logits.conv3d.weight has shape \(600, 1024, 1, 1, 1\), expected \(400,": state
         | {"logits.conv3d.weight": torch.ones(600, 1024, 1, 1, 1)},
     }
     for message, altered in cases.items():
@@ -125,6 +127,47 @@ def test_foreign_state_dicts_are_told(state, tmp_path: Path):
         load_weights("i3d", tmp_path / "text.pt")
     with pytest.raises(FileNotFoundError):
         load_weights("i3d", tmp_path / "missing.pt")
+
+
+def test_a_small_file_of_large_tensors_is_refused_before_they_are_written_out(
+    state, tmp_path: Path
+):
+    path = tmp_path / "expanded.pt"
+    fitting = {k: torch.ones(()).expand(v.shape) for k, v in state.items()}
+    large = {k: torch.ones(()).expand(1 << 15, 1 << 15) for k in state}
+    for message, expanded in (
+        (r"its tensors take \d+ bytes when written out, the file has \d{5,6}:", fitting),
+        (r"has shape \(32768, 32768\), expected \(", large),
+    ):
+        torch.save(expanded, path)
+        told = f"^{path}: not a PyTorch I3D state dict: .*{message}"
+        with at_most(8 << 20), pytest.raises(ValueError, match=told):
+            load_weights("i3d", path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_becomes_float32(state, tmp_path: Path, dtype: torch.dtype):
+    torch.save({k: v.to(dtype) for k, v in state.items()}, tmp_path / "half.pt")
+    arrays = load_weights("i3d", tmp_path / "half.pt").arrays
+    assert {array.dtype for array in arrays.values()} == {np.dtype(np.float32)}
+    expected = state["logits.conv3d.bias"].to(dtype).float().numpy()
+    np.testing.assert_array_equal(arrays["logits.bias"], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int64])
+def test_types_that_lose_more_are_refused(state, tmp_path: Path, dtype: torch.dtype):
+    torch.save({k: v.to(dtype) for k, v in state.items()}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"has dtype (int64|float8_e4m3fn), allowed are") as caught:
+        load_weights("i3d", tmp_path / "other.pt")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_or_a_pipe_is_named(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(OSError, match=r"a pipe or a device, expected a file: .*pipe\.pt"):
+        Weights.from_i3d(tmp_path / "pipe.pt")
+    with pytest.raises(IsADirectoryError, match=f"a folder, expected a file: '{tmp_path}'"):
+        Weights.from_i3d(tmp_path)
 
 
 def test_weights_of_the_other_network_are_told(i3d_weights: Weights, tmp_path: Path):

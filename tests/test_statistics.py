@@ -18,6 +18,7 @@ from srvp_fd_jax import (
     frechet_distance_from_moments,
     frechet_distance_from_statistics,
 )
+from srvp_fd_jax.files import CHECKSUM
 
 # Reproducible, and without a deadline that compilation would miss.
 settings.register_profile("srvp-fd-jax", derandomize=True, deadline=None, max_examples=25)
@@ -100,6 +101,18 @@ def test_merging_keeps_what_is_known_of_either():
     assert merged.source == (("dataset", "kth"), ("precision", "float32"))
     with pytest.raises(ValueError, match="dataset is 'kth' of one and 'bair'"):
         merged.merge(bair)
+
+
+def test_real_is_compared_with_fake_and_not_merged():
+    real, fake = (
+        FeatureStatistics.empty(D, source=(("side", side),)).update(x)
+        for side, x in (("real", FEATURES), ("fake", OTHER))
+    )
+    expected = float(frechet_distance_from_statistics(statistics(FEATURES), statistics(OTHER)))
+    assert float(frechet_distance_from_statistics(real, fake)) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="side is 'real' of one and 'fake' of the other"):
+        real.merge(fake)
+    assert real.merge(statistics(OTHER)).source == real.source
 
 
 def test_reduce_merges_what_is_stacked():
@@ -214,6 +227,39 @@ def test_save_and_load(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["statistics.safetensors"]
 
 
+def test_a_flipped_bit_is_told(tmp_path: Path):
+    path = tmp_path / "statistics.safetensors"
+    state = FeatureStatistics.empty(D, source=(("dataset", "kth"),)).update(FEATURES)
+    state.save(path)
+    whole, told = path.read_bytes(), 0
+    state.save(path)
+    assert path.read_bytes() == whole
+    rng = np.random.default_rng(0)
+    for bit in rng.permutation(8 * len(whole))[:500]:
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            loaded = FeatureStatistics.load(path)
+        except ValueError:
+            told += 1
+        else:
+            chex.assert_trees_all_equal(loaded, state)
+            assert loaded.source == state.source
+    assert told > 450
+
+
+def test_statistics_without_a_checksum_are_read(tmp_path: Path):
+    path = tmp_path / "statistics.safetensors"
+    state = statistics(FEATURES)
+    state.save(path)
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    metadata = json.loads(path.read_bytes()[8 : 8 + length])["__metadata__"]
+    del metadata["content_sha256"]
+    path.write_bytes(safetensors.numpy.save(safetensors.numpy.load_file(path), metadata))
+    chex.assert_trees_all_equal(FeatureStatistics.load(path), state)
+
+
 def test_wrong_files_are_told(tmp_path: Path):
     path = tmp_path / "statistics.safetensors"
     with pytest.raises(FileNotFoundError):
@@ -226,6 +272,7 @@ def test_wrong_files_are_told(tmp_path: Path):
     arrays = safetensors.numpy.load(whole)
     length = int.from_bytes(whole[:8], "little")
     metadata = json.loads(whole[8 : 8 + length])["__metadata__"]
+    del metadata[CHECKSUM]  # which would be what is wrong with all that follow
     wrong = {
         "truncated": whole[:-1],
         "text": b"not statistics",
@@ -234,6 +281,7 @@ def test_wrong_files_are_told(tmp_path: Path):
         "of another type": safetensors.numpy.save(
             arrays | {"count": np.zeros((), np.float32)}, metadata
         ),
+        "of a negative count": safetensors.numpy.save(arrays | {"count": np.array(-3)}, metadata),
         "of another shape": safetensors.numpy.save(arrays | {"factor": np.eye(3)}, metadata),
     }
     for name, content in wrong.items():
@@ -241,6 +289,11 @@ def test_wrong_files_are_told(tmp_path: Path):
     for name in wrong:
         with pytest.raises(ValueError, match=rf"{name}: "):
             FeatureStatistics.load(tmp_path / name)
+    (tmp_path / "escapes").write_bytes(
+        safetensors.numpy.save(arrays, metadata | {"format_version": "\x1b[31m\n"})
+    )
+    with pytest.raises(ValueError, match=r"format version \\x1b\[31m\\n, this"):
+        FeatureStatistics.load(tmp_path / "escapes")
     with pytest.raises(ValueError, match="newer: format version 9, this release reads 1"):
         FeatureStatistics.load(tmp_path / "newer")
 
@@ -378,7 +431,7 @@ def test_files_of_before_are_read(tmp_path: Path):
     whole = path.read_bytes()
     metadata = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])["__metadata__"]
     arrays = safetensors.numpy.load(whole)
-    metadata = {k: v for k, v in metadata.items() if k != "checksum"}
+    metadata = {k: v for k, v in metadata.items() if k != CHECKSUM}
     arrays["count"] = np.int32(60)[()].reshape(())
     path.write_bytes(
         safetensors.numpy.save({k: np.asarray(a) for k, a in arrays.items()}, metadata)

@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import os
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -14,10 +16,15 @@ import safetensors
 import safetensors.numpy
 import safetensors.torch
 import torch
-from checkpoints import PUBLISHED, SMALL, random_model, write_checkpoint
+from checkpoints import PUBLISHED, SMALL, at_most, random_model, write_checkpoint
 from hub import COMMIT, run_client, serve
 
-from srvp_fd_jax import load_network, weights
+from srvp_fd_jax import (
+    FrechetDistanceCalculator,
+    frechet_distance_from_statistics,
+    load_network,
+    weights,
+)
 from srvp_fd_jax.networks.srvp import SRVPConfig
 from srvp_fd_jax.weights import (
     DATASETS,
@@ -31,6 +38,15 @@ from srvp_fd_jax.weights import (
 pytestmark = pytest.mark.usefixtures("without_type_checks")
 
 SMALL_VGG = SMALL | {"archi": "vgg"}
+
+METADATA = {
+    "format_version": "1",
+    "network": "srvp",
+    "config": json.dumps(SMALL),
+    "dataset": "mine",
+    "source_sha256": "",
+}
+"""Of a converted file as it was before there were checksums."""
 
 
 @pytest.fixture(scope="module")
@@ -142,13 +158,36 @@ def test_the_counters_of_batch_normalisation_may_be_absent(converted):
     assert_same_arrays(from_torch(state_dict, SRVPConfig.from_dict(SMALL)), converted.arrays)
 
 
-def test_halves_and_doubles_become_float32(converted):
-    dtypes = iter([np.float16, np.float64] * 100)
-    state_dict = {k: v.astype(next(dtypes)) for k, v in state_dict_of(SMALL).items()}
-    arrays = from_torch(state_dict, SRVPConfig.from_dict(SMALL))
-    for name, array in arrays.items():
-        assert array.dtype == np.float32
-        np.testing.assert_allclose(array, converted.arrays[name], rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_become_float32(folder, converted, dtype):
+    state = random_model(SMALL).state_dict()
+    torch.save({k: v.to(dtype) for k, v in state.items()}, folder / "model.pt")
+    safetensors.torch.save_file(
+        {k: torch.tensor(v).to(dtype) for k, v in converted.arrays.items()},
+        folder / "file.safetensors",
+        METADATA,
+    )
+    for loaded in (Weights.from_checkpoint(folder), Weights.load(folder / "file.safetensors")):
+        for name, array in loaded.arrays.items():
+            assert array.dtype == np.float32
+            expected = torch.tensor(converted.arrays[name]).to(dtype).float().numpy()
+            np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int32])
+def test_other_types_are_refused_in_one_line(folder, converted, dtype):
+    state = random_model(SMALL).state_dict()
+    torch.save({k: v.to(dtype) for k, v in state.items()}, folder / "model.pt")
+    safetensors.torch.save_file(
+        {k: torch.tensor(v).to(dtype) for k, v in converted.arrays.items()},
+        folder / "file.safetensors",
+        METADATA,
+    )
+    for path in (folder, folder / "file.safetensors"):
+        with pytest.raises(ValueError, match=f"^{path}.*type") as caught:
+            load_weights("kth", path)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 4000
 
 
 @pytest.mark.parametrize(
@@ -169,7 +208,7 @@ def test_one_error_names_every_key_that_does_not_fit(config, norm):
             "unexpected encoder.conv.9.0.weight",
             "unexpected q_y.module.9.1.bias",
             "q_y.module.0.0.weight has shape (32, 8), expected (8, 32)",
-            f"{norm}.weight has dtype int64, expected floats",
+            f"{norm}.weight has dtype int64, allowed are float16, bfloat16, float32, float64",
         ]
     )
 
@@ -218,6 +257,44 @@ def test_a_missing_file_is_named(folder, name):
         Weights.from_checkpoint(folder)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.pt"])
+def test_a_folder_or_a_pipe_in_place_of_a_file_is_named(folder, name):
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(IsADirectoryError, match=f"a folder, expected a file: '{folder / name}'"):
+        Weights.from_checkpoint(folder)
+    (folder / name).rmdir()
+    os.mkfifo(folder / name)
+    with pytest.raises(OSError, match=f"a pipe or a device, expected a file: '{folder / name}'"):
+        Weights.from_checkpoint(folder)
+
+
+def test_a_small_file_of_large_tensors_is_refused_before_they_are_written_out(folder):
+    # Of the shapes that its config.json asks for, which would take 8 GB.
+    config = SMALL | {"nhx": 65536, "nf": 256}
+    (folder / "config.json").write_text(json.dumps(config))
+    shapes = weights._shapes(SRVPConfig.from_dict(config))
+    keys = {name: weights._torch_key(name, SRVPConfig.from_dict(config)) for name in shapes}
+    state = {
+        keys[name]: torch.ones(()).expand(weights._torch_shape(shape))
+        for name, shape in shapes.items()
+    }
+    torch.save(state, folder / "model.pt")
+    told = r"its tensors take \d{10} bytes when written out, the file has \d+:"
+    with at_most(8 << 20), pytest.raises(ValueError, match=told):
+        Weights.from_checkpoint(folder)
+
+
+def test_one_line_of_many_problems_ends(folder):
+    state = {f"encoder.{i}\n\x1b[31m": torch.ones(1) for i in range(1000)}
+    torch.save(state, folder / "model.pt")
+    with pytest.raises(
+        ValueError, match=r"unexpected encoder.0\\n\\x1b\[31m; .*; and 980 more; missing"
+    ) as caught:
+        Weights.from_checkpoint(folder)
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(SRVPConfig)])
 def test_a_missing_field_of_the_configuration_is_named(folder, field):
     config = {key: value for key, value in SMALL.items() if key != field}
@@ -236,6 +313,13 @@ def test_a_missing_field_of_the_configuration_is_named(folder, field):
         (json.dumps(SMALL | {"archi": "resnet"}), "archi is 'resnet', allowed are"),
         (json.dumps(SMALL | {"archi": ["vgg"]}), r"archi is \['vgg'\], allowed are"),
         (json.dumps(SMALL | {"nx": 128}), "nx is 128, both encoders need 64"),
+        (json.dumps(SMALL | {"nlayers_inf": 10**7}), "nlayers_inf is 10000000, expected at most"),
+        (json.dumps(SMALL | {"nf": 10**4000}), r"nf is 10{79}, expected at most 65536"),
+        ('{"nx": ' + "9" * 5000 + "}", "Exceeds the limit"),
+        (json.dumps({"a\nb" * 10_000: 1}), "no field 'archi', got .{400}$"),
+        ("[" * 10**5, "nested too deeply"),
+        ('{"a":' * 10**5, "nested too deeply"),
+        (" " * 2**20 + "{}", "longer than the 1048576 bytes allowed"),
         (json.dumps([SMALL]), "got a list, expected an object"),
         (json.dumps("archi"), "got a str, expected an object"),
         ("null", "got a NoneType, expected an object"),
@@ -307,7 +391,40 @@ def test_a_file_says_what_it_is(small, tmp_path, converted, dataset, licence, at
     assert metadata.pop("source_sha256") == hashlib.sha256(source).hexdigest()
     assert metadata.pop("licence") == licence
     assert attribution in metadata.pop("attribution")
+    assert len(metadata.pop("content_sha256")) == 64
     assert not metadata
+
+
+def test_the_hash_of_weights_is_of_the_arrays_that_were_loaded(tmp_path, converted):
+    path = tmp_path / "file.safetensors"
+    converted.save(path)
+    assert Weights.load(path).weights_sha256 == converted.weights_sha256
+    name = "content.output.bias"
+    changed = converted.arrays | {name: converted.arrays[name] + 1}
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    safetensors.numpy.save_file(changed, path, metadata)
+    with pytest.raises(ValueError, match=f"^{path}: .* is damaged or was altered"):
+        Weights.load(path)
+    # As a file of before, which has no checksum.
+    del metadata["content_sha256"]
+    safetensors.numpy.save_file(changed, path, metadata)
+    loaded = Weights.load(path)
+    assert loaded.source_sha256 == converted.source_sha256
+    assert loaded.weights_sha256 != converted.weights_sha256
+    assert loaded.weights_sha256 == dataclasses.replace(converted, arrays=changed).weights_sha256
+
+
+def test_altered_weights_make_statistics_that_are_not_compared(tmp_path):
+    bundled = load_weights("digits")
+    name = "content.output.bias"
+    altered = dataclasses.replace(bundled, arrays=bundled.arrays | {name: -bundled.arrays[name]})
+    altered.save(tmp_path / "altered.safetensors")
+    intact = FrechetDistanceCalculator("digits")
+    others = FrechetDistanceCalculator("digits", weights=tmp_path / "altered.safetensors")
+    assert intact.weights_sha256 == bundled.weights_sha256
+    with pytest.raises(ValueError, match="weights_sha256 is"):
+        frechet_distance_from_statistics(intact.empty(), others.empty())
 
 
 def test_weights_that_do_not_fit_their_configuration_are_refused(converted):
@@ -320,6 +437,7 @@ def rewrite(path, **metadata):
     """Changes the metadata of a converted file; None takes an entry away."""
     with safetensors.safe_open(path, "numpy") as file:
         metadata = file.metadata() | metadata
+    metadata["content_sha256"] = None  # as a file of before
     kept = {key: value for key, value in metadata.items() if value is not None}
     safetensors.numpy.save_file(safetensors.numpy.load_file(path), path, kept)
 
@@ -328,12 +446,14 @@ def rewrite(path, **metadata):
     ("metadata", "message"),
     [
         ({"format_version": "2"}, "format version 2, this release reads 1"),
+        ({"format_version": "\x1b[31m\n" + "a" * 5000}, r"format version \\x1b\[31m\\naaa"),
         ({"format_version": None}, "not a converted network"),
         ({"network": "other"}, "not a converted network"),
         ({"config": "{"}, "Expecting property name"),
         ({"config": "[]"}, "got a list, expected an object"),
         ({"config": "{}"}, "no field 'archi'"),
         ({"config": json.dumps(SMALL | {"nf": 8})}, "encoder.conv.0.conv.kernel has shape"),
+        ({"config": "[" * 10**5}, "nested too deeply"),
         ({"config": None}, "lacks config"),
         ({"dataset": None, "source_sha256": None}, "lacks dataset, source_sha256"),
     ],
@@ -344,7 +464,8 @@ def test_a_file_with_other_metadata_is_refused(tmp_path, converted, metadata, me
     rewrite(path, **metadata)
     with pytest.raises(ValueError, match=f"^{path}: .*{message}") as caught:
         Weights.load(path)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 2000
 
 
 @pytest.mark.parametrize("kept", [0, 7, 200, 0.5, -1])
@@ -609,6 +730,83 @@ def test_no_hub_is_one_error_in_one_line(tmp_path):
     assert_tells_what_to_do(loaded["errors"], "kth", tmp_path, "Connection refused")
     assert (tmp_path / "out" / "digits.npz").exists()
     assert not (tmp_path / "srvp-fd-jax").exists()
+
+
+TIMED = """
+import json
+import sys
+import time
+
+import srvp_fd_jax
+
+begun = time.perf_counter()
+try:
+    srvp_fd_jax.load_network(sys.argv[1])
+except Exception as error:
+    told = [type(error).__name__, str(error)]
+print(json.dumps([told, time.perf_counter() - begun]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["refused", "without a name", "offline", "silent"])
+def test_without_a_hub_the_error_comes_within_a_second(repository, tmp_path, kind):
+    with serve(repository) as hub:
+        hub.faults["kth"] = "stall"
+        url, environment, reason = {
+            "refused": (f"http://127.0.0.1:{unused_port()}", {}, "Connection refused"),
+            "without a name": ("http://hub.invalid", {}, "ConnectError"),
+            "offline": (hub.url, {"HF_HUB_OFFLINE": "1"}, "OfflineModeIsEnabled"),
+            # By default it is ten seconds that a hub is waited for.
+            "silent": (hub.url, {"HF_HUB_ETAG_TIMEOUT": "1"}, "ReadTimeout"),
+        }[kind]
+        run = run_client(url, tmp_path, "-c", TIMED, "kth", **environment)
+    told, seconds = json.loads(run.stdout.splitlines()[-1])
+    assert_tells_what_to_do({"kth": told}, "kth", tmp_path, reason)
+    assert seconds < (2 if kind == "silent" else 1)
+
+
+def blobs(home):
+    return list((home / "hf").glob("hub/models--*/blobs/*"))
+
+
+def test_a_damaged_download_is_fetched_again_once(repository, tmp_path):
+    with serve(repository) as hub:
+        hub.faults.update({"bair": "damaged once", "human": "damaged"})
+        names = ["bair", "human"]
+        loaded = load_in_a_process(hub.url, tmp_path, tmp_path / "out", names)
+        asked = [path for path in hub.requests if path == "/cdn/human/model.pt"]
+    expected = Weights.from_checkpoint(repository / "bair")
+    assert_same_arrays(read_npz(tmp_path / "out" / "bair.npz"), expected.arrays)
+    assert loaded["errors"].keys() == {"human"}
+    kind, message = loaded["errors"]["human"]
+    assert kind.endswith("DamagedError")
+    assert "\n" not in message
+    digest = hashlib.sha256((repository / "human" / "model.pt").read_bytes()).hexdigest()
+    (blob,) = (path for path in blobs(tmp_path) if path.name == digest)
+    assert message.startswith(f"{blob} is damaged: on the hub human/model.pt has the SHA-256 ")
+    assert f" {digest}, and downloaded again it has the SHA-256" in message
+    assert "; delete it" in message
+    assert len(asked) == 2
+
+
+def test_a_file_that_was_damaged_after_its_download_heals(repository, tmp_path):
+    with serve(repository) as hub:
+        load_in_a_process(hub.url, tmp_path, tmp_path / "first", ["bair"])
+        blob = max(blobs(tmp_path), key=lambda path: path.stat().st_size)
+        content = blob.read_bytes()
+        blob.write_bytes(content[:-200] + b"damage" + content[-194:])
+        shutil.rmtree(tmp_path / "srvp-fd-jax")
+        offline = {"HF_HUB_OFFLINE": "1"}
+        second = load_in_a_process("", tmp_path, tmp_path / "second", ["bair"], **offline)
+        (kind, message) = second["errors"]["bair"]
+        assert kind.endswith("DamagedError")
+        assert message.startswith(f"{blob} is damaged: ")
+        assert re.search(r"it could not be downloaded again \(.*Offline.*\); delete it", message)
+        third = load_in_a_process(hub.url, tmp_path, tmp_path / "third", ["bair"])
+    assert third["errors"] == {}
+    assert blob.read_bytes() == content
+    expected = Weights.from_checkpoint(repository / "bair")
+    assert_same_arrays(read_npz(tmp_path / "third" / "bair.npz"), expected.arrays)
 
 
 def test_offline_the_cache_of_the_hub_serves(repository, tmp_path):

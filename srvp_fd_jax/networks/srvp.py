@@ -25,6 +25,10 @@ from srvp_fd_jax.networks.convolution import Precision, convolution
 
 FRAME_SIZE = 64
 
+# Far above those of any model, and small enough that the layers' shapes are found in a moment: the
+# weights are held to those before anything is made of them.
+_LARGEST_SIZE, _LARGEST_DEPTH = 1 << 16, 100
+
 ComparisonType = Literal["frame", "static_content", "dynamics"]
 """Whose features are compared: of the encodings, of w or of y₀."""
 
@@ -80,14 +84,19 @@ class SRVPConfig:
         values = {}
         for field in dataclasses.fields(cls):
             if field.name not in config:
-                raise ValueError(f"config: no field {field.name!r}, got {sorted(config)}")
+                raise ValueError(f"config: no field {field.name!r}, got {sorted(config)!s:.400}")
             values[field.name] = value = config[field.name]
+            came = f"config: {field.name} is {value!r:.80}"
+            largest = _LARGEST_DEPTH if field.name == "nlayers_inf" else _LARGEST_SIZE
             if field.type is int and (type(value) is not int or value < 1):
-                raise ValueError(f"config: {field.name} is {value!r}, expected a positive integer")
+                raise ValueError(f"{came}, expected a positive integer")
+            if field.type is int and value > largest:
+                raise ValueError(f"{came}, expected at most {largest}")
             if field.type is bool and type(value) is not bool:
-                raise ValueError(f"config: {field.name} is {value!r}, expected true or false")
+                raise ValueError(f"{came}, expected true or false")
         if values["archi"] not in ("dcgan", "vgg"):
-            raise ValueError(f"config: archi is {values['archi']!r}, allowed are 'dcgan', 'vgg'")
+            came = f"config: archi is {values['archi']!r:.80}"
+            raise ValueError(f"{came}, allowed are 'dcgan', 'vgg'")
         if values["nx"] != FRAME_SIZE:
             raise ValueError(f"config: nx is {values['nx']}, both encoders need {FRAME_SIZE}")
         return cls(**values)
