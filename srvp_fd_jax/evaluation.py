@@ -161,8 +161,9 @@ def evaluate_cached(
         videos: As for `evaluate`; of one process only.
         metrics: As for `evaluate`.
         side: As for `evaluate`.
-        folder: Where results are kept under the names, sizes and times of the videos' files, the
-            protocols, the weights and the release. An interrupted pass goes on from what it saved.
+        folder: Where results are kept under the fingerprint of the videos (see
+            `videos.sources.fingerprint`), the protocols, the weights and the release. An
+            interrupted pass goes on from what it saved.
         workers: As for `evaluate`.
         strict: As for `evaluate`.
         on_progress: As for `evaluate`.

@@ -9,8 +9,10 @@ import contextlib
 import functools
 import hashlib
 import io
+import json
 import os
 import re
+import stat
 import tarfile
 import tokenize
 import zipfile
@@ -32,6 +34,11 @@ ARCHIVE_SUFFIXES = (".zip", ".tar")
 _BAD_NPY = (SyntaxError, tokenize.TokenError, TypeError, MemoryError)
 # A RuntimeError is raised of members that are encrypted or compressed in an unknown way.
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError)
+
+
+# Content is part of the fingerprint up to this many bytes: reading them costs little more than
+# opening the file.
+_SMALL_FILE = 1 << 20
 
 
 class File(NamedTuple):
@@ -117,15 +124,23 @@ def find_videos(path: str | os.PathLike[str]) -> list[Video]:
 
 
 def fingerprint(videos: Sequence[Video]) -> str:
-    """Hash of the names of videos and the sizes and times of change of their files."""
+    """Hash of the videos and of the files that they are in.
+
+    Of a file count its name below the folder that all files share, its size, its time of change,
+    its place on the disk and, of a small one, its content: two files of one size and time, as
+    unpacking an archive leaves them, are told apart.
+    """
     digest = hashlib.sha256()
-    paths = {file.path: None for video in videos for file in video.files}
-    common = os.path.commonpath([os.path.abspath(path) for path in paths])
-    for path in paths:
-        version = _version(path) if os.path.exists(path) else None  # a link to nothing
-        name = os.path.relpath(os.path.abspath(path), common)
-        digest.update(f"{name}\0{version}\n".encode())
-    digest.update(str(len(videos)).encode())
+    numbers: dict[str, int] = {}
+    for video in videos:
+        for file in video.files:
+            numbers.setdefault(file.path, len(numbers))
+    absolute = [os.path.abspath(path) for path in numbers]
+    folder = os.path.commonpath([os.path.dirname(path) for path in absolute])
+    for path in absolute:
+        _add(digest, os.path.relpath(path, folder), *_state(path))
+    for video in videos:
+        _add(digest, video.row, *((numbers[file.path], file.member) for file in video.files))
     return digest.hexdigest()
 
 
@@ -141,7 +156,7 @@ def load_array(file: File) -> Shaped[np.ndarray, "..."]:
 
 
 @functools.lru_cache(maxsize=2)
-def _kept_array(file: File, version: tuple[int, int]) -> Shaped[np.ndarray, "..."]:
+def _kept_array(file: File, version: tuple[int, ...]) -> Shaped[np.ndarray, "..."]:
     source: Any = file.open()
     mapped = isinstance(source, str) and file.suffix == ".npy"
     try:
@@ -239,11 +254,28 @@ def _zip(path: str) -> zipfile.ZipFile:
 
 
 @functools.lru_cache(maxsize=8)
-def _kept_zip(path: str, version: tuple[int, int]) -> zipfile.ZipFile:
+def _kept_zip(path: str, version: tuple[int, ...]) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def _version(path: str) -> tuple[int, int]:
+def _version(path: str) -> tuple[int, ...]:
     """Changes when the file does."""
-    stat = os.stat(path)
-    return stat.st_mtime_ns, stat.st_size
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size, status.st_dev, status.st_ino
+
+
+def _state(path: str) -> tuple[object, ...]:
+    """The version of a file and the hash of a small one; nothing of a link to nothing."""
+    try:
+        status = os.stat(path)
+        content = None
+        if stat.S_ISREG(status.st_mode) and status.st_size <= _SMALL_FILE:
+            content = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return *_version(path), content
+    except OSError:  # reading the video will tell
+        return ()
+
+
+def _add(digest: Any, *parts: object) -> None:
+    # JSON keeps the parts apart, and holds names that are not UTF-8.
+    digest.update(json.dumps(parts).encode() + b"\n")

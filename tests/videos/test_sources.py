@@ -325,3 +325,40 @@ def test_what_lies_beside_does_not_change_fingerprints(tmp_path: Path):
     before = fingerprint_of(root)
     fill(root, BESIDE)
     assert fingerprint_of(root) == before
+
+
+STAMP = (1_700_000_000 * 10**9,) * 2
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_single_files_of_one_size_and_time_have_fingerprints_of_their_own(
+    tmp_path: Path, large: bool
+):
+    """As `tar xf` leaves train.npy and test.npy; large files are not read for it."""
+    shape = (3, 600, 600, 3) if large else (3, 4, 8, 8, 1)
+    for name, value in (("train", 0), ("test", 1), ("other/test", 2)):
+        path = tmp_path / f"{name}.npy"
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, np.full(shape, value, np.uint8))
+        os.utime(path, ns=STAMP)
+    names = ["train.npy", "test.npy", "other/test.npy"]
+    assert len({fingerprint_of(tmp_path / name) for name in names}) == 3
+    kept = fingerprint_of(tmp_path / "train.npy")
+    (tmp_path / "train.npy").rename(tmp_path / "valid.npy")
+    assert fingerprint_of(tmp_path / "valid.npy") != kept
+
+
+def test_a_small_file_rewritten_in_place_within_its_time_has_another_fingerprint(tmp_path: Path):
+    root = fill(tmp_path, ["1.mp4", "2.mp4"])
+    before = fingerprint_of(root)
+    times = (root / "1.mp4").stat()
+    with open(root / "1.mp4", "r+b") as file:
+        file.write(b"C")
+    os.utime(root / "1.mp4", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert fingerprint_of(root) != before
+
+
+def test_members_of_an_archive_are_part_of_its_fingerprint(tmp_path: Path):
+    """What is found in an archive depends on the release."""
+    found = find_videos(zipped(tmp_path / "a.zip", ["1.mp4", "2.mp4", "3.mp4"]))
+    assert fingerprint(found[:2]) != fingerprint(found[1:])
