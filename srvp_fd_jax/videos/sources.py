@@ -11,14 +11,16 @@ import hashlib
 import io
 import json
 import os
+import posixpath
 import re
 import stat
 import tarfile
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -29,6 +31,7 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mov", ".mkv", ".gif", ".m4v")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 ARRAY_SUFFIXES = (".npy", ".npz")
 ARCHIVE_SUFFIXES = (".zip", ".tar")
+_MEDIA_SUFFIXES = VIDEO_SUFFIXES + IMAGE_SUFFIXES + ARRAY_SUFFIXES
 
 # Python's parser, which reads the header, raises the first three.
 _BAD_NPY = (SyntaxError, tokenize.TokenError, TypeError, MemoryError)
@@ -46,7 +49,7 @@ class File(NamedTuple):
 
     path: str
     member: str | None = None
-    span: tuple[int, int] | None = None  # offset and size in a tar
+    offset: int | None = None  # of the member's header in a tar
 
     @property
     def name(self) -> str:
@@ -62,15 +65,12 @@ class File(NamedTuple):
         """The path, or the bytes if they are in an archive."""
         if self.member is None:
             return self.path
-        if self.span is None:
+        if self.offset is None:
             try:
                 return io.BytesIO(_zip(self.path).read(self.member))
             except _BAD_ZIP as error:
                 raise ValueError(f"{self.path}: not a readable archive: {error}") from error
-        offset, size = self.span
-        with open(self.path, "rb") as file:
-            file.seek(offset)
-            return io.BytesIO(file.read(size))
+        return io.BytesIO(_read_tar(self.path, self.offset))
 
 
 class Video(NamedTuple):
@@ -201,11 +201,7 @@ def _files(root: Path) -> Iterator[tuple[str, File]]:
                 if not _is_hidden(member):
                     yield f"{root.as_posix()}/{member}", File(str(root), member)
         else:
-            with tarfile.open(root, "r:") as archive:
-                for info in archive:
-                    if info.isfile() and not _is_hidden(info.name):
-                        span = info.offset_data, info.size
-                        yield f"{root.as_posix()}/{info.name}", File(str(root), info.name, span)
+            yield from _files_of_tar(root)
     except (*_BAD_ZIP, tarfile.TarError) as error:
         raise ValueError(f"{root}: not a readable archive: {error}") from error
 
@@ -226,6 +222,55 @@ def _files_of_folder(
                 yield from _files(path)
             else:
                 yield path.as_posix(), File(str(path))
+
+
+def _files_of_tar(root: Path) -> Iterator[tuple[str, File]]:
+    """Files and links to files; links to nothing are told where they are read."""
+    with tarfile.open(root, "r:") as archive:
+        members = {posixpath.normpath(info.name): info for info in archive}
+    links = []
+    for info in members.values():
+        if _is_hidden(info.name):
+            continue
+        target = _target(info, members)
+        if target.isfile() or (_is_link(info) and _suffix(info.name) in _MEDIA_SUFFIXES):
+            yield f"{root.as_posix()}/{info.name}", File(str(root), info.name, target.offset)
+        elif _is_link(info):
+            links.append(info.name)
+    if links:
+        text = f"{root}: {len(links)} links to folders or to nothing in it are not followed"
+        warnings.warn(f"{text}, such as {links[0]}", stacklevel=2)
+
+
+def _target(info: tarfile.TarInfo, members: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo:
+    """What a member links to in the end, or still a link where that is missing or in a circle."""
+    at, seen = info, set()
+    while _is_link(at) and at.name not in seen:
+        seen.add(at.name)
+        # Hard links tell paths from the root of the archive, symbolic ones from where they are.
+        folder = "" if at.islnk() else posixpath.dirname(at.name)
+        at = members.get(posixpath.normpath(posixpath.join(folder, at.linkname)), info)
+    return at
+
+
+def _is_link(info: tarfile.TarInfo) -> bool:
+    return info.islnk() or info.issym()
+
+
+def _read_tar(path: str, offset: int) -> bytes:
+    """The content of one member, sparse ones with their holes."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                info = archive.next()
+                content = archive.extractfile(info) if info and info.isfile() else None
+                if content is None:
+                    target = info.linkname if info else ""
+                    raise ValueError(f"a link to {target!r}, which is no file in the archive")
+                return content.read()
+    except tarfile.TarError as error:
+        raise ValueError(f"{path}: not a readable archive: {error}") from error
 
 
 def _grouped(files: dict[str, File]) -> list[Video]:

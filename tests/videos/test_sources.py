@@ -2,6 +2,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -165,6 +166,72 @@ def test_relative_paths_and_strings(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [video.name for video in find_videos(".")] == ["1.mp4", "b/2.mp4"]
     monkeypatch.chdir(tmp_path)
     assert [video.name for video in find_videos("a/")] == ["a/1.mp4", "a/b/2.mp4"]
+
+
+def linked(path: Path, files: dict[str, bytes], links: dict[str, tuple[bytes, str]]) -> Path:
+    """A tar of files, and of links by type and target."""
+    with tarfile.open(path, "w") as archive:
+        for name, (kind, target) in links.items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_links_in_tars_are_followed(tmp_path: Path):
+    files = {"./a/1.mp4": b"one", "other.bin": b"two"}
+    links = {
+        "a/2.mp4": (tarfile.LNKTYPE, "a/1.mp4"),
+        "b/3.mp4": (tarfile.SYMTYPE, "../a/2.mp4"),
+        "b/4.mp4": (tarfile.SYMTYPE, "../other.bin"),
+    }
+    found = find_videos(linked(tmp_path / "a.tar", files, links))
+    contents = {PurePosixPath(video.name).name: opened(video) for video in found}
+    assert contents == {"1.mp4": b"one", "2.mp4": b"one", "3.mp4": b"one", "4.mp4": b"two"}
+
+
+def test_links_in_tars_that_lead_nowhere_are_told(tmp_path: Path):
+    links = {
+        "1.mp4": (tarfile.SYMTYPE, "1.mp4"),
+        "2.mp4": (tarfile.SYMTYPE, "/etc/passwd"),
+        "folder": (tarfile.SYMTYPE, "a"),
+    }
+    path = linked(tmp_path / "a.tar", {"a/3.mp4": b"three"}, links)
+    with pytest.warns(UserWarning, match=r"1 links to folders .* not followed, such as folder"):
+        found = find_videos(path)
+    assert relative(path, found) == ["1.mp4", "2.mp4", "a/3.mp4"]
+    for video, target in zip(found, ("1.mp4", "/etc/passwd"), strict=False):
+        with pytest.raises(ValueError, match=f"a link to '{target}', which is no file in the arch"):
+            opened(video)
+
+
+@pytest.mark.parametrize("form", ["gnu", "oldgnu", "posix"])
+def test_sparse_members_of_tars_have_their_holes(tmp_path: Path, form: str):
+    with open(tmp_path / "1.mp4", "wb") as file:
+        file.write(b"head")
+        file.seek(1 << 20)
+        file.write(b"tail")
+    (tmp_path / "2.mp4").write_bytes(b"next")
+    content = (tmp_path / "1.mp4").read_bytes()
+    command = ["tar", "-cSf", "a.tar", f"--format={form}", "1.mp4", "2.mp4"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert (tmp_path / "a.tar").stat().st_size < 100_000
+    assert [opened(video) for video in find_videos(tmp_path / "a.tar")] == [content, b"next"]
+
+
+def test_long_names_in_tars(tmp_path: Path):
+    name = "v" * 300 + ".mp4"
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(tmp_path / "a.tar", "w", format=form) as archive:
+            for i in range(2):
+                info = tarfile.TarInfo(f"{i}{name}")
+                info.size = 1
+                archive.addfile(info, io.BytesIO(f"{i}".encode()))
+        assert [opened(video) for video in find_videos(tmp_path / "a.tar")] == [b"0", b"1"]
 
 
 # Bad input
