@@ -4,12 +4,12 @@ Video files are decoded by FFmpeg (PyAV), images by Pillow; both come with the e
 """
 
 import contextlib
-import io
 import os
 import re
 from collections.abc import Callable, Iterator
+from io import BufferedReader, BytesIO
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -20,8 +20,28 @@ from srvp_fd_jax.videos.sources import ARRAY_SUFFIXES, VIDEO_SUFFIXES, File, Vid
 Frame = Shaped[np.ndarray, "h w c"]
 Frames = Shaped[np.ndarray, "t h w c"]
 
-Source = str | bytes
-"""Of a video: a path, or what is in an archive."""
+_IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
+"""All that Pillow may open: others run programs (EPS) or hold other files' names."""
+
+_DEMUXERS = {
+    **dict.fromkeys((".mp4", ".m4v", ".mov"), "mov"),
+    **dict.fromkeys((".webm", ".mkv"), "matroska"),
+    ".avi": "avi",
+    ".gif": "gif",
+}
+"""What FFmpeg may read a file as: other demuxers open what a file names, over a network too."""
+
+
+class Source(NamedTuple):
+    """Of a video: a path, or what is in an archive, and the demuxer for it."""
+
+    content: str | bytes
+    demuxer: str
+
+    def open(self) -> BufferedReader | BytesIO:
+        """The bytes."""
+        return open(self.content, "rb") if isinstance(self.content, str) else BytesIO(self.content)
+
 
 Choose = Callable[[int], Int[np.ndarray, " t"]]
 """Chooses, knowing how many frames there are, which to read: numbers that rise."""
@@ -72,7 +92,7 @@ def _read_images(files: tuple[File, ...], choose: Choose) -> Frames:
     _check_numbering(files)
     frames: list[Frame] = []
     for i in choose(len(files)):
-        with Image.open(files[i].open()) as image:
+        with Image.open(files[i].open(), formats=_IMAGE_FORMATS) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"{files[i].name}: got mode {image.mode}, expected 8 bits")
             image.info.pop("transparency", None)  # Pillow would warn that it is lost
@@ -113,7 +133,8 @@ def _read_video_file(file: File, choose: Choose) -> Frames:
     import av
 
     opened = file.open()
-    source = opened if isinstance(opened, str) else opened.getvalue()
+    content = opened if isinstance(opened, str) else opened.getvalue()
+    source = Source(content, _DEMUXERS[file.suffix])
     _check_length(source)
     try:
         times = _times(source)
@@ -127,6 +148,8 @@ def _read_video_file(file: File, choose: Choose) -> Frames:
             raise ValueError("holds no frames")
         numbers = choose(count)
         return _stack([frame for i, (_, frame) in enumerate(_decoded(source)) if i in numbers])
+    except av.error.ArgumentError as error:
+        raise ValueError(f"cannot be decoded as {file.suffix}") from error
     except av.FFmpegError as error:
         raise ValueError(f"cannot be decoded: {error.strerror}") from error
 
@@ -136,7 +159,7 @@ def _check_length(source: Source) -> None:
 
     A truncated mp4 file does not open, or has fewer frames than it says.
     """
-    with open(source, "rb") if isinstance(source, str) else io.BytesIO(source) as stream:
+    with source.open() as stream:
         head = stream.read(256)
         length = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, length - 64))
@@ -207,7 +230,11 @@ def _decoded(source: Source, times: list[int] | None = None) -> Iterator[tuple[i
 def _open(source: Source) -> Iterator[tuple[Any, Any]]:
     import av
 
-    with av.open(source if isinstance(source, str) else io.BytesIO(source)) as container:
+    content = source.content
+    with av.open(
+        f"file:{content}" if isinstance(content, str) else BytesIO(content),
+        options={"format_whitelist": source.demuxer, "protocol_whitelist": "file"},
+    ) as container:
         if not container.streams.video:
             raise ValueError("holds no video")
         stream = container.streams.video[0]

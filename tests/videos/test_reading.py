@@ -555,3 +555,55 @@ def test_broken_files_are_results_of_the_loader(folder: Path, tmp_path: Path):
     assert results[1].error is None
     assert "No such file" in results[2].error
     np.testing.assert_array_equal(results[1].clips[0], encoded(folder, "h264.mp4")[1][:16])
+
+
+# Hostile files
+
+SDP = b"""v=0
+o=- 0 0 IN IP4 127.0.0.1
+s=x
+c=IN IP4 127.0.0.1
+t=0 0
+m=video 5004 RTP/AVP 96
+a=rtpmap:96 H264/90000
+"""
+CONCAT = b"ffconcat version 1.0\nfile v.mkv\n"
+
+
+@pytest.mark.parametrize("text", [SDP, CONCAT], ids=["sdp", "concat"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".gif"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_texts_that_name_other_files_are_not_followed(
+    folder: Path, tmp_path: Path, text: bytes, suffix: str, zipped: bool, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "v.mkv", moving(5))
+    name = f"a{suffix}"
+    broken(tmp_path, name, text)
+    one = video(tmp_path / name)
+    if zipped:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.write(tmp_path / name, name)
+        (one,) = find_videos(tmp_path / "a.zip")
+    with pytest.raises(ValueError, match=rf"cannot be decoded as \{suffix}"):
+        read_frames(one, every)
+
+
+def test_a_container_of_another_suffix_is_told(folder: Path, tmp_path: Path):
+    path = shutil.copy(encoded(folder, "h264.mkv")[0], tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match=r"cannot be decoded as \.mp4"):
+        read(path)
+
+
+@pytest.mark.parametrize("kind", ["eps", "gif", "tiff", "ppm"])
+def test_pillow_opens_the_three_kinds_only(tmp_path: Path, kind: str):
+    """Of an EPS it would run Ghostscript."""
+    Image.fromarray(moving(1)[0]).save(tmp_path / "0.png", kind)
+    with pytest.raises(OSError, match="cannot identify"):
+        read(tmp_path / "0.png")
+
+
+def test_names_are_files_whatever_they_look_like(folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(encoded(folder, "h264.mp4")[0], "http:a.mp4")
+    assert len(read(Path("http:a.mp4"))) == 50
