@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from srvp_fd_jax.videos.protocols import Protocol, Side
-from srvp_fd_jax.videos.reading import read_frames
+from srvp_fd_jax.videos.reading import check_clip, read_frames
 from srvp_fd_jax.videos.resizing import check_size
 from srvp_fd_jax.videos.sources import ARRAY_SUFFIXES, Video
 
@@ -69,6 +69,9 @@ class _Load:
 
         def choose(length: int) -> Int[np.ndarray, " t"]:
             wanted[:] = [clip_frames(length, number, p, self.side) for p in self.protocols]
+            for protocol, frames in zip(self.protocols, wanted, strict=True):
+                # As the network sees them: small frames grow, and bytes become floats.
+                check_clip(len(frames), protocol.size, protocol.size, 3 * 4)
             return np.unique(np.concatenate(wanted))
 
         try:

@@ -15,7 +15,16 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from srvp_fd_jax.inputs import as_clips
-from srvp_fd_jax.videos.sources import ARRAY_SUFFIXES, VIDEO_SUFFIXES, File, Video, load_array
+from srvp_fd_jax.videos.sources import (
+    ARRAY_SUFFIXES,
+    MEMBER_BYTES,
+    VIDEO_SUFFIXES,
+    File,
+    Video,
+    check_budget,
+    load_array,
+    memory,
+)
 
 Frame = Shaped[np.ndarray, "h w c"]
 Frames = Shaped[np.ndarray, "t h w c"]
@@ -30,6 +39,16 @@ _DEMUXERS = {
     ".gif": "gif",
 }
 """What FFmpeg may read a file as: other demuxers open what a file names, over a network too."""
+
+
+FRAME_BYTES = 1 << 28
+"""Of a decoded frame, 89 megapixels: files of a few bytes may say that they are larger."""
+
+CLIP_BYTES = 1 << 31
+"""Of all frames of a video that are read at once: 340 of 1080p."""
+
+# Sizes may change within a video, before one can look.
+_LIMITS = {"max_pixels": str(FRAME_BYTES // 3)}
 
 
 class Source(NamedTuple):
@@ -70,8 +89,23 @@ def read_frames(video: Video, choose: Choose) -> Frames:
     return _read_images(video.files, choose)
 
 
+def check_clip(frames: int, height: int, width: int, pixel_bytes: int = 3) -> None:
+    """Raises a `ValueError` if decoded frames take too much memory, before they do.
+
+    Args:
+        frames: How many are read at once.
+        height: Of a frame.
+        width: Of a frame.
+        pixel_bytes: Of a pixel, all channels together.
+    """
+    frame = height * width * pixel_bytes
+    check_budget(frame, FRAME_BYTES, f"a frame of {height}×{width}")
+    check_budget(frames * frame, CLIP_BYTES, f"{frames} frames of {height}×{width}")
+
+
 def _read_array(video: Video, choose: Choose) -> Frames:
-    array = load_array(video.files[0])
+    limit = memory() if video.row is not None else MEMBER_BYTES
+    array = load_array(video.files[0], limit)
     is_clip = array.ndim > 4 or video.row is None
     if video.row is not None:
         # Rows of [N, H, W, C] are frames, rows of [N, T, H, W] are grey clips.
@@ -82,7 +116,10 @@ def _read_array(video: Video, choose: Choose) -> Frames:
         clip = clip[..., None]
     if clip.ndim != 4:
         raise ValueError(f"got shape {clip.shape}, expected one video [T, H, W, C] or [T, H, W]")
-    frames = clip[choose(len(clip))]
+    numbers = choose(len(clip))
+    _, height, width, channels = clip.shape
+    check_clip(len(numbers), height, width, channels * clip.itemsize)
+    frames = clip[numbers]
     return np.asarray(as_clips(frames[None], video.name)[0]) if len(frames) else frames
 
 
@@ -91,8 +128,10 @@ def _read_images(files: tuple[File, ...], choose: Choose) -> Frames:
 
     _check_numbering(files)
     frames: list[Frame] = []
-    for i in choose(len(files)):
+    numbers = choose(len(files))
+    for i in numbers:
         with Image.open(files[i].open(), formats=_IMAGE_FORMATS) as image:
+            check_clip(len(numbers), image.height, image.width)
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"{files[i].name}: got mode {image.mode}, expected 8 bits")
             image.info.pop("transparency", None)  # Pillow would warn that it is lost
@@ -140,6 +179,7 @@ def _read_video_file(file: File, choose: Choose) -> Frames:
         times = _times(source)
         if times is not None:
             wanted = [times[i] for i in choose(len(times))]
+            _check_size(source, len(wanted))
             frames = dict(_decoded(source, wanted)) if wanted else {}
             if len(frames) == len(wanted):
                 return _stack([frames[time] for time in wanted])
@@ -147,9 +187,13 @@ def _read_video_file(file: File, choose: Choose) -> Frames:
         if not count:
             raise ValueError("holds no frames")
         numbers = choose(count)
+        _check_size(source, len(numbers))
         return _stack([frame for i, (_, frame) in enumerate(_decoded(source)) if i in numbers])
     except av.error.ArgumentError as error:
-        raise ValueError(f"cannot be decoded as {file.suffix}") from error
+        # FFmpeg does not say which: its demuxer is not allowed, or a frame has too many pixels.
+        limit = FRAME_BYTES >> 20
+        text = f"another kind of file, or frames of more than {limit} MiB"
+        raise ValueError(f"cannot be decoded as {file.suffix}: {text}") from error
     except av.FFmpegError as error:
         raise ValueError(f"cannot be decoded: {error.strerror}") from error
 
@@ -184,6 +228,11 @@ def _ebml_size(head: bytes, start: int) -> tuple[int, int]:
     width = 9 - (head[start : start + 1] or b"\1")[0].bit_length()
     value = int.from_bytes(head[start : start + width], "big") % (1 << 7 * width)
     return start + width, value if value + 1 < 1 << 7 * width else 0
+
+
+def _check_size(source: Source, frames: int) -> None:
+    with _open(source) as (_, stream):
+        check_clip(frames, stream.codec_context.height, stream.codec_context.width)
 
 
 def _times(source: Source) -> list[int] | None:
@@ -233,11 +282,17 @@ def _open(source: Source) -> Iterator[tuple[Any, Any]]:
     content = source.content
     with av.open(
         f"file:{content}" if isinstance(content, str) else BytesIO(content),
-        options={"format_whitelist": source.demuxer, "protocol_whitelist": "file"},
+        options={
+            "format_whitelist": source.demuxer,
+            "protocol_whitelist": "file",
+            **_LIMITS,  # of the decoder that looks for the size
+        },
     ) as container:
         if not container.streams.video:
             raise ValueError("holds no video")
         stream = container.streams.video[0]
+        check_clip(1, stream.codec_context.height, stream.codec_context.width)
+        stream.codec_context.options = _LIMITS
         stream.codec_context.thread_count = 1  # videos are read in parallel
         yield container, stream
 

@@ -5,11 +5,11 @@ videos: all become a list of `Video`s, small descriptions that worker processes 
 are not unpacked.
 """
 
-import contextlib
 import functools
 import hashlib
 import io
 import json
+import math
 import os
 import posixpath
 import re
@@ -20,7 +20,7 @@ import warnings
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -38,6 +38,9 @@ _BAD_NPY = (SyntaxError, tokenize.TokenError, TypeError, MemoryError)
 # A RuntimeError is raised of members that are encrypted or compressed in an unknown way.
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError)
 
+
+MEMBER_BYTES = 1 << 30
+"""Of a file in an archive or a compressed array: a bomb would fill the memory."""
 
 # Content is part of the fingerprint up to this many bytes: reading them costs little more than
 # opening the file.
@@ -66,8 +69,10 @@ class File(NamedTuple):
         if self.member is None:
             return self.path
         if self.offset is None:
+            archive = _zip(self.path)
             try:
-                return io.BytesIO(_zip(self.path).read(self.member))
+                check_budget(archive.getinfo(self.member).file_size, MEMBER_BYTES)
+                return io.BytesIO(archive.read(self.member))
             except _BAD_ZIP as error:
                 raise ValueError(f"{self.path}: not a readable archive: {error}") from error
         return io.BytesIO(_read_tar(self.path, self.offset))
@@ -107,7 +112,7 @@ def find_videos(path: str | os.PathLike[str]) -> list[Video]:
     if not root.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if root.is_file() and _suffix(path) in ARRAY_SUFFIXES:
-        rows = len(load_array(File(str(root))))
+        rows = len(load_array(File(str(root)), memory()))
         videos = [Video(f"{path}[{row}]", (File(str(root)),), row) for row in range(rows)]
     elif root.is_dir() or _suffix(path) in ARCHIVE_SUFFIXES:
         videos = _grouped(dict(_files(root)))
@@ -144,30 +149,36 @@ def fingerprint(videos: Sequence[Video]) -> str:
     return digest.hexdigest()
 
 
-def load_array(file: File) -> Shaped[np.ndarray, "..."]:
+def check_budget(size: int, limit: int, what: str = "its content") -> None:
+    """Raises a `ValueError` if so many bytes are more than the limit, before they are allocated."""
+    if size > limit:
+        raise ValueError(
+            f"{what} would take {size / 2**20:,.0f} MiB, allowed are {limit / 2**20:,.0f} MiB"
+        )
+
+
+def load_array(file: File, limit: int = MEMBER_BYTES) -> Shaped[np.ndarray, "..."]:
     """The array of a .npy file, mapped to memory where it can be, or the only one of a .npz file.
 
     Only arrays of at least three axes count, so that labels may stand beside.
 
+    Args:
+        file: Where it is.
+        limit: Bytes of an array that is not mapped.
+
     Raises:
-        ValueError: If the file is damaged, or holds no such array or several.
+        ValueError: If the file is damaged, or holds no such array, several, or too large a one.
     """
-    return _kept_array(file, _version(file.path))
+    return _kept_array(file, limit, _version(file.path))
 
 
 @functools.lru_cache(maxsize=2)
-def _kept_array(file: File, version: tuple[int, ...]) -> Shaped[np.ndarray, "..."]:
-    source: Any = file.open()
-    mapped = isinstance(source, str) and file.suffix == ".npy"
+def _kept_array(file: File, limit: int, version: tuple[int, ...]) -> Shaped[np.ndarray, "..."]:
+    source = file.open()
     try:
-        with contextlib.ExitStack() as stack:
-            if isinstance(source, str) and not mapped:  # NumPy leaves open what it cannot read
-                source = stack.enter_context(open(source, "rb"))
-            loaded: Any = np.load(source, mmap_mode="r" if mapped else None, allow_pickle=False)
-            arrays = [loaded] if isinstance(loaded, np.ndarray) else _members(loaded)
+        arrays = _arrays(source, file.suffix, limit)
     except (ValueError, *_BAD_NPY, *_BAD_ZIP) as error:
         raise ValueError(f"{file.name}: not a readable array file: {error}") from error
-    arrays = [array for array in arrays if array.ndim >= 3]
     if len(arrays) != 1:
         raise ValueError(
             f"{file.name}: holds {len(arrays)} arrays of frames or clips, expected one"
@@ -175,20 +186,48 @@ def _kept_array(file: File, version: tuple[int, ...]) -> Shaped[np.ndarray, "...
     return arrays[0]
 
 
+def _arrays(source: str | io.BytesIO, suffix: str, limit: int) -> list[Shaped[np.ndarray, "..."]]:
+    """Arrays of at least three axes."""
+    if suffix == ".npz":
+        with zipfile.ZipFile(source) as archive:
+            names = [name for name in archive.namelist() if _suffix(name) == ".npy"]
+            opened = (functools.partial(archive.open, name) for name in names)
+            return [array for open_ in opened for array in _read_npy(open_, limit, objects=False)]
+    if isinstance(source, str):
+        array: Any = np.load(source, mmap_mode="r", allow_pickle=False)
+        return [array] if array.ndim >= 3 else []
+    return _read_npy(lambda: io.BytesIO(source.getvalue()), limit)
+
+
+def _read_npy(
+    open_: Callable[[], Any], limit: int, *, objects: bool = True
+) -> list[Shaped[np.ndarray, "..."]]:
+    """The array, if it is of frames: its header is read first."""
+    with open_() as stream:
+        shape, dtype = _npy_header(stream)
+    # Labels may be arrays of objects, which are not read.
+    if len(shape) < 3 or (dtype.hasobject and not objects):
+        return []
+    check_budget(math.prod(shape) * dtype.itemsize, limit, "its array")
+    with open_() as stream:
+        return [np.lib.format.read_array(stream, allow_pickle=False)]
+
+
+def _npy_header(stream: Any) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+    else:  # of names of fields, which frames do not have
+        raise ValueError(f"format version {version}")
+    return shape, dtype
+
+
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
     """Sorts numbers in names by value, names that differ in leading zeros only as they are."""
     parts = re.split(r"([0-9]+)", name)
     return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)], name
-
-
-def _members(npz: Any) -> list[Shaped[np.ndarray, "..."]]:
-    arrays = []
-    with npz:
-        for key in npz.files:
-            # Labels may be arrays of objects, which are not read.
-            with contextlib.suppress(ValueError):
-                arrays.append(npz[key])
-    return arrays
 
 
 def _files(root: Path) -> Iterator[tuple[str, File]]:
@@ -265,9 +304,10 @@ def _read_tar(path: str, offset: int) -> bytes:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 info = archive.next()
                 content = archive.extractfile(info) if info and info.isfile() else None
-                if content is None:
+                if info is None or content is None:
                     target = info.linkname if info else ""
                     raise ValueError(f"a link to {target!r}, which is no file in the archive")
+                check_budget(info.size, MEMBER_BYTES)
                 return content.read()
     except tarfile.TarError as error:
         raise ValueError(f"{path}: not a readable archive: {error}") from error
@@ -287,6 +327,11 @@ def _grouped(files: dict[str, File]) -> list[Video]:
 def _is_hidden(name: str) -> bool:
     """Whether it is hidden, or one of the files that macOS adds to archives."""
     return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+
+
+def memory() -> int:
+    """Bytes that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _suffix(path: str | os.PathLike[str]) -> str:

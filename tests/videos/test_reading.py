@@ -3,6 +3,9 @@ import functools
 import io
 import itertools
 import shutil
+import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from srvp_fd_jax.videos import reading
 from srvp_fd_jax.videos.loading import load_clips
 from srvp_fd_jax.videos.protocols import find_protocol
 from srvp_fd_jax.videos.reading import read_frames
@@ -607,3 +611,81 @@ def test_names_are_files_whatever_they_look_like(folder: Path, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     shutil.copy(encoded(folder, "h264.mp4")[0], "http:a.mp4")
     assert len(read(Path("http:a.mp4"))) == 50
+
+
+def memory_of(call: str, *paths: Path) -> tuple[str, int]:
+    """What a call in a fresh process prints, and the MiB that it took beyond its imports."""
+    code = f"""
+import resource, sys
+import numpy as np, av, PIL.Image
+from srvp_fd_jax.videos.reading import read_frames
+from srvp_fd_jax.videos.sources import File, Video, find_videos
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+try:
+    {call}
+except ValueError as error:
+    print(error)
+print((peak() - before) // 1024)
+"""
+    command = [sys.executable, "-c", code, *map(str, paths)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    *lines, mebibytes = output.splitlines()
+    return "\n".join(lines), int(mebibytes)
+
+
+def giant_gif(side: int) -> bytes:
+    """Ten frames of one pixel each, in 250 bytes."""
+    frame = b"\x21\xf9\4\0\x0a\0\0\0," + struct.pack("<HHHH", 0, 0, 1, 1) + b"\0\2\2\x44\1\0"
+    screen = struct.pack("<HH", side, side) + b"\x80\0\0" + bytes(3) + b"\xff" * 3
+    return b"GIF89a" + screen + frame * 10 + b";"
+
+
+def test_bombs_are_told_before_they_take_memory(tmp_path: Path):
+    broken(tmp_path, "1.gif", giant_gif(16000))
+    with zipfile.ZipFile(tmp_path / "2.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("a.mp4", "w") as member:
+            for _ in range(1100):
+                member.write(bytes(1 << 20))
+        header = (
+            b"\x93NUMPY\1\0\x76\0{'descr':'|u1','fortran_order':False,'shape':(9,9999999999,9,3)}"
+        )
+        archive.writestr("b.npy", header.ljust(127) + b"\n" + bytes(99))
+        with archive.open("c.npz", "w") as member, zipfile.ZipFile(member, "w") as npz:
+            npz.writestr("c.npy", header.ljust(127) + b"\n" + bytes(99))
+    call = """
+    for video in find_videos(sys.argv[1]):
+        try:
+            read_frames(video, np.arange)
+        except ValueError as error:
+            print(error)
+"""
+    told, mebibytes = memory_of(call, tmp_path / "2.zip")
+    assert told.splitlines() == [
+        "its content would take 1,100 MiB, allowed are 1,024 MiB",
+        "b.npy: not a readable array file: its array would take 2,317,429 MiB, allowed are 1,024 "
+        "MiB",
+        "c.npz: not a readable array file: its array would take 2,317,429 MiB, allowed are 1,024 "
+        "MiB",
+    ]
+    assert mebibytes < 100
+    gif = tmp_path / "1.gif"
+    told, mebibytes = memory_of("read_frames(Video('', (File(sys.argv[1]),)), np.arange)", gif)
+    assert told == (
+        "cannot be decoded as .gif: another kind of file, or frames of more than 256 MiB"
+    )
+    assert mebibytes < 100
+
+
+def test_long_clips_are_told_before_they_take_memory(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(reading, "CLIP_BYTES", 48 * 64 * 3 * 10)
+    np.save(tmp_path / "a.npy", moving(12))
+    (tmp_path / "b").mkdir()
+    for t, frame in enumerate(moving(12)):
+        Image.fromarray(frame).save(tmp_path / "b" / f"{t}.png")
+    write_video(tmp_path / "c.mp4", moving(12))
+    write_video(tmp_path / "d.webm", moving(12), "libvpx")
+    for one in find_videos(tmp_path):
+        assert len(read_frames(one, lambda n: np.arange(10))) == 10
+        with pytest.raises(ValueError, match=r"11 frames of 48×64 would take 0 MiB"):
+            read_frames(one, lambda n: np.arange(11))
