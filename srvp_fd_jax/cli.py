@@ -6,18 +6,19 @@ import functools
 import json
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, NoReturn, TypeVar, get_args
 
 import jax
 
 import srvp_fd_jax
 from srvp_fd_jax import demo, plots, report
 from srvp_fd_jax.evaluation import Collected, Result, collect, evaluate, evaluate_cached
-from srvp_fd_jax.files import cache_folder
+from srvp_fd_jax.files import cache_folder, printable
 from srvp_fd_jax.frechet import Method
 from srvp_fd_jax.metrics import Metric, load_metrics
 from srvp_fd_jax.networks.srvp import COMPARISON_TYPES
@@ -65,8 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # of matrices as small as these they take several times as long as one, on a busy machine a
     # thousand times.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    args.cache = None if args.run is _protocols else _find_cache()
+    if args.cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(args.cache / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
@@ -82,8 +84,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = int(text) if text.isdecimal() and len(text) < 10 else -1
+        if number < least:
+            raise argparse.ArgumentTypeError(
+                f"got {text!r}, expected a whole number of at least {least}"
+            )
+        return number
+
+    return parse
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="srvp-fd-jax", description=srvp_fd_jax.__doc__)
+    parser = _Parser(prog="srvp-fd-jax", description=srvp_fd_jax.__doc__)
     parser.add_argument("--version", action="version", version=srvp_fd_jax.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -94,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     command = add("demo", _demo, "corrupt moving digits and see what each distance sees")
-    command.add_argument("--clips", type=int, default=300, help="a row (default %(default)s)")
+    command.add_argument("--clips", type=_whole(2), default=300, help="a row (default %(default)s)")
     command.add_argument("--seed", type=int, default=0)
 
     add("protocols", _protocols, "list the protocols")
@@ -151,7 +170,7 @@ def _add_evaluation(command: Any) -> None:
     changes.add_argument("--seed", type=int, help="of random starts; not named")
     command.add_argument("--weights", help="a converted file, checkpoint folder or state dict")
     command.add_argument(
-        "--workers", type=int, default=0, help="processes that read videos (default: threads)"
+        "--workers", type=_whole(0), default=0, help="processes that read videos (default: threads)"
     )
     command.add_argument("--strict", action="store_true", help="stop at an unreadable video")
 
@@ -201,8 +220,8 @@ def _compute(args: argparse.Namespace) -> None:
         if path in kept:
             return [_Scored.of_file(path, kept[path])]
         make = evaluate
-        if side == "real" and not args.no_cache and not args.distributed:
-            make = functools.partial(evaluate_cached, folder=cache_folder() / "statistics")
+        if side == "real" and args.cache and not args.no_cache and not args.distributed:
+            make = functools.partial(evaluate_cached, folder=args.cache / "statistics")
         results = _go_through(make, path, metrics, side, args)
         _tell_results(path, side, results)
         return [_Scored.of_videos(path, result) for result in results]
@@ -250,7 +269,7 @@ def _report(args: argparse.Namespace) -> None:
         version = srvp_fd_jax.__version__
         print(json.dumps({"results": results, "output": args.output, "version": version}))
     else:
-        print(args.output)
+        print(printable(args.output))
 
 
 def _stats(args: argparse.Namespace) -> None:
@@ -283,7 +302,7 @@ def _stats(args: argparse.Namespace) -> None:
         print(json.dumps({"statistics": summaries, "version": srvp_fd_jax.__version__}))
     else:
         for output in outputs.values():
-            print(output)
+            print(printable(str(output)))
 
 
 class _Scored(NamedTuple):
@@ -309,6 +328,18 @@ class _Scored(NamedTuple):
             "cached": result.cached,
         }
         return cls(result.statistics, summary)
+
+
+def _find_cache() -> Path | None:
+    """The folder of the cache; None if it cannot be written, which is told once."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        _tell(f"warning: going on without the cache (XDG_CACHE_HOME): {error}")
+        return None
 
 
 def _start_distributed(args: argparse.Namespace) -> None:
@@ -423,7 +454,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _tell(text: str) -> None:
-    print(f"srvp-fd-jax: {text}", file=sys.stderr)
+    print(f"srvp-fd-jax: {printable(text)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,30 @@ import safetensors
 
 
 def cache_folder() -> Path:
-    """Where what was computed once is kept: `$XDG_CACHE_HOME/srvp-fd-jax`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srvp-fd-jax"
+    """Where what was computed once is kept: `$XDG_CACHE_HOME/srvp-fd-jax`.
+
+    Without that variable and a home it is a path that can neither be there nor be written.
+    """
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        caches = Path(os.devnull)
+    return caches / "srvp-fd-jax"
+
+
+def printable(text: str, limit: int = 2000) -> str:
+    """Text as it may reach a terminal or a page: one line, not too long, no control characters.
+
+    Args:
+        text: With names of files and members in it, which may be of any characters.
+        limit: Characters of the result; the middle of a longer text is left out.
+    """
+    if len(text) > limit:
+        kept = limit // 2 - 20
+        text = f"{text[:kept]} ... ({len(text)} characters) ... {text[-kept:]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def read_safetensors(

@@ -115,7 +115,7 @@ def write(output: str, findings: Sequence[Findings], real: str, fake: str) -> No
         fake: Path of the generated ones.
     """
     if Path(output).suffix == _HTML_SUFFIX:
-        write_atomically(Path(output), page(findings, real, fake).encode())
+        write_atomically(Path(output), page(findings, real, fake).encode(errors="backslashreplace"))
         return
     for one in findings:
         name = one.real.result.protocol.name.replace(":", "_")

@@ -1,8 +1,10 @@
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -257,6 +259,67 @@ def test_errors_are_one_line(files, tmp_path, capsys):
     assert "error: protocol: got --dataset or --comparison-type too" in capsys.readouterr().err
     assert cli.main(["compute", *map(str, files), "--protocol", "fvd"]) == 1
     assert "error: protocol: got 'fvd', allowed are tensorflow, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [["--workers", "-1"], ["--workers", "x"], ["--workers", "9" * 5000]],
+)
+def test_wrong_usage_is_told_in_one_short_line(files, option, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["compute", *map(str, files), *DYNAMICS, *option])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "--workers: got '" in error
+    assert "expected a whole number of at least 0" in error
+    assert len(error) < 2100
+
+
+def test_names_never_reach_the_terminal_raw(tmp_path, capsys):
+    names = [b"\x1b[2J.mp4", b"\xff.mp4"]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).touch()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("7" * 5000 + ".mp4", b"")
+    np.save(tmp_path / "b.npy", np.zeros((5, 64, 64), np.uint8))
+    np.save(tmp_path / "c.npy", np.zeros((5, 64, 64), np.uint8))
+    assert cli.main(["compute", str(tmp_path), str(tmp_path), *DYNAMICS]) == 0
+    output = capsys.readouterr()
+    assert "5 videos, 2 used, 0 too short, 3 unreadable" in output.err
+    lines = output.err.splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert max(map(len, lines)) < 2100
+    assert f"unreadable: {tmp_path}/\\x1b[2J.mp4: " in output.err
+    assert f"unreadable: {tmp_path}/\\udcff.mp4: " in output.err
+
+
+def test_what_nobody_foresaw_keeps_its_traceback(files, monkeypatch):
+    def fail(*_, **__):
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(cli, "evaluate_cached", fail)
+    with pytest.raises(TypeError, match="a bug"):
+        cli.main(["compute", *map(str, files), *DYNAMICS])
+
+
+def no_home():
+    raise RuntimeError("Could not determine home directory.")
+
+
+@pytest.mark.parametrize("home", ["none", "a file"])
+def test_a_cache_that_cannot_be_written_is_told_once_and_done_without(
+    files, expected, home, tmp_path, monkeypatch, capsys
+):
+    if home == "none":
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(Path, "home", no_home)
+    else:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert cli.main(["compute", *map(str, files), *DYNAMICS]) == 0
+    output = capsys.readouterr()
+    assert float(output.out) == pytest.approx(expected, rel=1e-5)
+    assert output.err.count("warning: going on without the cache (XDG_CACHE_HOME): ") == 1
 
 
 def test_without_the_extra_arrays_are_read_and_videos_tell_what_is_missing(

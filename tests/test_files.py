@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from srvp_fd_jax import files
-from srvp_fd_jax.files import write_atomically
+from srvp_fd_jax.files import printable, write_atomically
 
 OLD, NEW = b"old" * 1000, b"new" * 5000
 LIMIT = 1000
@@ -91,3 +91,13 @@ def test_writers_do_not_share_a_temporary_file(path, monkeypatch):
     for _ in range(2):
         write_atomically(path, NEW)
     assert len(set(names)) == 2
+
+
+def test_printable_text_is_one_short_line_without_control_characters():
+    assert printable("vidéo ∞ 1.mp4") == "vidéo ∞ 1.mp4"
+    assert printable("a\x1b[2Jb\nc\u202e\udcff") == "a\\x1b[2Jb\\nc\\u202e\\udcff"
+    cut = printable("first" + "x" * 50_000 + "last")
+    assert len(cut) <= 2000
+    assert cut.startswith("first")
+    assert cut.endswith("last")
+    assert "(50009 characters)" in cut

@@ -54,7 +54,7 @@ def clip_frames(length: int, number: int, protocol: Protocol, side: Side) -> Int
     start = 0
     if sampling.start == "random":
         start = int(np.random.default_rng([protocol.seed, number]).integers(length - span + 1))
-    return np.arange(start, start + span, sampling.step)
+    return np.array(range(start, start + span, sampling.step))  # of steps of any size
 
 
 class _Load:
@@ -79,7 +79,9 @@ class _Load:
             _, height, width, _ = frames.shape
             for protocol in self.protocols if len(frames) else ():
                 check_size(height, width, protocol.resize, protocol.size)
-        except (OSError, ValueError) as error:
+        except Exception as error:
+            # Whatever it is: of damaged files libraries raise errors of any type, and one file
+            # stops no run of thousands. What else goes wrong is not caught like this.
             return Loaded(video, (None,) * len(self.protocols), str(error) or repr(error))
         read = np.unique(np.concatenate(wanted))
         return Loaded(

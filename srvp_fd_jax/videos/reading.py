@@ -120,6 +120,10 @@ def _read_array(video: Video, choose: Choose) -> Frames:
     _, height, width, channels = clip.shape
     check_clip(len(numbers), height, width, channels * clip.itemsize)
     frames = clip[numbers]
+    if frames.dtype.kind == "f" and frames.itemsize > 8:
+        raise ValueError(f"got dtype {frames.dtype}, JAX takes floats of at most 8 bytes")
+    if not frames.dtype.isnative:
+        frames = frames.astype(frames.dtype.newbyteorder("="))
     return np.asarray(as_clips(frames[None], video.name)[0]) if len(frames) else frames
 
 
@@ -287,10 +291,13 @@ def _open(source: Source) -> Iterator[tuple[Any, Any]]:
             "protocol_whitelist": "file",
             **_LIMITS,  # of the decoder that looks for the size
         },
+        metadata_errors="replace",  # a title in another encoding does not matter
     ) as container:
         if not container.streams.video:
             raise ValueError("holds no video")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise ValueError("cannot be decoded: FFmpeg has no decoder of its codec")
         check_clip(1, stream.codec_context.height, stream.codec_context.width)
         stream.codec_context.options = _LIMITS
         stream.codec_context.thread_count = 1  # videos are read in parallel

@@ -5,17 +5,18 @@ videos: all become a list of `Video`s, small descriptions that worker processes 
 are not unpacked.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
 import json
+import lzma
 import math
 import os
 import posixpath
 import re
 import stat
 import tarfile
-import tokenize
 import warnings
 import zipfile
 import zlib
@@ -33,10 +34,8 @@ ARRAY_SUFFIXES = (".npy", ".npz")
 ARCHIVE_SUFFIXES = (".zip", ".tar")
 _MEDIA_SUFFIXES = VIDEO_SUFFIXES + IMAGE_SUFFIXES + ARRAY_SUFFIXES
 
-# Python's parser, which reads the header, raises the first three.
-_BAD_NPY = (SyntaxError, tokenize.TokenError, TypeError, MemoryError)
 # A RuntimeError is raised of members that are encrypted or compressed in an unknown way.
-_BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError)
+_BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, KeyError, RuntimeError)
 
 
 MEMBER_BYTES = 1 << 30
@@ -66,6 +65,7 @@ class File(NamedTuple):
 
     def open(self) -> str | io.BytesIO:
         """The path, or the bytes if they are in an archive."""
+        _check_regular(self.path)
         if self.member is None:
             return self.path
         if self.offset is None:
@@ -108,9 +108,13 @@ def find_videos(path: str | os.PathLike[str]) -> list[Video]:
         FileNotFoundError: If there is nothing at `path`.
         ValueError: If it is nothing of these, is damaged, or holds no videos.
     """
+    if not os.fspath(path):
+        raise ValueError("videos: got an empty path")
     root = Path(path)
-    if not root.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
+    try:
+        os.stat(root)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file or folder") from error
     if root.is_file() and _suffix(path) in ARRAY_SUFFIXES:
         rows = len(load_array(File(str(root)), memory()))
         videos = [Video(f"{path}[{row}]", (File(str(root)),), row) for row in range(rows)]
@@ -175,10 +179,8 @@ def load_array(file: File, limit: int = MEMBER_BYTES) -> Shaped[np.ndarray, "...
 @functools.lru_cache(maxsize=2)
 def _kept_array(file: File, limit: int, version: tuple[int, ...]) -> Shaped[np.ndarray, "..."]:
     source = file.open()
-    try:
+    with _told(file.name, "array file"):
         arrays = _arrays(source, file.suffix, limit)
-    except (ValueError, *_BAD_NPY, *_BAD_ZIP) as error:
-        raise ValueError(f"{file.name}: not a readable array file: {error}") from error
     if len(arrays) != 1:
         raise ValueError(
             f"{file.name}: holds {len(arrays)} arrays of frames or clips, expected one"
@@ -227,22 +229,46 @@ def _npy_header(stream: Any) -> tuple[tuple[int, ...], np.dtype]:
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
     """Sorts numbers in names by value, names that differ in leading zeros only as they are."""
     parts = re.split(r"([0-9]+)", name)
-    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)], name
+    # By length and digits: Python makes no number of more than 4,300.
+    digits = ((part.lstrip("0"), i % 2) for i, part in enumerate(parts))
+    keys = [(len(d), d) if number else (-1, parts[i]) for i, (d, number) in enumerate(digits)]
+    return keys, name
 
 
 def _files(root: Path) -> Iterator[tuple[str, File]]:
     """Files of a folder or archive by name, the path of the root in front."""
+    if root.is_dir():
+        yield from _files_of_folder(root)
+        return
+    _check_regular(str(root))
+    if _suffix(root) == ".zip":
+        with _told(str(root), "archive"):
+            members = _zip(str(root)).namelist()
+        for member in members:
+            if not _is_hidden(member):
+                yield f"{root.as_posix()}/{member}", File(str(root), member)
+    else:
+        yield from _files_of_tar(root)
+
+
+@contextlib.contextmanager
+def _told(name: str, what: str) -> Iterator[None]:
+    """What readers raise of damaged content, of many types, is told with the name of the file."""
     try:
-        if root.is_dir():
-            yield from _files_of_folder(root)
-        elif _suffix(root) == ".zip":
-            for member in _zip(str(root)).namelist():
-                if not _is_hidden(member):
-                    yield f"{root.as_posix()}/{member}", File(str(root), member)
-        else:
-            yield from _files_of_tar(root)
-    except (*_BAD_ZIP, tarfile.TarError) as error:
-        raise ValueError(f"{root}: not a readable archive: {error}") from error
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{name}: not a readable {what}: {error}") from error
+
+
+def _check_regular(path: str) -> None:
+    """Raises a `ValueError` of what is there but no file: opening a FIFO would wait for ever."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise ValueError(
+            f"{path}: {'is a folder' if stat.S_ISDIR(mode) else 'is not a regular file'}"
+        )
 
 
 def _files_of_folder(
@@ -254,7 +280,7 @@ def _files_of_folder(
             path = Path(entry)
             if _is_hidden(entry.name):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 if os.path.realpath(path) not in above:
                     yield from _files_of_folder(path, above)
             elif _suffix(path) in ARCHIVE_SUFFIXES:
@@ -265,7 +291,7 @@ def _files_of_folder(
 
 def _files_of_tar(root: Path) -> Iterator[tuple[str, File]]:
     """Files and links to files; links to nothing are told where they are read."""
-    with tarfile.open(root, "r:") as archive:
+    with _told(str(root), "archive"), tarfile.open(root, "r:") as archive:
         members = {posixpath.normpath(info.name): info for info in archive}
     links = []
     for info in members.values():
@@ -311,6 +337,13 @@ def _read_tar(path: str, offset: int) -> bytes:
                 return content.read()
     except tarfile.TarError as error:
         raise ValueError(f"{path}: not a readable archive: {error}") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link in a circle, which is told where it is read
+        return False
 
 
 def _grouped(files: dict[str, File]) -> list[Video]:

@@ -313,6 +313,48 @@ def list_handles() -> list[str]:
     return [fd for fd in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{fd}")]
 
 
+def test_names_that_are_not_utf_8(tmp_path: Path):
+    name = os.fsdecode(b"v\xff.mp4")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / name).write_bytes(content("1"))
+    with tarfile.open(tmp_path / "a.tar", "w", encoding="utf-8") as archive:
+        archive.add(tmp_path / "a" / name, name)
+    for root in (tmp_path / "a", tmp_path / "a.tar"):
+        found = find_videos(root)
+        assert relative(root, found) == [name]
+        assert opened(found[0]) == content("1")
+        assert len(fingerprint(found)) == 64
+    zipped(tmp_path / "a.zip", ["vé.mp4"])
+    damaged = (tmp_path / "a.zip").read_bytes().replace("é".encode(), b"\xff\xff")
+    (tmp_path / "a.zip").write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"a.zip: not a readable archive: .*utf-8"):
+        find_videos(tmp_path / "a.zip")
+
+
+def test_numbers_of_any_length_in_names(tmp_path: Path):
+    names = [f"{digit}{'0' * 5000}.mp4" for digit in (10, 9, 2)]
+    path = zipped(tmp_path / "a.zip", names)
+    assert relative(path, find_videos(path)) == names[::-1]
+
+
+def test_links_in_a_circle_are_told_where_they_are_read(tmp_path: Path):
+    root = fill(tmp_path / "a", ["2.mp4"])
+    (root / "1.mp4").symlink_to("1.mp4")
+    (root / "circle").symlink_to("circle")
+    found = find_videos(root)
+    assert relative(root, found) == ["1.mp4", "2.mp4"]
+    with pytest.raises(OSError, match="symbolic links"):
+        opened(found[0])
+    with pytest.raises(OSError, match="symbolic links"):
+        find_videos(root / "circle")
+
+
+def test_an_empty_path_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(fill(tmp_path, ["1.mp4"]))
+    with pytest.raises(ValueError, match="empty path"):
+        find_videos("")
+
+
 # Order
 
 NAMES = st.lists(st.text("ab/.10²٣ -", max_size=8), max_size=6)
