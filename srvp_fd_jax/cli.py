@@ -38,12 +38,14 @@ from srvp_fd_jax.videos.protocols import (
     find_protocol,
 )
 from srvp_fd_jax.videos.resizing import Resize
-from srvp_fd_jax.videos.sources import find_videos
+from srvp_fd_jax.videos.sources import Video, find_videos
 from srvp_fd_jax.weights import DATASETS
 
 _T = TypeVar("_T")
 
 _STATISTICS_SUFFIX = ".safetensors"
+
+_STRAYS_TOLD = 20
 
 _DATA_HELP = (
     "a folder, .zip or .tar of video files, folders of frames or arrays; a .npy or .npz file of "
@@ -378,6 +380,7 @@ def _go_through(
 ) -> list[_T]:
     """What one of `evaluation`'s functions makes of the videos at a path; tells how far it is."""
     videos = find_videos(path)
+    _tell_strays(side, videos)
     clips = min(len(videos), max(metric.protocols[0].clips or len(videos) for metric in metrics))
     with _progress(side, clips) as on_progress:
         return make(
@@ -388,6 +391,14 @@ def _go_through(
             strict=args.strict,
             on_progress=on_progress,
         )
+
+
+def _tell_strays(side: Side, videos: Sequence[Video]) -> None:
+    strays = [name for video in videos for name in video.strays]
+    if strays:
+        _tell(f"{side}: {len(strays)} images are no frames of the sequences that they lie beside")
+    for name in strays[:_STRAYS_TOLD]:
+        _tell(f"  no frame: {name}")
 
 
 def _tell_results(path: str, side: Side, results: Sequence[Result]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import moving, write_video
+from PIL import Image
 
 import srvp_fd_jax
 from srvp_fd_jax import cli
@@ -259,6 +260,21 @@ def test_errors_are_one_line(files, tmp_path, capsys):
     assert "error: protocol: got --dataset or --comparison-type too" in capsys.readouterr().err
     assert cli.main(["compute", *map(str, files), "--protocol", "fvd"]) == 1
     assert "error: protocol: got 'fvd', allowed are tensorflow, " in capsys.readouterr().err
+
+
+def test_strays_beside_frames_are_named(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for i, clip in enumerate(moving_digits(rng, 3, 5)):
+        (tmp_path / f"v{i}").mkdir()
+        for t, frame in enumerate(clip):
+            Image.fromarray(frame[..., 0]).save(tmp_path / f"v{i}" / f"{t}.png")
+    Image.new("RGB", (32, 32)).save(tmp_path / "v1" / "preview.png")
+    output = tmp_path / "s.safetensors"
+    assert cli.main(["stats", str(tmp_path), "-o", str(output), *DYNAMICS]) == 0
+    error = capsys.readouterr().err
+    assert "real: 1 images are no frames" in error
+    assert f"no frame: {tmp_path}/v1/preview.png" in error
+    assert "3 videos, 3 used" in error
 
 
 @pytest.mark.parametrize(

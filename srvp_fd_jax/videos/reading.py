@@ -22,6 +22,7 @@ from srvp_fd_jax.videos.sources import (
     File,
     Video,
     check_budget,
+    is_animated,
     load_array,
     memory,
 )
@@ -86,6 +87,8 @@ def read_frames(video: Video, choose: Choose) -> Frames:
         return _read_array(video, choose)
     if video.files[0].suffix in VIDEO_SUFFIXES:
         return _read_video_file(video.files[0], choose)
+    if is_animated(video.files[0]):
+        return _read_animation(video.files[0], choose)
     return _read_images(video.files, choose)
 
 
@@ -131,18 +134,37 @@ def _read_images(files: tuple[File, ...], choose: Choose) -> Frames:
     from PIL import Image
 
     _check_numbering(files)
-    frames: list[Frame] = []
+    frames = []
     numbers = choose(len(files))
     for i in numbers:
         with Image.open(files[i].open(), formats=_IMAGE_FORMATS) as image:
             check_clip(len(numbers), image.height, image.width)
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"{files[i].name}: got mode {image.mode}, expected 8 bits")
-            image.info.pop("transparency", None)  # Pillow would warn that it is lost
-            grey = image.mode in ("1", "L", "LA")
-            frame = np.asarray(image.convert("L" if grey else "RGB"))
-        frames.append(frame[..., None] if grey else frame)
+            frames.append(_pixels(image))
     return _stack(frames)
+
+
+def _read_animation(file: File, choose: Choose) -> Frames:
+    from PIL import Image
+
+    frames = []
+    image: Any  # with n_frames, which the base class has not
+    with Image.open(file.open(), formats=_IMAGE_FORMATS) as image:
+        numbers = choose(image.n_frames)
+        check_clip(len(numbers), image.height, image.width)
+        for i in numbers:
+            image.seek(i)
+            frames.append(_pixels(image))
+    return _stack(frames)
+
+
+def _pixels(image: Any) -> Frame:
+    """Grey where the image is, else RGB."""
+    image.info.pop("transparency", None)  # Pillow would warn that it is lost
+    grey = image.mode in ("1", "L", "LA")
+    frame = np.asarray(image.convert("L" if grey else "RGB"))
+    return frame[..., None] if grey else frame
 
 
 def _check_numbering(files: tuple[File, ...]) -> None:

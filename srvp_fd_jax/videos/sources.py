@@ -20,7 +20,7 @@ import tarfile
 import warnings
 import zipfile
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -78,6 +78,26 @@ class File(NamedTuple):
         return io.BytesIO(_read_tar(self.path, self.offset))
 
 
+def is_animated(file: File) -> bool:
+    """Whether a WebP is a video: its header has the flag of animation."""
+    if file.suffix != ".webp":
+        return False
+    # What cannot be read is told as the frame that it would be.
+    with contextlib.suppress(Exception), _head(file) as stream:
+        head = stream.read(21)
+        return head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
+    return False
+
+
+def _head(file: File) -> Any:
+    _check_regular(file.path)
+    if file.member is None:
+        return open(file.path, "rb")
+    if file.offset is None:
+        return _zip(file.path).open(file.member)
+    return file.open()
+
+
 class Video(NamedTuple):
     """Where one video is.
 
@@ -85,11 +105,13 @@ class Video(NamedTuple):
         name: Path for people to find it by.
         files: One video or array file, or one file a frame, in order.
         row: Its place in an array of many videos.
+        strays: Names of images beside its frames that are none.
     """
 
     name: str
     files: tuple[File, ...]
     row: int | None = None
+    strays: tuple[str, ...] = ()
 
 
 def find_videos(path: str | os.PathLike[str]) -> list[Video]:
@@ -245,7 +267,7 @@ def _files(root: Path) -> Iterator[tuple[str, File]]:
         with _told(str(root), "archive"):
             members = _zip(str(root)).namelist()
         for member in members:
-            if not _is_hidden(member):
+            if not _is_hidden(member) and not member.endswith("/"):  # a folder
                 yield f"{root.as_posix()}/{member}", File(str(root), member)
     else:
         yield from _files_of_tar(root)
@@ -348,13 +370,34 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _grouped(files: dict[str, File]) -> list[Video]:
     """Video and array files for themselves, images by the folder that they are in."""
-    groups = defaultdict(list)
+    videos, folders = {}, defaultdict(list)
     for name in sorted(files, key=natural_key):
-        if _suffix(name) in VIDEO_SUFFIXES + ARRAY_SUFFIXES:
-            groups[name].append(files[name])
+        if _suffix(name) in VIDEO_SUFFIXES + ARRAY_SUFFIXES or is_animated(files[name]):
+            videos[name] = Video(name, (files[name],))
         elif _suffix(name) in IMAGE_SUFFIXES:
-            groups[str(PurePosixPath(name).parent)].append(files[name])
-    return [Video(name, tuple(groups[name])) for name in sorted(groups, key=natural_key)]
+            folders[str(PurePosixPath(name).parent)].append(name)
+    for folder, names in folders.items():
+        strays = _strays(names)
+        frames = tuple(files[name] for name in names if name not in strays)
+        videos[folder] = Video(folder, frames, strays=tuple(sorted(strays, key=natural_key)))
+    return [videos[name] for name in sorted(videos, key=natural_key)]
+
+
+def _strays(names: Sequence[str]) -> set[str]:
+    """Images that are no frames of the sequence that most of them are.
+
+    A sequence has numbers after the same beginning. Beside it a name without a number, or the only
+    one with its beginning, is a stray; a second sequence is none, but a flaw to be told.
+    """
+    beginnings = {}
+    for name in names:
+        before, number, _ = re.split(r"([0-9]|$)", PurePosixPath(name).stem, maxsplit=1)
+        beginnings[name] = before if number else None
+    counts = Counter(beginnings.values())
+    beginning, count = counts.most_common(1)[0]
+    if beginning is None or count < 2 or 2 * count <= len(names):
+        return set()
+    return {name for name, own in beginnings.items() if own is None or counts[own] == 1}
 
 
 def _is_hidden(name: str) -> bool:

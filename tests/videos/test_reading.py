@@ -301,7 +301,6 @@ def test_flaws_in_the_numbers_of_frames_are_told(tmp_path: Path, names: list, me
         ["frame_1_t0.33.png", "frame_2_t0.66.png", "frame_3_t1.00.png"],
         ["0033.png", "0067.png", "0100.png", "0133.png"],  # milliseconds
         ["first.png", "second.png"],
-        ["1.png", "3.png", "last.png"],
     ],
 )
 def test_frames_named_in_ways_of_their_own_are_read(tmp_path: Path, names: list):
@@ -562,6 +561,30 @@ def test_broken_files_are_results_of_the_loader(folder: Path, tmp_path: Path):
     assert results[1].error is None
     assert "No such file" in results[2].error
     np.testing.assert_array_equal(results[1].clips[0], encoded(folder, "h264.mp4")[1][:16])
+
+
+# Animations
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "tar"])
+def test_animated_webp_is_a_video(tmp_path: Path, form: str):
+    frames = moving(8)
+    images = [Image.fromarray(frame) for frame in frames]
+    root = tmp_path / "a"
+    root.mkdir()
+    animated = {"save_all": True, "append_images": images[1:], "lossless": True}
+    images[0].save(root / "1.webp", **animated)
+    for t in range(2, 4):
+        images[t].save(root / f"{t}.webp", lossless=True)
+    if form != "folder":
+        root = Path(shutil.make_archive(str(root), form, root))
+    found = find_videos(root)
+    assert [len(one.files) for one in found] == [2, 1]
+    still, animation = found
+    np.testing.assert_array_equal(read_frames(still, every), frames[2:4])
+    np.testing.assert_array_equal(read_frames(animation, every), frames)
+    got = read_frames(animation, lambda n: np.arange(1, n, 3))
+    np.testing.assert_array_equal(got, frames[1::3])
 
 
 # Hostile files

@@ -130,6 +130,32 @@ def test_frames_are_videos_by_folder(tmp_path: Path):
             assert got == [f"{name}/frame{t}.png" for t in range(12)]
 
 
+@pytest.mark.parametrize(
+    ("frames", "strays"),
+    [
+        (["1.png", "2.png", "10.png"], ["preview.png", "thumb_256x256.jpg"]),
+        (["f_1.png", "f_2.png"], ["last.png"]),
+        (["f_1_t-0.1.png", "f_2_t0.0.png", "f_3_t0.1.png"], ["cover.png"]),
+        (["first.png", "second.png", "third3.png"], []),
+        (["a_1.png", "a_2.png", "a_3.png", "b_1.png", "b_2.png"], []),  # told as a flaw
+        (["1.png", "preview.png"], []),
+        (["preview.png"], []),
+    ],
+)
+def test_images_beside_a_sequence_are_no_frames(tmp_path: Path, frames: list, strays: list):
+    fill(tmp_path / "v", frames + strays)
+    (found,) = find_videos(tmp_path)
+    assert [PurePosixPath(file.name).name for file in found.files] == frames
+    assert [PurePosixPath(name).name for name in found.strays] == strays
+
+
+def test_folders_in_zips_are_no_videos(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("a.mp4/", "b.png/", "a.mp4/1.mp4"):
+            archive.writestr(name, b"")
+    assert relative(tmp_path / "a.zip", find_videos(tmp_path / "a.zip")) == ["a.mp4/1.mp4"]
+
+
 def test_videos_frames_arrays_and_archives_may_be_mixed(tmp_path: Path):
     fill(tmp_path, ["c.mp4", "d/1.jpg", "d/2.jpg", "e/f.npz", "README"])
     zipped(tmp_path / "b.zip", ["2.mp4", "f/0.webp"])
