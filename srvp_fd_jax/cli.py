@@ -1,15 +1,16 @@
 """The command srvp-fd-jax."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar, get_args
 
@@ -91,6 +92,13 @@ class _Parser(argparse.ArgumentParser):
         super().error(printable(message))
 
 
+def _name(text: str) -> str:
+    # An empty variable of a shell would mean the current folder, or a default.
+    if not text.strip():
+        raise argparse.ArgumentTypeError("got an empty name")
+    return text
+
+
 def _whole(least: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         number = int(text) if text.isdecimal() and len(text) < 10 else -1
@@ -121,8 +129,10 @@ def _parser() -> argparse.ArgumentParser:
     add("protocols", _protocols, "list the protocols")
 
     command = add("compute", _compute, "distance between real and generated videos")
-    command.add_argument("real", metavar="REAL", help=_DATA_HELP)
-    command.add_argument("fake", metavar="FAKE", help="generated ones, in any of these forms")
+    command.add_argument("real", type=_name, metavar="REAL", help=_DATA_HELP)
+    command.add_argument(
+        "fake", type=_name, metavar="FAKE", help="generated ones, in any of these forms"
+    )
     _add_evaluation(command)
     _add_distributed(command)
     _add_method(command)
@@ -131,35 +141,47 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     command = add("report", _report, "a page on the distance, how far to trust it, and the clips")
-    command.add_argument("real", metavar="REAL", help="videos as of `compute`, not statistics")
-    command.add_argument("fake", metavar="FAKE", help="generated ones, in any of these forms")
+    command.add_argument(
+        "real", type=_name, metavar="REAL", help="videos as of `compute`, not statistics"
+    )
+    command.add_argument(
+        "fake", type=_name, metavar="FAKE", help="generated ones, in any of these forms"
+    )
     _add_evaluation(command)
     command.add_argument(
-        "-o", "--output", required=True, help="a name *.html; else a folder, that gets images"
+        "-o",
+        "--output",
+        type=_name,
+        required=True,
+        help="a name *.html; else a folder, that gets images",
     )
 
     command = add("stats", _stats, "statistics of videos, to be compared later")
-    command.add_argument("data", metavar="DATA", help=_DATA_HELP)
+    command.add_argument("data", type=_name, metavar="DATA", help=_DATA_HELP)
     _add_evaluation(command)
     _add_distributed(command)
     command.add_argument(
         "-o",
         "--output",
+        type=_name,
         required=True,
         help=f"a name *{_STATISTICS_SUFFIX}; with {{protocol}} in it if there are several",
     )
     command.add_argument("--fake", action="store_true", help="sample as generated videos, not real")
 
     command = add("compare", _compare, "distance between two files of statistics")
-    command.add_argument("real", metavar="REAL", help="what `stats` or `save` wrote")
-    command.add_argument("fake", metavar="FAKE", help="the same")
+    command.add_argument("real", type=_name, metavar="REAL", help="what `stats` or `save` wrote")
+    command.add_argument("fake", type=_name, metavar="FAKE", help="the same")
     _add_method(command)
     return parser
 
 
 def _add_evaluation(command: Any) -> None:
     command.add_argument(
-        "--protocol", metavar="NAME[,NAME...]", help="in one pass, see `srvp-fd-jax protocols`"
+        "--protocol",
+        type=_name,
+        metavar="NAME[,NAME...]",
+        help="in one pass, see `srvp-fd-jax protocols`",
     )
     command.add_argument("--dataset", choices=DATASETS, help="of SRVP, in place of --protocol")
     command.add_argument("--comparison-type", choices=COMPARISON_TYPES, help="default frame")
@@ -170,7 +192,9 @@ def _add_evaluation(command: Any) -> None:
     changes.add_argument("--start", choices=get_args(Start), help="where a clip starts")
     changes.add_argument("--resize", choices=get_args(Resize), help="how frames are resized")
     changes.add_argument("--seed", type=int, help="of random starts; not named")
-    command.add_argument("--weights", help="a converted file, checkpoint folder or state dict")
+    command.add_argument(
+        "--weights", type=_name, help="a converted file, checkpoint folder or state dict"
+    )
     command.add_argument(
         "--workers", type=_whole(0), default=0, help="processes that read videos (default: threads)"
     )
@@ -208,6 +232,7 @@ def _protocols(args: argparse.Namespace) -> None:
 
 def _compute(args: argparse.Namespace) -> None:
     _start_distributed(args)
+    _tell_if_one(args)
     kept = {path: FeatureStatistics.load(path) for path in (args.real, args.fake) if _is_kept(path)}
     protocols = _asked_for(args, list(kept.values()))
     both_kept = {args.real, args.fake} <= kept.keys()
@@ -232,6 +257,7 @@ def _compute(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
+    _tell_if_one(args)
     real, fake = (
         [_Scored.of_file(path, FeatureStatistics.load(path))] for path in (args.real, args.fake)
     )
@@ -239,6 +265,7 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
+    _tell_if_one(args)
     for side in ("real", "fake"):
         if _is_kept(path := getattr(args, side)):
             raise ValueError(f"{side}: got the statistics {path}, a report needs the videos")
@@ -349,6 +376,12 @@ def _start_distributed(args: argparse.Namespace) -> None:
         jax.distributed.initialize()
 
 
+def _tell_if_one(args: argparse.Namespace) -> None:
+    with contextlib.suppress(OSError):  # told where they are read
+        if os.path.samefile(args.real, args.fake):
+            _tell(f"warning: REAL and FAKE are one and the same: {args.real}")
+
+
 def _is_kept(path: str) -> bool:
     return path.endswith(_STATISTICS_SUFFIX)
 
@@ -424,12 +457,19 @@ def _print_distances(
         source = dict(b.statistics.source) | dict(a.statistics.source)
         for text in cautions(a.statistics, b.statistics):
             warnings.warn(text, stacklevel=1)
-        distance = frechet_distance_from_statistics(
-            a.statistics, b.statistics, args.method, ddof=int(source.get("ddof", 1))
+        ddof = int(source.get("ddof", 1))
+        for one in (a, b):
+            if one.summary["samples"] <= ddof:
+                path, samples = one.summary["path"], one.summary["samples"]
+                raise ValueError(f"{path}: got {samples} samples for a divisor of n - {ddof}")
+        distance = float(
+            frechet_distance_from_statistics(a.statistics, b.statistics, args.method, ddof=ddof)
         )
+        if not math.isfinite(distance):
+            raise ValueError(f"distance: got {distance} of {a.summary['path']}")
         results.append(
             {
-                "distance": float(distance),
+                "distance": distance,
                 "protocol": source.get("protocol"),
                 "source": source,
                 "real": a.summary,
@@ -448,7 +488,7 @@ def _print_distances(
             print(f"{result['protocol']}\t{result['distance']:.6g}")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _progress(side: Side, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on standard error, if that is a terminal."""
     try:

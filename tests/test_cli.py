@@ -128,6 +128,23 @@ def test_either_side_tells_the_divisor(tmp_path, capsys):
         assert float(capsys.readouterr().out) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("samples", [(3, 20), (20, 3), (2, 20)])
+def test_a_count_that_its_divisor_leaves_nothing_of_is_an_error(samples, tmp_path, capsys):
+    for side, n in zip(("real", "fake"), samples, strict=True):
+        features = np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32)
+        statistics = srvp_fd_jax.FeatureStatistics.from_features(features)
+        marked = dataclasses.replace(statistics, source=(("ddof", "3"),))
+        marked.save(tmp_path / f"{side}.safetensors")
+    files = [str(tmp_path / f"{side}.safetensors") for side in ("real", "fake")]
+    assert cli.main(["compare", *files, "--json"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    path = files[0] if samples[0] < 4 else files[1]
+    assert output.err.splitlines()[-1] == (
+        f"srvp-fd-jax: error: {path}: got {min(samples)} samples for a divisor of n - 3"
+    )
+
+
 def test_statistics_of_several_protocols(files, tmp_path, capsys):
     command = ["stats", str(files[0]), "--protocol", "srvp:digits:frame,srvp:digits:dynamics"]
     assert cli.main([*command, "-o", str(tmp_path / "all.safetensors")]) == 1
@@ -289,6 +306,37 @@ def test_wrong_usage_is_told_in_one_short_line(files, option, capsys):
     assert "--workers: got '" in error
     assert "expected a whole number of at least 0" in error
     assert len(error) < 2100
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["compute", "", "b"],
+        ["compute", "a", " "],
+        ["compare", "a", ""],
+        ["report", "a", "b", "-o", ""],
+        ["stats", "", "-o", "a.safetensors"],
+        ["stats", "a", "-o", ""],
+        ["compute", "a", "b", "--protocol", ""],
+        ["compute", "a", "b", "--weights", ""],
+    ],
+)
+def test_empty_arguments_are_wrong_usage(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(command)
+    assert exit_.value.code == 2
+    assert "got an empty name" in capsys.readouterr().err
+
+
+def test_one_input_twice_is_told(files, tmp_path, capsys):
+    (tmp_path / "link.npy").symlink_to(files[0])
+    for fake in (files[0], tmp_path / "link.npy"):
+        assert cli.main(["compute", str(files[0]), str(fake), *DYNAMICS]) == 0
+        output = capsys.readouterr()
+        assert output.err.count(f"warning: REAL and FAKE are one and the same: {files[0]}") == 1
+        assert float(output.out) < 1e-6
+    assert cli.main(["compute", *map(str, files), *DYNAMICS]) == 0
+    assert "one and the same" not in capsys.readouterr().err
 
 
 def test_names_never_reach_the_terminal_raw(tmp_path, capsys):
