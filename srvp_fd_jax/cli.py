@@ -7,8 +7,10 @@ import functools
 import json
 import math
 import os
+import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -61,9 +63,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments, by default those of the process.
 
     Returns:
-        Exit status: 0; 1 after an error, told in one line on standard error; 130 when interrupted.
-        (After wrong usage the process exits with 2.)
+        Exit status: 0; 1 after an error, told in one line on standard error; 130 when interrupted;
+        143 when terminated. (After wrong usage the process exits with 2.)
     """
+    try:
+        with _termination_interrupts():
+            return _run(argv)
+    except _Terminated:
+        _tell("terminated")
+        return 128 + signal.SIGTERM
+    except KeyboardInterrupt:
+        _tell("interrupted")
+        return 128 + signal.SIGINT
+
+
+def _run(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
     # Threads of OpenBLAS, in which JAX factorises on the CPU, wait for each other in a busy loop:
     # of matrices as small as these they take several times as long as one, on a busy machine a
@@ -81,10 +95,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (OSError, ValueError, ModuleNotFoundError) as error:
             _tell(f"error: {error}")
             return 1
-        except KeyboardInterrupt:
-            _tell("interrupted")
-            return 130
     return 0
+
+
+class _Terminated(KeyboardInterrupt):
+    pass
+
+
+@contextlib.contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """SIGTERM ends as Ctrl-C does: worker processes and the memory shared with them go first."""
+
+    def end(number: int, frame: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # signals are not its business
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Parser(argparse.ArgumentParser):

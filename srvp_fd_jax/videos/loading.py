@@ -4,8 +4,14 @@ The loader is Grain (extra "video"). A video is opened once for all protocols th
 of it.
 """
 
+import contextlib
+import itertools
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,6 +120,7 @@ def load_clips(
 
     Raises:
         ModuleNotFoundError: If the extra "video" is not installed; arrays do without.
+        ChildProcessError: If a process that reads dies.
     """
     load = _Load(tuple(protocols), side)
     numbered = list(enumerate(videos))[start:][shard[0] :: shard[1]]
@@ -125,8 +132,42 @@ def load_clips(
     clips = grain.MapDataset.source(numbered).map(load).to_iter_dataset(threads)
     if workers:
         _parse_flags()
-        clips = clips.mp_prefetch(grain.MultiprocessingOptions(workers))
-    yield from clips
+        clips = clips.mp_prefetch(grain.MultiprocessingOptions(workers), _end_with_parent)
+    iterator = iter(clips)
+    try:
+        with _interrupts_blocked() if workers else contextlib.nullcontext():
+            first = list(itertools.islice(iterator, 1))  # starts the processes
+        yield from first
+        yield from iterator
+    except RuntimeError as error:  # videos raise none: see _Load
+        raise ChildProcessError(f"a process that reads videos has died: {error}") from error
+    finally:
+        iterator.close()
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes that start here never see Ctrl-C; this one sees it afterwards.
+
+    A terminal sends it to all, and each would print its traceback.
+    """
+    resource_tracker.ensure_running()  # starting it would end the blocking
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """In a worker process: one that was killed could not end its workers, which read for ever."""
+
+    def wait() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _parse_flags() -> None:
