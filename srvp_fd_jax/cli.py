@@ -21,7 +21,7 @@ import jax
 import srvp_fd_jax
 from srvp_fd_jax import demo, plots, report
 from srvp_fd_jax.evaluation import Collected, Result, collect, evaluate, evaluate_cached
-from srvp_fd_jax.files import cache_folder, printable
+from srvp_fd_jax.files import cache_folder, printable, size_of, trim
 from srvp_fd_jax.frechet import Method
 from srvp_fd_jax.metrics import Metric, load_metrics
 from srvp_fd_jax.networks.srvp import COMPARISON_TYPES
@@ -49,6 +49,8 @@ _T = TypeVar("_T")
 _STATISTICS_SUFFIX = ".safetensors"
 
 _STRAYS_TOLD = 20
+
+_CACHE_BYTES = 2 << 30  # of statistics and compiled programs; weights come on top
 
 _DATA_HELP = (
     "a folder, .zip or .tar of video files, folders of frames or arrays; a .npy or .npz file of "
@@ -83,7 +85,7 @@ def _run(argv: Sequence[str] | None) -> int:
     # of matrices as small as these they take several times as long as one, on a busy machine a
     # thousand times.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    args.cache = None if args.run is _protocols else _find_cache()
+    args.cache = None if args.run in (_protocols, _cache) else _find_cache()
     if args.cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(args.cache / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -159,6 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0)
 
     add("protocols", _protocols, "list the protocols")
+
+    command = add("cache", _cache, "list what is kept for later runs, or clear it")
+    command.add_argument("--clear", action="store_true", help="remove all of it")
 
     command = add("compute", _compute, "distance between real and generated videos")
     command.add_argument("real", type=_name, metavar="REAL", help=_DATA_HELP)
@@ -260,6 +265,36 @@ def _protocols(args: argparse.Namespace) -> None:
             for column in row
         )
         print("  ".join(cells).rstrip())
+
+
+def _cache(args: argparse.Namespace) -> None:
+    folder = cache_folder()
+    kinds = _kept_in(folder)
+    told: dict[str, Any] = {
+        kind: {"files": len(paths), "bytes": size_of(paths)} for kind, paths in kinds.items()
+    }
+    if args.clear:
+        for path in (path for paths in kinds.values() for path in paths):
+            path.unlink(missing_ok=True)
+    if args.json:
+        print(json.dumps({"folder": str(folder), "cleared": args.clear, **told}))
+        return
+    print(printable(str(folder)) + (", cleared of" if args.clear else ""))
+    for kind, of_kind in told.items():
+        print(f"{kind:12}{of_kind['files']:>6} files{of_kind['bytes'] / 2**20:>10.1f} MiB")
+
+
+def _kept_in(folder: Path) -> dict[str, list[Path]]:
+    """Files of the cache by what they are."""
+
+    def files(pattern: str) -> list[Path]:
+        return sorted(path for path in folder.glob(pattern) if path.is_file())
+
+    return {
+        "weights": files("*.safetensors"),
+        "statistics": files("statistics/*"),
+        "programs": files("xla/**/*"),
+    }
 
 
 def _compute(args: argparse.Namespace) -> None:
@@ -397,7 +432,10 @@ def _find_cache() -> Path | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            return folder
+            pass
+        kept = _kept_in(folder)
+        trim(kept["statistics"] + kept["programs"], _CACHE_BYTES)
+        return folder
     except OSError as error:
         _tell(f"warning: going on without the cache (XDG_CACHE_HOME): {error}")
         return None

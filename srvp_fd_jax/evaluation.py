@@ -5,10 +5,13 @@ can be saved: an interrupted pass that goes on from there does the same operatio
 as an unbroken one.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -195,8 +198,9 @@ def evaluate_cached(
         state = _run(videos, missing, side, workers, strict, (partial, job), on_progress)
         for protocol, own in _split(state, missing).items():
             kept[protocol] = own
-            _save(paths[protocol], paths[protocol].stem, own)
-        partial.unlink(missing_ok=True)
+            _keep(paths[protocol], paths[protocol].stem, own)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
     return [
         dataclasses.replace(result, cached=protocol in cached)
         for protocol, metric in alone.items()
@@ -259,7 +263,7 @@ def _run(
         # Saving waits for the device: done so seldom that it takes a twentieth of the time.
         if save and time.monotonic() - at > 20 * cost:
             begun = time.monotonic()
-            _save(*save, state)
+            save = save if _keep(*save, state) else None
             at = time.monotonic()
             cost = at - begun
     return state
@@ -333,6 +337,16 @@ def _split(state: _State, metrics: Sequence[Metric]) -> dict[Protocol, _State]:
     }
 
 
+def _keep(path: Path, job: str, state: _State) -> bool:
+    """Saves what spares work later; whether that went well, else it is told and done without."""
+    try:
+        _save(path, job, state)
+    except OSError as error:
+        warnings.warn(f"going on without keeping what is computed: {error}", stacklevel=2)
+        return False
+    return True
+
+
 def _save(path: Path, job: str, state: _State) -> None:
     leaves = jax.tree.leaves(state.statistics)
     arrays = {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}
@@ -349,7 +363,9 @@ def _load(path: Path, job: str, metrics: Sequence[Metric]) -> _State | None:
 
     try:
         metadata, arrays = read_safetensors(path, check_job)
-    except (FileNotFoundError, ValueError):
+        with contextlib.suppress(OSError):
+            os.utime(path)  # what was used last is kept longest
+    except (OSError, ValueError):
         return None
     saved = json.loads(metadata["progress"])
     progress = Progress(

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,35 @@ def cache_folder() -> Path:
     except RuntimeError:
         caches = Path(os.devnull)
     return caches / "srvp-fd-jax"
+
+
+def size_of(paths: Iterable[Path]) -> int:
+    """Bytes of files together, of those that are there."""
+    return sum(size for size, _ in map(_size_and_use, paths))
+
+
+def trim(paths: Iterable[Path], limit: int) -> None:
+    """Removes the files that were not used for the longest time, until the others fit.
+
+    Args:
+        paths: Of files that can be made anew.
+        limit: Bytes of those that stay.
+    """
+    files = {path: _size_and_use(path) for path in paths}
+    total = sum(size for size, _ in files.values())
+    for path, (size, _) in sorted(files.items(), key=lambda item: item[1][1]):
+        if total <= limit:
+            return
+        path.unlink(missing_ok=True)
+        total -= size
+
+
+def _size_and_use(path: Path) -> tuple[int, float]:
+    try:
+        status = path.stat()
+    except FileNotFoundError:  # another process has removed it
+        return 0, 0.0
+    return status.st_size, max(status.st_atime, status.st_mtime)
 
 
 def printable(text: str, limit: int = 2000) -> str:

@@ -279,6 +279,33 @@ def test_errors_are_one_line(files, tmp_path, capsys):
     assert "error: protocol: got 'fvd', allowed are tensorflow, " in capsys.readouterr().err
 
 
+def test_the_cache_is_limited_listed_and_cleared(files, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_CACHE_BYTES", 100_000)
+    folder = Path(os.environ["XDG_CACHE_HOME"], "srvp-fd-jax")
+    (folder / "statistics").mkdir(parents=True)
+    old = folder / "statistics" / "old.safetensors"
+    old.write_bytes(bytes(200_000))
+    weights = folder / "kth.safetensors"
+    weights.write_bytes(bytes(300_000))
+    assert cli.main(["compute", *map(str, files), *DYNAMICS]) == 0
+    assert not old.exists()
+    assert weights.exists()
+    capsys.readouterr()
+    assert cli.main(["cache"]) == 0
+    first, *rows = capsys.readouterr().out.splitlines()
+    assert first == str(folder)
+    assert [row.split()[:3] for row in rows] == [
+        ["weights", "1", "files"],
+        ["statistics", "1", "files"],
+        ["programs", "0", "files"],
+    ]
+    assert cli.main(["cache", "--clear", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["cleared"] is True
+    assert told["weights"] == {"files": 1, "bytes": 300_000}
+    assert not any(path.is_file() for path in folder.rglob("*"))
+
+
 def test_strays_beside_frames_are_named(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for i, clip in enumerate(moving_digits(rng, 3, 5)):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from srvp_fd_jax import files
-from srvp_fd_jax.files import printable, write_atomically
+from srvp_fd_jax.files import printable, size_of, trim, write_atomically
 
 OLD, NEW = b"old" * 1000, b"new" * 5000
 LIMIT = 1000
@@ -91,6 +91,18 @@ def test_writers_do_not_share_a_temporary_file(path, monkeypatch):
     for _ in range(2):
         write_atomically(path, NEW)
     assert len(set(names)) == 2
+
+
+def test_what_was_used_last_is_kept(tmp_path):
+    paths = [tmp_path / f"{i}" for i in range(4)]
+    for i, used in enumerate((30, 10, 40, 20)):
+        paths[i].write_bytes(bytes(100))
+        os.utime(paths[i], (used, used - 5))
+    trim([*paths, tmp_path / "gone"], 250)
+    assert [path.exists() for path in paths] == [True, False, True, False]
+    assert size_of(paths) == 200
+    trim(paths, 250)
+    assert size_of(paths) == 200
 
 
 def test_printable_text_is_one_short_line_without_control_characters():
