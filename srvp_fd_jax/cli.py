@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar, get_args
 
@@ -21,7 +21,7 @@ import jax
 import srvp_fd_jax
 from srvp_fd_jax import demo, plots, report
 from srvp_fd_jax.evaluation import Collected, Result, collect, evaluate, evaluate_cached
-from srvp_fd_jax.files import cache_folder, printable, size_of, trim
+from srvp_fd_jax.files import cache_folder, check_writable, printable, size_of, trim
 from srvp_fd_jax.frechet import Method
 from srvp_fd_jax.metrics import Metric, load_metrics
 from srvp_fd_jax.networks.srvp import COMPARISON_TYPES
@@ -305,6 +305,7 @@ def _compute(args: argparse.Namespace) -> None:
     both_kept = {args.real, args.fake} <= kept.keys()
     if both_kept and args.weights:
         raise ValueError(f"weights: got {args.weights}, but both sides are statistics")
+    videos = _find_both(args, protocols, kept)
     metrics = [] if both_kept else load_metrics(protocols, args.weights)
     for statistics in kept.values():  # of one protocol; before the videos are gone through
         asked = metrics[0].empty[0] if metrics else mark(statistics, **protocols[0].marks())
@@ -316,7 +317,7 @@ def _compute(args: argparse.Namespace) -> None:
         make = evaluate
         if side == "real" and args.cache and not args.no_cache and not args.distributed:
             make = functools.partial(evaluate_cached, folder=args.cache / "statistics")
-        results = _go_through(make, path, metrics, side, args)
+        results = _go_through(make, videos[side], metrics, side, args)
         _tell_results(path, side, results)
         return [_Scored.of_videos(path, result) for result in results]
 
@@ -338,12 +339,14 @@ def _report(args: argparse.Namespace) -> None:
             raise ValueError(f"{side}: got the statistics {path}, a report needs the videos")
     report.check_output(args.output)
     plots.check_matplotlib()
-    metrics = load_metrics(_asked_for(args, []), args.weights)
+    protocols = _asked_for(args, [])
+    videos = _find_both(args, protocols)
+    metrics = load_metrics(protocols, args.weights)
 
     make = functools.partial(collect, shown=report.CLIPS_SHOWN)
 
     def collected(path: str, side: Side) -> list[Collected]:
-        of_side = _go_through(make, path, metrics, side, args)
+        of_side = _go_through(make, videos[side], metrics, side, args)
         _tell_results(path, side, [one.result for one in of_side])
         return of_side
 
@@ -352,7 +355,11 @@ def _report(args: argparse.Namespace) -> None:
         for text in cautions(real.result.statistics, fake.result.statistics):
             warnings.warn(text, stacklevel=1)
     findings = [report.find(*both) for both in zip(*sides, strict=True)]
-    report.write(args.output, findings, args.real, args.fake)
+    failure = None
+    try:
+        report.write(args.output, findings, args.real, args.fake)
+    except OSError as error:  # the distances, which took the time, are told all the same
+        failure = error
     if args.json:
         results = [
             {
@@ -363,9 +370,14 @@ def _report(args: argparse.Namespace) -> None:
             for one in findings
         ]
         version = srvp_fd_jax.__version__
-        print(json.dumps({"results": results, "output": args.output, "version": version}))
+        output = None if failure else args.output
+        print(json.dumps({"results": results, "output": output, "version": version}))
+    elif failure:
+        _print_table([(one.real.result.protocol.name, one.distance) for one in findings])
     else:
         print(printable(args.output))
+    if failure:
+        raise failure
 
 
 def _stats(args: argparse.Namespace) -> None:
@@ -378,11 +390,15 @@ def _stats(args: argparse.Namespace) -> None:
     outputs = {
         p.name: Path(args.output.replace("{protocol}", p.name.replace(":", "_"))) for p in protocols
     }
+    if jax.process_index() == 0:
+        for output in outputs.values():
+            check_writable(output)
     partial = Path(f"{next(iter(outputs.values()))}.partial")
-    metrics = load_metrics(protocols, args.weights)
     side: Side = "fake" if args.fake else "real"
+    videos = _find(args.data, side, protocols)
+    metrics = load_metrics(protocols, args.weights)
     make = evaluate if args.distributed else functools.partial(evaluate, save_to=partial)
-    results = _go_through(make, args.data, metrics, side, args)
+    results = _go_through(make, videos, metrics, side, args)
     _tell_results(args.data, side, results)
     if jax.process_index() > 0:
         return
@@ -474,16 +490,36 @@ def _asked_for(args: argparse.Namespace, kept: Sequence[FeatureStatistics]) -> l
     return list(protocols.values())
 
 
+def _find(path: str, side: Side, protocols: Sequence[Protocol]) -> list[Video]:
+    """The videos at a path; told before any is read: that they are too few, and strays."""
+    videos = find_videos(path)
+    for protocol in protocols:
+        if len(videos) < (protocol.clips or 1):
+            raise ValueError(
+                f"{path}: holds {len(videos)} videos, protocol {protocol.name!r} takes "
+                f"{protocol.clips} clips"
+            )
+    _tell_strays(side, videos)
+    return videos
+
+
+def _find_both(
+    args: argparse.Namespace, protocols: Sequence[Protocol], kept: Container[str] = ()
+) -> dict[Side, list[Video]]:
+    """The videos of the sides that are no kept statistics."""
+    sides: tuple[Side, ...] = get_args(Side)
+    paths = {side: getattr(args, side) for side in sides}
+    return {s: _find(path, s, protocols) for s, path in paths.items() if path not in kept}
+
+
 def _go_through(
     make: Callable[..., list[_T]],
-    path: str,
+    videos: Sequence[Video],
     metrics: Sequence[Metric],
     side: Side,
     args: argparse.Namespace,
 ) -> list[_T]:
-    """What one of `evaluation`'s functions makes of the videos at a path; tells how far it is."""
-    videos = find_videos(path)
-    _tell_strays(side, videos)
+    """What one of `evaluation`'s functions makes of videos; tells how far it is."""
     clips = min(len(videos), max(metric.protocols[0].clips or len(videos) for metric in metrics))
     with _progress(side, clips) as on_progress:
         return make(
@@ -522,7 +558,7 @@ def _tell_results(path: str, side: Side, results: Sequence[Result]) -> None:
 def _print_distances(
     real: Sequence[_Scored], fake: Sequence[_Scored], args: argparse.Namespace
 ) -> None:
-    results = []
+    results: list[dict[str, Any]] = []
     for a, b in zip(real, fake, strict=True):
         source = dict(b.statistics.source) | dict(a.statistics.source)
         for text in cautions(a.statistics, b.statistics):
@@ -551,11 +587,13 @@ def _print_distances(
     if args.json:
         version = srvp_fd_jax.__version__
         print(json.dumps({"results": results, "method": args.method, "version": version}))
-    elif len(results) == 1:
-        print(f"{results[0]['distance']:.6g}")
     else:
-        for result in results:
-            print(f"{result['protocol']}\t{result['distance']:.6g}")
+        _print_table([(result["protocol"], result["distance"]) for result in results])
+
+
+def _print_table(distances: Sequence[tuple[str | None, float]]) -> None:
+    for protocol, distance in distances:
+        print(f"{distance:.6g}" if len(distances) == 1 else f"{protocol}\t{distance:.6g}")
 
 
 @contextlib.contextmanager

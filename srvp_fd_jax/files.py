@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -71,9 +72,11 @@ def read_safetensors(
     """Reads the metadata and, once `check_metadata` has let it through, the arrays of a file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        OSError: If there is no such file, or it cannot be read.
         ValueError: If it is not a safetensors file, or what `check_metadata` raises.
     """
+    with open(path, "rb"):  # of every failure safetensors says that there is no such file
+        pass
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -82,6 +85,21 @@ def read_safetensors(
             return metadata, {name: file.get_tensor(name) for name in names}
     except safetensors.SafetensorError as error:
         raise ValueError(str(error)) from error
+
+
+def check_writable(path: Path) -> None:
+    """Raises an `OSError` unless a file can be written there; nothing is left of the trial.
+
+    Args:
+        path: Of the file; folders above it may still be missing.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder, expected a file")
+    above = path.absolute().parent
+    while not above.exists():
+        above = above.parent
+    with tempfile.TemporaryFile(dir=above):
+        pass
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -21,7 +21,7 @@ from srvp_fd_jax.extrapolation import (
     extrapolate,
     jackknife_interval,
 )
-from srvp_fd_jax.files import write_atomically
+from srvp_fd_jax.files import check_writable, write_atomically
 from srvp_fd_jax.statistics import cautions, frechet_distance_from_statistics
 
 CLIPS_SHOWN = 4
@@ -97,12 +97,23 @@ def find(real: Collected, fake: Collected) -> Findings:
 
 
 def check_output(output: str) -> None:
-    """Raises a `ValueError` unless it can be an HTML file or a folder."""
+    """Raises unless it can be written as an HTML file or in a folder.
+
+    Args:
+        output: A name *.html; else a folder that is there, or is said to be one by "/" at the end.
+
+    Raises:
+        OSError: If nothing can be written there.
+        ValueError: If it is another name.
+    """
     path = Path(output)
-    if path.suffix != _HTML_SUFFIX and path.is_file():
-        raise ValueError(f"output: got the file {output}, expected *{_HTML_SUFFIX} or a folder")
-    if path.suffix == _HTML_SUFFIX and path.is_dir():
-        raise ValueError(f"output: got the folder {output}, expected a file")
+    if path.suffix == _HTML_SUFFIX:
+        check_writable(path)
+    elif path.is_dir() or (output.endswith("/") and not path.exists()):
+        check_writable(path / "any")
+    else:
+        expected = f'*{_HTML_SUFFIX}, a folder that is there, or one with "/" at the end'
+        raise ValueError(f"output: got {output}, expected {expected}")
 
 
 def write(output: str, findings: Sequence[Findings], real: str, fake: str) -> None:

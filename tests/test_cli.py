@@ -306,6 +306,33 @@ def test_the_cache_is_limited_listed_and_cleared(files, monkeypatch, capsys):
     assert not any(path.is_file() for path in folder.rglob("*"))
 
 
+def test_what_is_wrong_is_told_before_the_work(files, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_go_through", None)  # nothing may be read
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.safetensors").mkdir()
+    folder = str(tmp_path / "folder.safetensors")
+    real, fake = map(str, files)
+    nothing = str(tmp_path / "nothing.npy")
+    cases = [
+        (["compute", real, nothing], "nothing.npy: no such file or folder"),
+        (["report", real, nothing, "-o", str(tmp_path / "r.html")], "nothing.npy: no such file"),
+        (["compute", real, folder], f"Is a directory: '{folder}'"),
+        (
+            ["compute", real, fake, "--clips", "55"],
+            "b.npz: holds 50 videos, protocol 'srvp:digits:",
+        ),
+        (["stats", real, "-o", folder], f"{folder}: is a folder, expected a file"),
+        (["stats", real, "-o", f"{tmp_path}/file/a.safetensors"], "Not a directory"),
+        (["compare", folder, folder], f"Is a directory: '{folder}'"),
+    ]
+    for command, message in cases:
+        options = [] if command[0] == "compare" else DYNAMICS
+        assert cli.main([*command, *options]) == 1, command
+        error = capsys.readouterr().err
+        assert message in error
+        assert "No such file" not in error
+
+
 def test_strays_beside_frames_are_named(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for i, clip in enumerate(moving_digits(rng, 3, 5)):

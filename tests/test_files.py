@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from srvp_fd_jax import files
-from srvp_fd_jax.files import printable, size_of, trim, write_atomically
+from srvp_fd_jax.files import check_writable, printable, size_of, trim, write_atomically
 
 OLD, NEW = b"old" * 1000, b"new" * 5000
 LIMIT = 1000
@@ -103,6 +103,15 @@ def test_what_was_used_last_is_kept(tmp_path):
     assert size_of(paths) == 200
     trim(paths, 250)
     assert size_of(paths) == 200
+
+
+def test_writable_is_told_without_a_trace(tmp_path):
+    check_writable(tmp_path / "a" / "b" / "file")
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "a"):
+        with pytest.raises(OSError, match=r"is a folder|Not a directory"):
+            check_writable(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_printable_text_is_one_short_line_without_control_characters():

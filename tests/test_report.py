@@ -129,8 +129,9 @@ def test_page_is_whole_and_needs_no_other_file(sides, tmp_path, capsys):
 
 
 def test_folder_gets_images(sides, tmp_path, capsys):
-    assert cli.main(["report", *sides, "--dataset", "digits", "-o", str(tmp_path / "r")]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "r")
+    output = f"{tmp_path}/r/"
+    assert cli.main(["report", *sides, "--dataset", "digits", "-o", output]) == 0
+    assert capsys.readouterr().out.strip() == output
     names = [f"srvp_digits_frame_{kind}.png" for kind in ("curve", "time")]
     names += [f"srvp_digits_frame_clips_{side}.png" for side in ("real", "generated")]
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == sorted(names)
@@ -145,12 +146,41 @@ def test_errors(sides, tmp_path, capsys, monkeypatch):
     page = str(tmp_path / "r.html")
     got = error(sides[0], "kept.safetensors", "-o", page)
     assert "error: fake: got the statistics kept.safetensors, a report needs the videos" in got
-    file = tmp_path / "r.pdf"
-    file.touch()
-    assert "expected *.html or a folder" in error(*sides, "-o", str(file))
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.html").mkdir()
+    for name in ("r.pdf", "r", "r.htm", "file", "file/"):
+        assert f"error: output: got {tmp_path}/{name}, expected *.html, a folder that is there" in (
+            error(*sides, "-o", f"{tmp_path}/{name}")
+        )
+    assert "folder.html: is a folder" in error(*sides, "-o", str(tmp_path / "folder.html"))
+    got = error(*sides, "-o", str(tmp_path / "file" / "r.html"))
+    assert "file" in got
+    assert "real: " not in got  # told before the videos were gone through
     np.save(tmp_path / "few.npy", moving_digits(np.random.default_rng(0), 3, 6))
     got = error(sides[0], str(tmp_path / "few.npy"), "-o", page)
     assert "error: fake: got 3 clips, expected at least 4 to draw from" in got
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert 'a report takes the extra "report"' in error(*sides, "-o", page)
     assert not Path(page).exists()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_report_that_cannot_be_written_still_tells_its_distance(
+    sides, tmp_path, capsys, monkeypatch, as_json
+):
+    def full(*_):
+        raise OSError(28, "No space left on device", "r.html")
+
+    monkeypatch.setattr("srvp_fd_jax.report.write_atomically", full)
+    command = ["report", *sides, "--dataset", "digits", "-o", str(tmp_path / "r.html")]
+    assert cli.main([*command, *["--json"] * as_json]) == 1
+    output = capsys.readouterr()
+    assert "error: [Errno 28] No space left on device: 'r.html'" in output.err
+    if as_json:
+        told = json.loads(output.out)
+        assert told["output"] is None
+        distance = told["results"][0]["distance"]
+    else:
+        distance = float(output.out)
+    assert cli.main(["compute", *sides, "--dataset", "digits"]) == 0
+    assert distance == pytest.approx(float(capsys.readouterr().out), rel=1e-5)
