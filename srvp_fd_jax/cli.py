@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
@@ -49,6 +50,7 @@ _T = TypeVar("_T")
 _STATISTICS_SUFFIX = ".safetensors"
 
 _STRAYS_TOLD = 20
+_SECONDS_A_LINE = 30
 
 _CACHE_BYTES = 2 << 30  # of statistics and compiled programs; weights come on top
 
@@ -598,14 +600,29 @@ def _print_table(distances: Sequence[tuple[str | None, float]]) -> None:
 
 @contextlib.contextmanager
 def _progress(side: Side, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, if that is a terminal."""
+    """A bar on standard error if that is a terminal, else a line now and then."""
     try:
         from tqdm import tqdm
     except ModuleNotFoundError:  # it comes with the extra "video", which arrays do without
-        yield lambda position: None
+        tqdm = None
+    if tqdm is None or not sys.stderr.isatty():
+        yield _progress_in_lines(side, total)
         return
-    with tqdm(total=total, desc=side, unit="video", disable=None) as bar:
+    with tqdm(total=total, desc=side, unit="video") as bar:
         yield lambda position: bar.update(min(position, total) - bar.n)
+
+
+def _progress_in_lines(side: Side, total: int) -> Callable[[int], None]:
+    begun = told = time.monotonic()
+
+    def tell(position: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= _SECONDS_A_LINE and jax.process_index() == 0:
+            told = now
+            _tell(f"{side}: {min(position, total)} of {total} videos in {now - begun:.0f} s")
+
+    return tell
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

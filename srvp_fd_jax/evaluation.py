@@ -19,13 +19,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from jax.experimental import multihost_utils
 from jaxtyping import Float
 
 import srvp_fd_jax
 from srvp_fd_jax.encoding import Moments, Statistics, update
-from srvp_fd_jax.files import read_safetensors, write_atomically
+from srvp_fd_jax.files import read_safetensors, to_safetensors, write_atomically
 from srvp_fd_jax.metrics import Metric
 from srvp_fd_jax.statistics import FeatureStatistics, mark
 from srvp_fd_jax.videos.protocols import Protocol, Side
@@ -351,7 +350,7 @@ def _save(path: Path, job: str, state: _State) -> None:
     leaves = jax.tree.leaves(state.statistics)
     arrays = {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}
     metadata = {"job": job, "progress": json.dumps(dataclasses.asdict(state.progress))}
-    write_atomically(path, safetensors.numpy.save(arrays, metadata))
+    write_atomically(path, to_safetensors(arrays, metadata))
 
 
 def _load(path: Path, job: str, metrics: Sequence[Metric]) -> _State | None:

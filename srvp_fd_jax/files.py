@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and are checked before they are read."""
 
+import json
 import os
 import secrets
 import tempfile
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-import safetensors
+import safetensors.numpy
 
 
 def cache_folder() -> Path:
@@ -85,6 +86,17 @@ def read_safetensors(
             return metadata, {name: file.get_tensor(name) for name in names}
     except safetensors.SafetensorError as error:
         raise ValueError(str(error)) from error
+
+
+def to_safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file that is the same for the same content: its metadata are in order."""
+    data = safetensors.numpy.save(dict(arrays), dict(metadata))
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # arrays are aligned
+    return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def check_writable(path: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -331,6 +332,18 @@ def test_what_is_wrong_is_told_before_the_work(files, tmp_path, monkeypatch, cap
         error = capsys.readouterr().err
         assert message in error
         assert "No such file" not in error
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(files, monkeypatch, capsys):
+    command = ["compute", *map(str, files), *DYNAMICS, "--no-cache"]
+    now = iter(range(0, 10_000, 12))  # of each look at the clock
+    monkeypatch.setattr(cli, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    assert cli.main(command) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if " of " in line]
+    assert [re.sub("in [0-9]+ s", "in - s", line) for line in lines] == [
+        f"srvp-fd-jax: {side}: {n} of {total} videos in - s"
+        for side, n, total in (("real", 48, 60), ("fake", 48, 50))
+    ]
 
 
 def test_strays_beside_frames_are_named(tmp_path, capsys):

@@ -7,10 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from srvp_fd_jax import files
-from srvp_fd_jax.files import check_writable, printable, size_of, trim, write_atomically
+from srvp_fd_jax.files import (
+    check_writable,
+    printable,
+    read_safetensors,
+    size_of,
+    to_safetensors,
+    trim,
+    write_atomically,
+)
 
 OLD, NEW = b"old" * 1000, b"new" * 5000
 LIMIT = 1000
@@ -112,6 +121,19 @@ def test_writable_is_told_without_a_trace(tmp_path):
         with pytest.raises(OSError, match=r"is a folder|Not a directory"):
             check_writable(path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_safetensors_are_the_same_for_the_same_content(tmp_path):
+    metadata = {f"key {i}": f"ü {i}" for i in range(9)}
+    arrays = {"b": np.arange(3.0), "a": np.arange(4, dtype=np.int32)}
+    data = to_safetensors(arrays, metadata)
+    for _ in range(5):
+        assert to_safetensors(arrays, dict(reversed(metadata.items()))) == data
+    (tmp_path / "file").write_bytes(data)
+    read, loaded = read_safetensors(tmp_path / "file", lambda metadata: None)
+    assert read == metadata
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(loaded[name], array)
 
 
 def test_printable_text_is_one_short_line_without_control_characters():
