@@ -51,6 +51,18 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.parametrize("library", ["numpy", "jaxlib"])
+def test_interrupts_in_the_imports_end_the_command(library: str):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "srvp_fd_jax", "protocols"], stderr=subprocess.PIPE, text=True
+    )
+    maps = Path(f"/proc/{process.pid}/maps")
+    wait_for(lambda: library in maps.read_text())
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "srvp-fd-jax: interrupted\n"
+    assert process.returncode == 130
+
+
 @pytest.mark.parametrize(
     ("number", "when"),
     [(signal.SIGINT, "starting"), (signal.SIGTERM, "running"), (signal.SIGKILL, "running")],
