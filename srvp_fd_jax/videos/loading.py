@@ -5,13 +5,16 @@ of it.
 """
 
 import contextlib
+import gc
 import itertools
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,16 +136,37 @@ def load_clips(
     if workers:
         _parse_flags()
         clips = clips.mp_prefetch(grain.MultiprocessingOptions(workers), _end_with_parent)
+    if not workers:
+        yield from clips
+        return
     iterator = iter(clips)
     try:
-        with _interrupts_blocked() if workers else contextlib.nullcontext():
-            first = list(itertools.islice(iterator, 1))  # starts the processes
+        with _interrupts_blocked():
+            first = list(map(_copied, itertools.islice(iterator, 1)))  # starts the processes
         yield from first
-        yield from iterator
+        yield from map(_copied, iterator)
     except RuntimeError as error:  # videos raise none: see _Load
         raise ChildProcessError(f"a process that reads videos has died: {error}") from error
     finally:
         iterator.close()
+        del iterator
+        _wait_for_shared_memory()
+
+
+def _copied(loaded: Loaded) -> Loaded:
+    """Out of the memory shared with a worker, of which a container has little."""
+    return loaded._replace(
+        clips=tuple(None if clip is None else np.array(clip) for clip in loaded.clips)
+    )
+
+
+def _wait_for_shared_memory() -> None:
+    """Grain gives it back in a thread, which the end of the process would cut short."""
+    until = time.monotonic() + 2
+    while time.monotonic() < until and any(
+        isinstance(one, SharedMemory) for one in gc.get_objects()
+    ):
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager
