@@ -205,16 +205,15 @@ def _read_video_file(file: File, choose: Choose) -> Frames:
         times = _times(source)
         if times is not None:
             wanted = [times[i] for i in choose(len(times))]
-            _check_size(source, len(wanted))
-            frames = dict(_decoded(source, wanted)) if wanted else {}
+            frames = dict(_decoded(source, len(wanted), wanted)) if wanted else {}
             if len(frames) == len(wanted):
                 return _stack([frames[time] for time in wanted])
         count = sum(1 for _ in _decoded(source))
         if not count:
             raise ValueError("holds no frames")
         numbers = choose(count)
-        _check_size(source, len(numbers))
-        return _stack([frame for i, (_, frame) in enumerate(_decoded(source)) if i in numbers])
+        decoded = enumerate(_decoded(source, len(numbers)))
+        return _stack([frame for i, (_, frame) in decoded if i in numbers])
     except av.error.ArgumentError as error:
         # FFmpeg does not say which: its demuxer is not allowed, or a frame has too many pixels.
         limit = FRAME_BYTES >> 20
@@ -256,11 +255,6 @@ def _ebml_size(head: bytes, start: int) -> tuple[int, int]:
     return start + width, value if value + 1 < 1 << 7 * width else 0
 
 
-def _check_size(source: Source, frames: int) -> None:
-    with _open(source) as (_, stream):
-        check_clip(frames, stream.codec_context.height, stream.codec_context.width)
-
-
 def _times(source: Source) -> list[int] | None:
     """Times of the frames in order of display, from the packets; None if those do not tell."""
     with _open(source) as (container, stream):
@@ -282,13 +276,15 @@ def _times(source: Source) -> list[int] | None:
     return times if first and times[:1] == [first[0]] else None
 
 
-def _decoded(source: Source, times: list[int] | None = None) -> Iterator[tuple[int, Frame]]:
-    """All frames in RGB, or those of certain times, with their times."""
+def _decoded(
+    source: Source, kept: int = 1, times: list[int] | None = None
+) -> Iterator[tuple[int, Frame]]:
+    """All frames in RGB, or those of certain times, with their times; so many are kept at once."""
     from av.video.reformatter import VideoReformatter
 
     # One for all frames: making FFmpeg's scaler takes ten times as long as a small frame.
     reformatter = VideoReformatter()
-    with _open(source) as (container, stream):
+    with _open(source, kept) as (container, stream):
         if times:
             container.seek(times[0], stream=stream)
         for frame in container.decode(stream):
@@ -302,7 +298,7 @@ def _decoded(source: Source, times: list[int] | None = None) -> Iterator[tuple[i
 
 
 @contextlib.contextmanager
-def _open(source: Source) -> Iterator[tuple[Any, Any]]:
+def _open(source: Source, kept: int = 1) -> Iterator[tuple[Any, Any]]:
     import av
 
     content = source.content
@@ -320,7 +316,7 @@ def _open(source: Source) -> Iterator[tuple[Any, Any]]:
         stream = container.streams.video[0]
         if stream.codec_context is None:
             raise ValueError("cannot be decoded: FFmpeg has no decoder of its codec")
-        check_clip(1, stream.codec_context.height, stream.codec_context.width)
+        check_clip(kept, stream.codec_context.height, stream.codec_context.width)
         stream.codec_context.options = _LIMITS
         stream.codec_context.thread_count = 1  # videos are read in parallel
         yield container, stream
