@@ -148,7 +148,8 @@ def load_clips(
     except RuntimeError as error:  # videos raise none: see _Load
         raise ChildProcessError(f"a process that reads videos has died: {error}") from error
     finally:
-        iterator.close()
+        if hasattr(iterator, "close"):  # not in every release that is allowed
+            iterator.close()
         del iterator
         _wait_for_shared_memory()
 
