@@ -1,16 +1,21 @@
 """The command srvp-fd-jax."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
+import signal
 import sys
+import tempfile
+import threading
+import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, NoReturn, TypeVar, get_args
 
 import jax
 
@@ -24,7 +29,7 @@ from srvp_fd_jax.evaluation import (
     evaluate,
     evaluate_cached,
 )
-from srvp_fd_jax.files import cache_folder
+from srvp_fd_jax.files import cache_folder, check_writable, printable, size_of, trim
 from srvp_fd_jax.frechet import Method
 from srvp_fd_jax.metrics import Metric, load_metrics
 from srvp_fd_jax.networks.srvp import COMPARISON_TYPES
@@ -44,12 +49,17 @@ from srvp_fd_jax.videos.protocols import (
     find_protocol,
 )
 from srvp_fd_jax.videos.resizing import Resize
-from srvp_fd_jax.videos.sources import find_videos
+from srvp_fd_jax.videos.sources import Video, find_videos
 from srvp_fd_jax.weights import DATASETS
 
 _T = TypeVar("_T")
 
 _STATISTICS_SUFFIX = ".safetensors"
+
+_STRAYS_TOLD = 20
+_SECONDS_A_LINE = 30
+
+_CACHE_BYTES = 2 << 30  # of statistics and compiled programs; weights come on top
 
 _DATA_HELP = (
     "a folder, .zip or .tar of video files, folders of frames or arrays; a .npy or .npz file of "
@@ -64,16 +74,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments, by default those of the process.
 
     Returns:
-        Exit status: 0; 1 after an error, told in one line on standard error; 130 when interrupted.
-        (After wrong usage the process exits with 2.)
+        Exit status: 0; 1 after an error, told in one line on standard error; 130 when interrupted;
+        143 when terminated. (After wrong usage the process exits with 2.)
     """
+    try:
+        with _termination_interrupts():
+            return _run(argv)
+    except _Terminated:
+        _tell("terminated")
+        return 128 + signal.SIGTERM
+    except KeyboardInterrupt:
+        _tell("interrupted")
+        return 128 + signal.SIGINT
+
+
+def _run(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
     # Threads of OpenBLAS, in which JAX factorises on the CPU, wait for each other in a busy loop:
     # of matrices as small as these they take several times as long as one, on a busy machine a
     # thousand times.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    args.cache = None if args.run in (_protocols, _cache) else _find_cache()
+    if args.cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(args.cache / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
@@ -83,14 +106,56 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (OSError, ValueError, ModuleNotFoundError) as error:
             _tell(f"error: {error}")
             return 1
-        except KeyboardInterrupt:
-            _tell("interrupted")
-            return 130
     return 0
 
 
+class _Terminated(KeyboardInterrupt):
+    pass
+
+
+@contextlib.contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """SIGTERM ends as Ctrl-C does: worker processes and the memory shared with them go first."""
+
+    def end(number: int, frame: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # signals are not its business
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
+def _name(text: str) -> str:
+    # An empty variable of a shell would mean the current folder, or a default.
+    if not text.strip():
+        raise argparse.ArgumentTypeError("got an empty name")
+    return text
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = int(text) if text.isdecimal() and len(text) < 10 else -1
+        if number < least:
+            raise argparse.ArgumentTypeError(
+                f"got {text!r}, expected a whole number of at least {least}"
+            )
+        return number
+
+    return parse
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="srvp-fd-jax", description=srvp_fd_jax.__doc__)
+    parser = _Parser(prog="srvp-fd-jax", description=srvp_fd_jax.__doc__)
     parser.add_argument("--version", action="version", version=srvp_fd_jax.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -101,14 +166,19 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     command = add("demo", _demo, "corrupt moving digits and see what each distance sees")
-    command.add_argument("--clips", type=int, default=300, help="a row (default %(default)s)")
+    command.add_argument("--clips", type=_whole(2), default=300, help="a row (default %(default)s)")
     command.add_argument("--seed", type=int, default=0)
 
     add("protocols", _protocols, "list the protocols")
 
+    command = add("cache", _cache, "list what is kept for later runs, or clear it")
+    command.add_argument("--clear", action="store_true", help="remove all of it")
+
     command = add("compute", _compute, "distance between real and generated videos")
-    command.add_argument("real", metavar="REAL", help=_DATA_HELP)
-    command.add_argument("fake", metavar="FAKE", help="generated ones, in any of these forms")
+    command.add_argument("real", type=_name, metavar="REAL", help=_DATA_HELP)
+    command.add_argument(
+        "fake", type=_name, metavar="FAKE", help="generated ones, in any of these forms"
+    )
     _add_evaluation(command)
     _add_distributed(command)
     _add_method(command)
@@ -117,35 +187,47 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     command = add("report", _report, "a page on the distance, how far to trust it, and the clips")
-    command.add_argument("real", metavar="REAL", help="videos as of `compute`, not statistics")
-    command.add_argument("fake", metavar="FAKE", help="generated ones, in any of these forms")
+    command.add_argument(
+        "real", type=_name, metavar="REAL", help="videos as of `compute`, not statistics"
+    )
+    command.add_argument(
+        "fake", type=_name, metavar="FAKE", help="generated ones, in any of these forms"
+    )
     _add_evaluation(command)
     command.add_argument(
-        "-o", "--output", required=True, help="a name *.html; else a folder, that gets images"
+        "-o",
+        "--output",
+        type=_name,
+        required=True,
+        help="a name *.html; else a folder, that gets images",
     )
 
     command = add("stats", _stats, "statistics of videos, to be compared later")
-    command.add_argument("data", metavar="DATA", help=_DATA_HELP)
+    command.add_argument("data", type=_name, metavar="DATA", help=_DATA_HELP)
     _add_evaluation(command)
     _add_distributed(command)
     command.add_argument(
         "-o",
         "--output",
+        type=_name,
         required=True,
         help=f"a name *{_STATISTICS_SUFFIX}; with {{protocol}} in it if there are several",
     )
     command.add_argument("--fake", action="store_true", help="sample as generated videos, not real")
 
     command = add("compare", _compare, "distance between two files of statistics")
-    command.add_argument("real", metavar="REAL", help="what `stats` or `save` wrote")
-    command.add_argument("fake", metavar="FAKE", help="the same")
+    command.add_argument("real", type=_name, metavar="REAL", help="what `stats` or `save` wrote")
+    command.add_argument("fake", type=_name, metavar="FAKE", help="the same")
     _add_method(command)
     return parser
 
 
 def _add_evaluation(command: Any) -> None:
     command.add_argument(
-        "--protocol", metavar="NAME[,NAME...]", help="in one pass, see `srvp-fd-jax protocols`"
+        "--protocol",
+        type=_name,
+        metavar="NAME[,NAME...]",
+        help="in one pass, see `srvp-fd-jax protocols`",
     )
     command.add_argument("--dataset", choices=DATASETS, help="of SRVP, in place of --protocol")
     command.add_argument("--comparison-type", choices=COMPARISON_TYPES, help="default frame")
@@ -156,9 +238,11 @@ def _add_evaluation(command: Any) -> None:
     changes.add_argument("--start", choices=get_args(Start), help="where a clip starts")
     changes.add_argument("--resize", choices=get_args(Resize), help="how frames are resized")
     changes.add_argument("--seed", type=int, help="of random starts; not named")
-    command.add_argument("--weights", help="a converted file, checkpoint folder or state dict")
     command.add_argument(
-        "--workers", type=int, default=0, help="processes that read videos (default: threads)"
+        "--weights", type=_name, help="a converted file, checkpoint folder or state dict"
+    )
+    command.add_argument(
+        "--workers", type=_whole(0), default=0, help="processes that read videos (default: threads)"
     )
     command.add_argument("--strict", action="store_true", help="stop at an unreadable video")
 
@@ -192,13 +276,45 @@ def _protocols(args: argparse.Namespace) -> None:
         print("  ".join(cells).rstrip())
 
 
+def _cache(args: argparse.Namespace) -> None:
+    folder = cache_folder()
+    kinds = _kept_in(folder)
+    told: dict[str, Any] = {
+        kind: {"files": len(paths), "bytes": size_of(paths)} for kind, paths in kinds.items()
+    }
+    if args.clear:
+        for path in (path for paths in kinds.values() for path in paths):
+            path.unlink(missing_ok=True)
+    if args.json:
+        print(json.dumps({"folder": str(folder), "cleared": args.clear, **told}))
+        return
+    print(printable(str(folder)) + (", cleared of" if args.clear else ""))
+    for kind, of_kind in told.items():
+        print(f"{kind:12}{of_kind['files']:>6} files{of_kind['bytes'] / 2**20:>10.1f} MiB")
+
+
+def _kept_in(folder: Path) -> dict[str, list[Path]]:
+    """Files of the cache by what they are."""
+
+    def files(pattern: str) -> list[Path]:
+        return sorted(path for path in folder.glob(pattern) if path.is_file())
+
+    return {
+        "weights": files("*.safetensors"),
+        "statistics": files("statistics/*"),
+        "programs": files("xla/**/*"),
+    }
+
+
 def _compute(args: argparse.Namespace) -> None:
     _start_distributed(args)
+    _tell_if_one(args)
     kept = {path: FeatureStatistics.load(path) for path in (args.real, args.fake) if _is_kept(path)}
     protocols = _asked_for(args, list(kept.values()))
     both_kept = {args.real, args.fake} <= kept.keys()
     if both_kept and args.weights:
         raise ValueError(f"weights: got {args.weights}, but both sides are statistics")
+    videos = _find_both(args, protocols, kept)
     metrics = [] if both_kept else load_metrics(protocols, args.weights)
     for statistics in kept.values():  # of one protocol; before the videos are gone through
         asked = metrics[0].empty[0] if metrics else mark(statistics, **protocols[0].marks())
@@ -208,9 +324,9 @@ def _compute(args: argparse.Namespace) -> None:
         if path in kept:
             return [_Scored.of_file(path, kept[path])]
         make = evaluate
-        if side == "real" and not args.no_cache and not args.distributed:
-            make = functools.partial(evaluate_cached, folder=cache_folder() / "statistics")
-        results = _go_through(make, path, metrics, side, args)
+        if side == "real" and args.cache and not args.no_cache and not args.distributed:
+            make = functools.partial(evaluate_cached, folder=args.cache / "statistics")
+        results = _go_through(make, videos[side], metrics, side, args)
         _tell_results(path, side, results)
         return [_Scored.of_videos(path, result) for result in results]
 
@@ -218,6 +334,7 @@ def _compute(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
+    _tell_if_one(args)
     real, fake = (
         [_Scored.of_file(path, FeatureStatistics.load(path))] for path in (args.real, args.fake)
     )
@@ -228,17 +345,20 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
+    _tell_if_one(args)
     for side in ("real", "fake"):
         if _is_kept(path := getattr(args, side)):
             raise ValueError(f"{side}: got the statistics {path}, a report needs the videos")
     report.check_output(args.output)
     plots.check_matplotlib()
-    metrics = load_metrics(_asked_for(args, []), args.weights)
+    protocols = _asked_for(args, [])
+    videos = _find_both(args, protocols)
+    metrics = load_metrics(protocols, args.weights)
 
     make = functools.partial(collect, shown=report.CLIPS_SHOWN)
 
     def collected(path: str, side: Side) -> list[Collected]:
-        of_side = _go_through(make, path, metrics, side, args)
+        of_side = _go_through(make, videos[side], metrics, side, args)
         _tell_results(path, side, [one.result for one in of_side])
         return of_side
 
@@ -247,7 +367,11 @@ def _report(args: argparse.Namespace) -> None:
         for text in cautions(real.result.statistics, fake.result.statistics):
             warnings.warn(text, stacklevel=1)
     findings = [report.find(*both) for both in zip(*sides, strict=True)]
-    report.write(args.output, findings, args.real, args.fake)
+    failure = None
+    try:
+        report.write(args.output, findings, args.real, args.fake)
+    except OSError as error:  # the distances, which took the time, are told all the same
+        failure = error
     if args.json:
         results = [
             {
@@ -258,9 +382,14 @@ def _report(args: argparse.Namespace) -> None:
             for one in findings
         ]
         version = srvp_fd_jax.__version__
-        print(json.dumps({"results": results, "output": args.output, "version": version}))
+        output = None if failure else args.output
+        print(json.dumps({"results": results, "output": output, "version": version}))
+    elif failure:
+        _print_table([(one.real.result.protocol.name, one.distance) for one in findings])
     else:
-        print(args.output)
+        print(printable(args.output))
+    if failure:
+        raise failure
 
 
 def _stats(args: argparse.Namespace) -> None:
@@ -273,11 +402,15 @@ def _stats(args: argparse.Namespace) -> None:
     outputs = {
         p.name: Path(args.output.replace("{protocol}", p.name.replace(":", "_"))) for p in protocols
     }
+    if jax.process_index() == 0:
+        for output in outputs.values():
+            check_writable(output)
     partial = Path(f"{next(iter(outputs.values()))}.partial")
-    metrics = load_metrics(protocols, args.weights)
     side: Side = "fake" if args.fake else "real"
+    videos = _find(args.data, side, protocols)
+    metrics = load_metrics(protocols, args.weights)
     make = evaluate if args.distributed else functools.partial(evaluate, save_to=partial)
-    results = _go_through(make, args.data, metrics, side, args)
+    results = _go_through(make, videos, metrics, side, args)
     _tell_results(args.data, side, results)
     if jax.process_index() > 0:
         return
@@ -293,7 +426,7 @@ def _stats(args: argparse.Namespace) -> None:
         print(json.dumps({"statistics": summaries, "version": srvp_fd_jax.__version__}))
     else:
         for output in outputs.values():
-            print(output)
+            print(printable(str(output)))
 
 
 class _Scored(NamedTuple):
@@ -322,9 +455,30 @@ class _Scored(NamedTuple):
         return cls(result.statistics, summary)
 
 
+def _find_cache() -> Path | None:
+    """The folder of the cache; None if it cannot be written, which is told once."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        kept = _kept_in(folder)
+        trim(kept["statistics"] + kept["programs"], _CACHE_BYTES)
+        return folder
+    except OSError as error:
+        _tell(f"warning: going on without the cache (XDG_CACHE_HOME): {error}")
+        return None
+
+
 def _start_distributed(args: argparse.Namespace) -> None:
     if args.distributed:
         jax.distributed.initialize()
+
+
+def _tell_if_one(args: argparse.Namespace) -> None:
+    with contextlib.suppress(OSError):  # told where they are read
+        if os.path.samefile(args.real, args.fake):
+            _tell(f"warning: REAL and FAKE are one and the same: {args.real}")
 
 
 def _is_kept(path: str) -> bool:
@@ -349,15 +503,36 @@ def _asked_for(args: argparse.Namespace, kept: Sequence[FeatureStatistics]) -> l
     return list(protocols.values())
 
 
+def _find(path: str, side: Side, protocols: Sequence[Protocol]) -> list[Video]:
+    """The videos at a path; told before any is read: that they are too few, and strays."""
+    videos = find_videos(path)
+    for protocol in protocols:
+        if len(videos) < (protocol.clips or 1):
+            raise ValueError(
+                f"{path}: holds {len(videos)} videos, protocol {protocol.name!r} takes "
+                f"{protocol.clips} clips"
+            )
+    _tell_strays(side, videos)
+    return videos
+
+
+def _find_both(
+    args: argparse.Namespace, protocols: Sequence[Protocol], kept: Container[str] = ()
+) -> dict[Side, list[Video]]:
+    """The videos of the sides that are no kept statistics."""
+    sides: tuple[Side, ...] = get_args(Side)
+    paths = {side: getattr(args, side) for side in sides}
+    return {s: _find(path, s, protocols) for s, path in paths.items() if path not in kept}
+
+
 def _go_through(
     make: Callable[..., list[_T]],
-    path: str,
+    videos: Sequence[Video],
     metrics: Sequence[Metric],
     side: Side,
     args: argparse.Namespace,
 ) -> list[_T]:
-    """What one of `evaluation`'s functions makes of the videos at a path; tells how far it is."""
-    videos = find_videos(path)
+    """What one of `evaluation`'s functions makes of videos; tells how far it is."""
     clips = min(len(videos), max(metric.protocols[0].clips or len(videos) for metric in metrics))
     with _progress(side, clips) as on_progress:
         return make(
@@ -368,6 +543,14 @@ def _go_through(
             strict=args.strict,
             on_progress=on_progress,
         )
+
+
+def _tell_strays(side: Side, videos: Sequence[Video]) -> None:
+    strays = [name for video in videos for name in video.strays]
+    if strays:
+        _tell(f"{side}: {len(strays)} images are no frames of the sequences that they lie beside")
+    for name in strays[:_STRAYS_TOLD]:
+        _tell(f"  no frame: {name}")
 
 
 def _tell_results(path: str, side: Side, results: Sequence[Result]) -> None:
@@ -388,7 +571,7 @@ def _tell_results(path: str, side: Side, results: Sequence[Result]) -> None:
 def _print_distances(
     real: Sequence[_Scored], fake: Sequence[_Scored], args: argparse.Namespace
 ) -> None:
-    results = []
+    results: list[dict[str, Any]] = []
     for a, b in zip(real, fake, strict=True):
         source = dict(b.statistics.source) | dict(a.statistics.source)
         source.pop("side", None)
@@ -396,11 +579,18 @@ def _print_distances(
             warnings.warn(text, stacklevel=1)
         for text in cautions(a.statistics, b.statistics):
             warnings.warn(text, stacklevel=1)
+        ddof = int(source.get("ddof", 1))
+        for one in (a, b):
+            if one.summary["samples"] <= ddof:
+                path, samples = one.summary["path"], one.summary["samples"]
+                raise ValueError(f"{path}: got {samples} samples for a divisor of n - {ddof}")
         both = {"real": a.statistics, "fake": b.statistics}
-        distance = distance_between(both, args.method)
+        distance = float(distance_between(both, args.method))
+        if not math.isfinite(distance):
+            raise ValueError(f"distance: got {distance} of {a.summary['path']}")
         results.append(
             {
-                "distance": float(distance),
+                "distance": distance,
                 "protocol": source.get("protocol"),
                 "source": source,
                 "real": a.summary,
@@ -412,23 +602,40 @@ def _print_distances(
     if args.json:
         version = srvp_fd_jax.__version__
         print(json.dumps({"results": results, "method": args.method, "version": version}))
-    elif len(results) == 1:
-        print(f"{results[0]['distance']:.6g}")
     else:
-        for result in results:
-            print(f"{result['protocol']}\t{result['distance']:.6g}")
+        _print_table([(result["protocol"], result["distance"]) for result in results])
 
 
-@contextmanager
+def _print_table(distances: Sequence[tuple[str | None, float]]) -> None:
+    for protocol, distance in distances:
+        print(f"{distance:.6g}" if len(distances) == 1 else f"{protocol}\t{distance:.6g}")
+
+
+@contextlib.contextmanager
 def _progress(side: Side, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, if that is a terminal."""
+    """A bar on standard error if that is a terminal, else a line now and then."""
     try:
         from tqdm import tqdm
     except ModuleNotFoundError:  # it comes with the extra "video", which arrays do without
-        yield lambda position: None
+        tqdm = None
+    if tqdm is None or not sys.stderr.isatty():
+        yield _progress_in_lines(side, total)
         return
-    with tqdm(total=total, desc=side, unit="video", disable=None) as bar:
+    with tqdm(total=total, desc=side, unit="video") as bar:
         yield lambda position: bar.update(min(position, total) - bar.n)
+
+
+def _progress_in_lines(side: Side, total: int) -> Callable[[int], None]:
+    begun = told = time.monotonic()
+
+    def tell(position: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= _SECONDS_A_LINE and jax.process_index() == 0:
+            told = now
+            _tell(f"{side}: {min(position, total)} of {total} videos in {now - begun:.0f} s")
+
+    return tell
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -436,7 +643,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _tell(text: str) -> None:
-    print(f"srvp-fd-jax: {text}", file=sys.stderr)
+    print(f"srvp-fd-jax: {printable(text)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ can be saved: an interrupted pass that goes on from there does the same operatio
 as an unbroken one.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -181,8 +183,9 @@ def evaluate_cached(
         videos: As for `evaluate`; of one process only.
         metrics: As for `evaluate`.
         side: As for `evaluate`.
-        folder: Where results are kept under the names, sizes and times of the videos' files, the
-            protocols, the weights and the release. An interrupted pass goes on from what it saved.
+        folder: Where results are kept under the fingerprint of the videos (see
+            `videos.sources.fingerprint`), the protocols, the weights and the release. An
+            interrupted pass goes on from what it saved.
         workers: As for `evaluate`.
         strict: As for `evaluate`.
         on_progress: As for `evaluate`.
@@ -214,8 +217,9 @@ def evaluate_cached(
         state = _run(videos, missing, side, workers, strict, (partial, job), on_progress)
         for protocol, own in _split(state, missing).items():
             kept[protocol] = own
-            _save(paths[protocol], paths[protocol].stem, own)
-        partial.unlink(missing_ok=True)
+            _keep(paths[protocol], paths[protocol].stem, own)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
     return [
         dataclasses.replace(result, cached=protocol in cached)
         for protocol, metric in alone.items()
@@ -278,7 +282,7 @@ def _run(
         # Saving waits for the device: done so seldom that it takes a twentieth of the time.
         if save and time.monotonic() - at > 20 * cost:
             begun = time.monotonic()
-            _save(*save, state)
+            save = save if _keep(*save, state) else None
             at = time.monotonic()
             cost = at - begun
     return state
@@ -353,6 +357,16 @@ def _split(state: _State, metrics: Sequence[Metric]) -> dict[Protocol, _State]:
     }
 
 
+def _keep(path: Path, job: str, state: _State) -> bool:
+    """Saves what spares work later; whether that went well, else it is told and done without."""
+    try:
+        _save(path, job, state)
+    except OSError as error:
+        warnings.warn(f"going on without keeping what is computed: {error}", stacklevel=2)
+        return False
+    return True
+
+
 def _save(path: Path, job: str, state: _State) -> None:
     leaves = jax.tree.leaves(state.statistics)
     arrays = {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}
@@ -369,7 +383,9 @@ def _load(path: Path, job: str, metrics: Sequence[Metric]) -> _State | None:
 
     try:
         metadata, arrays = read_safetensors(path, check_metadata)
-    except FileNotFoundError:
+        with contextlib.suppress(OSError):
+            os.utime(path)  # what was used last is kept longest
+    except OSError:
         return None
     except ValueError as error:
         warnings.warn(f"{path}: {error}; it is made anew", stacklevel=4)

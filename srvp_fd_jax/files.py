@@ -6,7 +6,8 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from io import BufferedReader
 from pathlib import Path
 
@@ -24,8 +25,44 @@ _READ_TYPES = {"BOOL", "BF16", *(f"F{n}" for n in (16, 32, 64))} | {
 
 
 def cache_folder() -> Path:
-    """Where what was computed once is kept: `$XDG_CACHE_HOME/srvp-fd-jax`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srvp-fd-jax"
+    """Where what was computed once is kept: `$XDG_CACHE_HOME/srvp-fd-jax`.
+
+    Without that variable and a home it is a path that can neither be there nor be written.
+    """
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        caches = Path(os.devnull)
+    return caches / "srvp-fd-jax"
+
+
+def size_of(paths: Iterable[Path]) -> int:
+    """Bytes of files together, of those that are there."""
+    return sum(size for size, _ in map(_size_and_use, paths))
+
+
+def trim(paths: Iterable[Path], limit: int) -> None:
+    """Removes the files that were not used for the longest time, until the others fit.
+
+    Args:
+        paths: Of files that can be made anew.
+        limit: Bytes of those that stay.
+    """
+    files = {path: _size_and_use(path) for path in paths}
+    total = sum(size for size, _ in files.values())
+    for path, (size, _) in sorted(files.items(), key=lambda item: item[1][1]):
+        if total <= limit:
+            return
+        path.unlink(missing_ok=True)
+        total -= size
+
+
+def _size_and_use(path: Path) -> tuple[int, float]:
+    try:
+        status = path.stat()
+    except FileNotFoundError:  # another process has removed it
+        return 0, 0.0
+    return status.st_size, max(status.st_atime, status.st_mtime)
 
 
 def printable(text: str, limit: int = 2000) -> str:
@@ -144,6 +181,21 @@ def write_safetensors(
 def _checksum(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
     rest = sorted((name, value) for name, value in metadata.items() if name != CHECKSUM)
     return hashlib.sha256(json.dumps([rest, arrays_sha256(arrays)]).encode()).hexdigest()
+
+
+def check_writable(path: Path) -> None:
+    """Raises an `OSError` unless a file can be written there; nothing is left of the trial.
+
+    Args:
+        path: Of the file; folders above it may still be missing.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder, expected a file")
+    above = path.absolute().parent
+    while not above.exists():
+        above = above.parent
+    with tempfile.TemporaryFile(dir=above):
+        pass
 
 
 def write_atomically(path: Path, data: bytes) -> None:

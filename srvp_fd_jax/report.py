@@ -2,6 +2,7 @@
 
 import base64
 import html
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from srvp_fd_jax.extrapolation import (
     extrapolate,
     jackknife_interval,
 )
-from srvp_fd_jax.files import write_atomically
+from srvp_fd_jax.files import check_writable, write_atomically
 from srvp_fd_jax.statistics import cautions, distance_between
 
 CLIPS_SHOWN = 4
@@ -49,12 +50,31 @@ class Findings(NamedTuple):
     limit: Limit
     over_time: Float[np.ndarray, " t"] | None
 
+    @property
+    def infinity(self) -> float | None:
+        """FD∞; None where it is not to be trusted.
+
+        That is where samples are not more than feature dimensions, so that the bias is not yet a
+        line in 1/N, or where the line meets below 0, where no distance is.
+        """
+        sides = self.real.result.statistics, self.fake.result.statistics
+        enough = all(int(side.count) > side.mean.shape[0] for side in sides)
+        return self.limit.infinity if enough and self.limit.infinity >= 0 else None
+
+    def rounded(self, value: float) -> str:
+        """With no more digits than the interval bears: to two of those of its half width."""
+        margin = self.interval[1] - self.distance
+        if not margin > 0:
+            return f"{value:.4g}"
+        decimals = 1 - math.floor(math.log10(margin))
+        return f"{round(value, decimals):.{max(decimals, 0)}f}"
+
     def summary(self) -> dict[str, Any]:
         """Its numbers, for JSON."""
         return {
             "distance": self.distance,
             "interval": self.interval,
-            "fd_infinity": self.limit.infinity,
+            "fd_infinity": self.infinity,
             "curve": {field: array.tolist() for field, array in self.curve._asdict().items()},
             "over_time": None if self.over_time is None else self.over_time.tolist(),
         }
@@ -96,12 +116,23 @@ def find(real: Collected, fake: Collected) -> Findings:
 
 
 def check_output(output: str) -> None:
-    """Raises a `ValueError` unless it can be an HTML file or a folder."""
+    """Raises unless it can be written as an HTML file or in a folder.
+
+    Args:
+        output: A name *.html; else a folder that is there, or is said to be one by "/" at the end.
+
+    Raises:
+        OSError: If nothing can be written there.
+        ValueError: If it is another name.
+    """
     path = Path(output)
-    if path.suffix != _HTML_SUFFIX and path.is_file():
-        raise ValueError(f"output: got the file {output}, expected *{_HTML_SUFFIX} or a folder")
-    if path.suffix == _HTML_SUFFIX and path.is_dir():
-        raise ValueError(f"output: got the folder {output}, expected a file")
+    if path.suffix == _HTML_SUFFIX:
+        check_writable(path)
+    elif path.is_dir() or (output.endswith("/") and not path.exists()):
+        check_writable(path / "any")
+    else:
+        expected = f'*{_HTML_SUFFIX}, a folder that is there, or one with "/" at the end'
+        raise ValueError(f"output: got {output}, expected {expected}")
 
 
 def write(output: str, findings: Sequence[Findings], real: str, fake: str) -> None:
@@ -114,7 +145,7 @@ def write(output: str, findings: Sequence[Findings], real: str, fake: str) -> No
         fake: Path of the generated ones.
     """
     if Path(output).suffix == _HTML_SUFFIX:
-        write_atomically(Path(output), page(findings, real, fake).encode())
+        write_atomically(Path(output), page(findings, real, fake).encode(errors="backslashreplace"))
         return
     for one in findings:
         name = one.real.result.protocol.name.replace(":", "_")
@@ -137,9 +168,9 @@ def page(findings: Sequence[Findings], real: str, fake: str) -> str:
     rows = [
         {
             "protocol": _name(one),
-            "distance": f"{one.distance:.6g}",
+            "distance": one.rounded(one.distance),
             "95 % interval": _interval(one),
-            "FD∞": f"{one.limit.infinity:.4g}",
+            "FD∞": "-" if one.infinity is None else one.rounded(one.infinity),
             "clips, real / generated": f"{one.real.result.used} / {one.fake.result.used}",
         }
         for one in findings
@@ -158,6 +189,7 @@ def page(findings: Sequence[Findings], real: str, fake: str) -> str:
 
 
 def _section(one: Findings) -> str:
+    infinity = "" if one.infinity is None else f"; FD∞\u00a0{one.rounded(one.infinity)}"
     captions = {
         "curve": "Distance against number of clips.",
         "time": "Distance between the frames of one time step.",
@@ -170,8 +202,8 @@ def _section(one: Findings) -> str:
     return "\n".join(
         [
             f"<section><h2>{html.escape(_name(one))}</h2>",
-            f"<p><strong>{one.distance:.6g}</strong> (95 % interval {_interval(one)}); "
-            f"FD∞\u00a0{one.limit.infinity:.4g}</p>",
+            f"<p><strong>{one.rounded(one.distance)}</strong> (95 % interval {_interval(one)})"
+            f"{infinity}</p>",
             *(
                 f'<p class="caution">{html.escape(text)}</p>'
                 for text in cautions(one.real.result.statistics, one.fake.result.statistics)
@@ -262,7 +294,7 @@ def _name(one: Findings) -> str:
 
 
 def _interval(one: Findings) -> str:
-    return f"{one.interval[0]:.4g} to {one.interval[1]:.4g}"
+    return " to ".join(map(one.rounded, one.interval))
 
 
 def _table(rows: Sequence[Mapping[str, str]], *, across: bool = True) -> str:
@@ -289,7 +321,8 @@ _READING = """<section><h2>How to read this</h2>
 under another protocol, are not comparable. FD∞ extrapolates the bias away: it is where a line in
 1/N, fitted to subsets of at least half of the clips of both sides, meets 1/N = 0 (Chong and Forsyth
 2020, arXiv 1911.07023). It scatters up to about twice as much as the distance, for sets of one
-distribution around 0, and is a rough guess where samples are not more than feature dimensions.</p>
+distribution around 0, and is not given where samples are not more than feature dimensions or where
+the line meets below 0.</p>
 <p>The interval is that of the distance with this number of clips, by the delete-a-group jackknife
 over clips. It does not cover FD∞, and is too wide where the two sets are nearly of one
 distribution.</p></section>"""

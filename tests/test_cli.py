@@ -1,13 +1,17 @@
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from clips import moving, write_video
+from PIL import Image
 
 import srvp_fd_jax
 from srvp_fd_jax import cli
@@ -155,6 +159,23 @@ def test_either_side_tells_the_divisor(tmp_path, capsys):
         assert float(capsys.readouterr().out) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("samples", [(3, 20), (20, 3), (2, 20)])
+def test_a_count_that_its_divisor_leaves_nothing_of_is_an_error(samples, tmp_path, capsys):
+    for side, n in zip(("real", "fake"), samples, strict=True):
+        features = np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32)
+        statistics = srvp_fd_jax.FeatureStatistics.from_features(features)
+        marked = dataclasses.replace(statistics, source=(("ddof", "3"),))
+        marked.save(tmp_path / f"{side}.safetensors")
+    files = [str(tmp_path / f"{side}.safetensors") for side in ("real", "fake")]
+    assert cli.main(["compare", *files, "--json"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    path = files[0] if samples[0] < 4 else files[1]
+    assert output.err.splitlines()[-1] == (
+        f"srvp-fd-jax: error: {path}: got {min(samples)} samples for a divisor of n - 3"
+    )
+
+
 def test_statistics_of_several_protocols(files, tmp_path, capsys):
     command = ["stats", str(files[0]), "--protocol", "srvp:digits:frame,srvp:digits:dynamics"]
     assert cli.main([*command, "-o", str(tmp_path / "all.safetensors")]) == 1
@@ -287,6 +308,179 @@ def test_errors_are_one_line(files, tmp_path, capsys):
     assert "error: protocol: got --dataset or --comparison-type too" in capsys.readouterr().err
     assert cli.main(["compute", *map(str, files), "--protocol", "fvd"]) == 1
     assert "error: protocol: got 'fvd', allowed are tensorflow, " in capsys.readouterr().err
+
+
+def test_the_cache_is_limited_listed_and_cleared(files, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_CACHE_BYTES", 100_000)
+    folder = Path(os.environ["XDG_CACHE_HOME"], "srvp-fd-jax")
+    (folder / "statistics").mkdir(parents=True)
+    old = folder / "statistics" / "old.safetensors"
+    old.write_bytes(bytes(200_000))
+    weights = folder / "kth.safetensors"
+    weights.write_bytes(bytes(300_000))
+    assert cli.main(["compute", *map(str, files), *DYNAMICS]) == 0
+    assert not old.exists()
+    assert weights.exists()
+    capsys.readouterr()
+    assert cli.main(["cache"]) == 0
+    first, *rows = capsys.readouterr().out.splitlines()
+    assert first == str(folder)
+    assert [row.split()[:3] for row in rows] == [
+        ["weights", "1", "files"],
+        ["statistics", "1", "files"],
+        ["programs", "0", "files"],
+    ]
+    assert cli.main(["cache", "--clear", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["cleared"] is True
+    assert told["weights"] == {"files": 1, "bytes": 300_000}
+    assert not any(path.is_file() for path in folder.rglob("*"))
+
+
+def test_what_is_wrong_is_told_before_the_work(files, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_go_through", None)  # nothing may be read
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.safetensors").mkdir()
+    folder = str(tmp_path / "folder.safetensors")
+    real, fake = map(str, files)
+    nothing = str(tmp_path / "nothing.npy")
+    cases = [
+        (["compute", real, nothing], "nothing.npy: no such file or folder"),
+        (["report", real, nothing, "-o", str(tmp_path / "r.html")], "nothing.npy: no such file"),
+        (["compute", real, folder], f"Is a directory: '{folder}'"),
+        (
+            ["compute", real, fake, "--clips", "55"],
+            "b.npz: holds 50 videos, protocol 'srvp:digits:",
+        ),
+        (["stats", real, "-o", folder], f"{folder}: is a folder, expected a file"),
+        (["stats", real, "-o", f"{tmp_path}/file/a.safetensors"], "Not a directory"),
+        (["compare", folder, folder], f"Is a directory: '{folder}'"),
+    ]
+    for command, message in cases:
+        options = [] if command[0] == "compare" else DYNAMICS
+        assert cli.main([*command, *options]) == 1, command
+        error = capsys.readouterr().err
+        assert message in error
+        assert "No such file" not in error
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(files, monkeypatch, capsys):
+    command = ["compute", *map(str, files), *DYNAMICS, "--no-cache"]
+    now = iter(range(0, 10_000, 12))  # of each look at the clock
+    monkeypatch.setattr(cli, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    assert cli.main(command) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if " of " in line]
+    assert [re.sub("in [0-9]+ s", "in - s", line) for line in lines] == [
+        f"srvp-fd-jax: {side}: {n} of {total} videos in - s"
+        for side, n, total in (("real", 48, 60), ("fake", 48, 50))
+    ]
+
+
+def test_strays_beside_frames_are_named(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for i, clip in enumerate(moving_digits(rng, 3, 5)):
+        (tmp_path / f"v{i}").mkdir()
+        for t, frame in enumerate(clip):
+            Image.fromarray(frame[..., 0]).save(tmp_path / f"v{i}" / f"{t}.png")
+    Image.new("RGB", (32, 32)).save(tmp_path / "v1" / "preview.png")
+    output = tmp_path / "s.safetensors"
+    assert cli.main(["stats", str(tmp_path), "-o", str(output), *DYNAMICS]) == 0
+    error = capsys.readouterr().err
+    assert "real: 1 images are no frames" in error
+    assert f"no frame: {tmp_path}/v1/preview.png" in error
+    assert "3 videos, 3 used" in error
+
+
+@pytest.mark.parametrize(
+    "option",
+    [["--workers", "-1"], ["--workers", "x"], ["--workers", "9" * 5000]],
+)
+def test_wrong_usage_is_told_in_one_short_line(files, option, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["compute", *map(str, files), *DYNAMICS, *option])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "--workers: got '" in error
+    assert "expected a whole number of at least 0" in error
+    assert len(error) < 2100
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["compute", "", "b"],
+        ["compute", "a", " "],
+        ["compare", "a", ""],
+        ["report", "a", "b", "-o", ""],
+        ["stats", "", "-o", "a.safetensors"],
+        ["stats", "a", "-o", ""],
+        ["compute", "a", "b", "--protocol", ""],
+        ["compute", "a", "b", "--weights", ""],
+    ],
+)
+def test_empty_arguments_are_wrong_usage(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(command)
+    assert exit_.value.code == 2
+    assert "got an empty name" in capsys.readouterr().err
+
+
+def test_one_input_twice_is_told(files, tmp_path, capsys):
+    (tmp_path / "link.npy").symlink_to(files[0])
+    for fake in (files[0], tmp_path / "link.npy"):
+        assert cli.main(["compute", str(files[0]), str(fake), *DYNAMICS]) == 0
+        output = capsys.readouterr()
+        assert output.err.count(f"warning: REAL and FAKE are one and the same: {files[0]}") == 1
+        assert float(output.out) < 1e-6
+    assert cli.main(["compute", *map(str, files), *DYNAMICS]) == 0
+    assert "one and the same" not in capsys.readouterr().err
+
+
+def test_names_never_reach_the_terminal_raw(tmp_path, capsys):
+    names = [b"\x1b[2J.mp4", b"\xff.mp4"]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).touch()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("7" * 5000 + ".mp4", b"")
+    np.save(tmp_path / "b.npy", np.zeros((5, 64, 64), np.uint8))
+    np.save(tmp_path / "c.npy", np.zeros((5, 64, 64), np.uint8))
+    assert cli.main(["compute", str(tmp_path), str(tmp_path), *DYNAMICS]) == 0
+    output = capsys.readouterr()
+    assert "5 videos, 2 used, 0 too short, 3 unreadable" in output.err
+    lines = output.err.splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert max(map(len, lines)) < 2100
+    assert f"unreadable: {tmp_path}/\\x1b[2J.mp4: " in output.err
+    assert f"unreadable: {tmp_path}/\\udcff.mp4: " in output.err
+
+
+def test_what_nobody_foresaw_keeps_its_traceback(files, monkeypatch):
+    def fail(*_, **__):
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(cli, "evaluate_cached", fail)
+    with pytest.raises(TypeError, match="a bug"):
+        cli.main(["compute", *map(str, files), *DYNAMICS])
+
+
+def no_home():
+    raise RuntimeError("Could not determine home directory.")
+
+
+@pytest.mark.parametrize("home", ["none", "a file"])
+def test_a_cache_that_cannot_be_written_is_told_once_and_done_without(
+    files, expected, home, tmp_path, monkeypatch, capsys
+):
+    if home == "none":
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(Path, "home", no_home)
+    else:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert cli.main(["compute", *map(str, files), *DYNAMICS]) == 0
+    output = capsys.readouterr()
+    assert float(output.out) == pytest.approx(expected, rel=1e-5)
+    assert output.err.count("warning: going on without the cache (XDG_CACHE_HOME): ") == 1
 
 
 def test_without_the_extra_arrays_are_read_and_videos_tell_what_is_missing(

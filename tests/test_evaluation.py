@@ -233,6 +233,28 @@ def test_reference_statistics_are_computed_once(metrics, dynamics, tmp_path):
     assert not np.array_equal(factors([changed])[0], factors([first])[0])
 
 
+def test_kept_files_are_the_same_for_the_same_videos(dynamics, tmp_path):
+    np.save(tmp_path / "a.npy", moving_digits(np.random.default_rng(0), 20, 6))
+    videos = find_videos(tmp_path / "a.npy")
+    kept = []
+    for name in ("one", "two"):
+        evaluate_cached(videos, dynamics, "real", folder=tmp_path / name)
+        (path,) = (tmp_path / name).iterdir()
+        kept.append(path.read_bytes())
+    assert kept[0] == kept[1]
+
+
+def test_what_cannot_be_kept_is_told_and_done_without(dynamics, tmp_path):
+    np.save(tmp_path / "a.npy", moving_digits(np.random.default_rng(0), 20, 6))
+    videos = find_videos(tmp_path / "a.npy")
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match="going on without keeping what is computed"):
+        (got,) = evaluate_cached(videos, dynamics, "real", folder=tmp_path / "file" / "cache")
+    with pytest.warns(UserWarning, match="going on without keeping what is computed"):
+        evaluate(videos, dynamics, "real", save_to=tmp_path / "file" / "state")
+    assert (got.used, got.cached) == (20, False)
+
+
 def test_processes_take_the_clips_that_one_takes(tmp_path, capsys):
     """Short and broken videos lie between the first 33 that are long enough."""
     rng = np.random.default_rng(0)

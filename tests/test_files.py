@@ -17,8 +17,12 @@ from srvp_fd_jax import files
 from srvp_fd_jax.files import (
     CHECKSUM,
     arrays_sha256,
+    check_writable,
     open_file,
+    printable,
     read_safetensors,
+    size_of,
+    trim,
     write_atomically,
     write_safetensors,
 )
@@ -218,3 +222,34 @@ def test_what_safetensors_says_is_one_line_without_control_characters(path, dtyp
         read_safetensors(path, let_through)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
+
+
+def test_what_was_used_last_is_kept(tmp_path):
+    paths = [tmp_path / f"{i}" for i in range(4)]
+    for i, used in enumerate((30, 10, 40, 20)):
+        paths[i].write_bytes(bytes(100))
+        os.utime(paths[i], (used, used - 5))
+    trim([*paths, tmp_path / "gone"], 250)
+    assert [path.exists() for path in paths] == [True, False, True, False]
+    assert size_of(paths) == 200
+    trim(paths, 250)
+    assert size_of(paths) == 200
+
+
+def test_writable_is_told_without_a_trace(tmp_path):
+    check_writable(tmp_path / "a" / "b" / "file")
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "a"):
+        with pytest.raises(OSError, match=r"is a folder|Not a directory"):
+            check_writable(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_printable_text_is_one_short_line_without_control_characters():
+    assert printable("vidéo ∞ 1.mp4") == "vidéo ∞ 1.mp4"
+    assert printable("a\x1b[2Jb\nc\u202e\udcff") == "a\\x1b[2Jb\\nc\\u202e\\udcff"
+    cut = printable("first" + "x" * 50_000 + "last")
+    assert len(cut) <= 2000
+    assert cut.startswith("first")
+    assert cut.endswith("last")
+    assert "(50009 characters)" in cut

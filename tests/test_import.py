@@ -11,8 +11,16 @@ def run(code: str) -> str:
 
 
 def test_import_brings_no_heavy_library():
-    code = "import srvp_fd_jax, sys; print(*{m.split('.')[0] for m in sys.modules})"
+    code = "from srvp_fd_jax import *; import sys; print(*{m.split('.')[0] for m in sys.modules})"
     assert not HEAVY & set(run(code).split())
+
+
+def test_import_waits_for_what_is_asked_for():
+    code = "import srvp_fd_jax, sys; print('jax' in sys.modules, *dir(srvp_fd_jax))"
+    assert run(code).startswith("False ")
+    assert "frechet_distance" in run(code)
+    assert run("import srvp_fd_jax as s; print(s.weights.NAMES == (*s.DATASETS, 'i3d'))") == "True"
+    assert run("import srvp_fd_jax as s; print(hasattr(s, 'nothing'))") == "False"
 
 
 def test_import_touches_no_device():

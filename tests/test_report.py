@@ -4,6 +4,7 @@ import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from PIL import Image
 
 from srvp_fd_jax import cli
 from srvp_fd_jax.evaluation import Collected, collect, evaluate
+from srvp_fd_jax.extrapolation import Limit
 from srvp_fd_jax.metrics import load_metrics
 from srvp_fd_jax.plots import contact_sheet, shown_frames
+from srvp_fd_jax.report import Findings
 from srvp_fd_jax.statistics import FeatureStatistics
 from srvp_fd_jax.videos import corruptions
 from srvp_fd_jax.videos.moving_digits import moving_digits
@@ -118,9 +121,20 @@ def test_page_is_whole_and_needs_no_other_file(sides, tmp_path, capsys):
         *(heading for name in PROTOCOLS for heading in [name, *of_protocol]),
         *("Clips as the network saw them", "Real", "Generated", "How to read this"),
     ]
-    for result in results:
-        assert f"<strong>{result['distance']:.6g}</strong>" in text
-        assert f"FD∞\u00a0{result['fd_infinity']:.4g}" in text
+    for name, result in zip(PROTOCOLS, results, strict=True):
+        low, high = result["interval"]
+        (shown, *ends) = re.search(
+            r"<strong>([0-9.]+)</strong> \(95 % interval ([0-9.]+) to ([0-9.]+)\)(?:; FD∞|</p>)",
+            text[text.index(f"<h2>{name}</h2>") :],
+        ).groups()
+        margin = high - result["distance"]
+        for number, exact in zip([shown, *ends], [result["distance"], low, high], strict=True):
+            decimals = len(number.partition(".")[2])
+            assert abs(float(number) - exact) <= margin / 10
+            assert 10 ** (1 - decimals) <= margin
+    # 21 real and 20 generated clips of 6 frames in 128 dimensions, and without frames in 20.
+    assert [result["fd_infinity"] is None for result in results] == [True, True]
+    assert "FD∞\u00a0" not in text
     assert "fake &amp; &lt;b&gt;/damaged.npy: " in text
     assert "<b>" not in text
     assert dict(computed[0]["source"])["weights_sha256"] in text
@@ -129,8 +143,9 @@ def test_page_is_whole_and_needs_no_other_file(sides, tmp_path, capsys):
 
 
 def test_folder_gets_images(sides, tmp_path, capsys):
-    assert cli.main(["report", *sides, "--dataset", "digits", "-o", str(tmp_path / "r")]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "r")
+    output = f"{tmp_path}/r/"
+    assert cli.main(["report", *sides, "--dataset", "digits", "-o", output]) == 0
+    assert capsys.readouterr().out.strip() == output
     names = [f"srvp_digits_frame_{kind}.png" for kind in ("curve", "time")]
     names += [f"srvp_digits_frame_clips_{side}.png" for side in ("real", "generated")]
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == sorted(names)
@@ -145,12 +160,91 @@ def test_errors(sides, tmp_path, capsys, monkeypatch):
     page = str(tmp_path / "r.html")
     got = error(sides[0], "kept.safetensors", "-o", page)
     assert "error: fake: got the statistics kept.safetensors, a report needs the videos" in got
-    file = tmp_path / "r.pdf"
-    file.touch()
-    assert "expected *.html or a folder" in error(*sides, "-o", str(file))
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.html").mkdir()
+    for name in ("r.pdf", "r", "r.htm", "file", "file/"):
+        assert f"error: output: got {tmp_path}/{name}, expected *.html, a folder that is there" in (
+            error(*sides, "-o", f"{tmp_path}/{name}")
+        )
+    assert "folder.html: is a folder" in error(*sides, "-o", str(tmp_path / "folder.html"))
+    got = error(*sides, "-o", str(tmp_path / "file" / "r.html"))
+    assert "file" in got
+    assert "real: " not in got  # told before the videos were gone through
     np.save(tmp_path / "few.npy", moving_digits(np.random.default_rng(0), 3, 6))
     got = error(sides[0], str(tmp_path / "few.npy"), "-o", page)
     assert "error: fake: got 3 clips, expected at least 4 to draw from" in got
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert 'a report takes the extra "report"' in error(*sides, "-o", page)
     assert not Path(page).exists()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_report_that_cannot_be_written_still_tells_its_distance(
+    sides, tmp_path, capsys, monkeypatch, as_json
+):
+    def full(*_):
+        raise OSError(28, "No space left on device", "r.html")
+
+    monkeypatch.setattr("srvp_fd_jax.report.write_atomically", full)
+    command = ["report", *sides, "--dataset", "digits", "-o", str(tmp_path / "r.html")]
+    assert cli.main([*command, *["--json"] * as_json]) == 1
+    output = capsys.readouterr()
+    assert "error: [Errno 28] No space left on device: 'r.html'" in output.err
+    if as_json:
+        told = json.loads(output.out)
+        assert told["output"] is None
+        distance = told["results"][0]["distance"]
+    else:
+        distance = float(output.out)
+    assert cli.main(["compute", *sides, "--dataset", "digits"]) == 0
+    assert distance == pytest.approx(float(capsys.readouterr().out), rel=1e-5)
+
+
+def findings(n: int, infinity: float, distance: float, margin: float, dim: int = 4) -> Findings:
+    """Made up, of n samples a side."""
+    features = np.random.default_rng(0).normal(size=(n, dim)).astype(np.float32)
+    side = SimpleNamespace(
+        result=SimpleNamespace(statistics=FeatureStatistics.from_features(features))
+    )
+    return Findings.__new__(
+        Findings,
+        real=side,
+        fake=side,
+        distance=distance,
+        interval=(max(0.0, distance - margin), distance + margin),
+        curve=None,
+        limit=Limit(infinity, 1.0, 2),
+        over_time=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("n", "infinity", "expected"), [(5, 1.5, 1.5), (4, 1.5, None), (5, -0.1, None), (5, 0.0, 0.0)]
+)
+@pytest.mark.usefixtures("without_type_checks")
+def test_a_limit_that_is_not_to_be_trusted_is_not_given(n, infinity, expected):
+    assert findings(n, infinity, 2.0, 0.5).infinity == expected
+
+
+@pytest.mark.parametrize(
+    ("distance", "margin", "expected"),
+    [
+        (21.96432, 1.84, "22.0"),
+        (21.96432, 0.0184, "21.964"),
+        (0.0123456, 0.00031, "0.01235"),
+        (12345.67, 678.0, "12350"),
+        (12345.67, 12.0, "12346"),
+        (21.96432, 0.0, "21.96"),
+    ],
+)
+@pytest.mark.usefixtures("without_type_checks")
+def test_numbers_have_no_more_digits_than_the_interval_bears(distance, margin, expected):
+    one = findings(5, 1.0, distance, margin)
+    assert one.rounded(distance) == expected
+
+
+def test_a_report_is_the_same_bytes_for_the_same_videos(sides, tmp_path):
+    for name in ("one", "two"):
+        output = str(tmp_path / f"{name}.html")
+        assert cli.main(["report", *sides, "--dataset", "digits", "-o", output]) == 0
+    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()

@@ -4,15 +4,24 @@ The loader is Grain (extra "video"). A video is opened once for all protocols th
 of it.
 """
 
+import contextlib
+import gc
+import itertools
+import multiprocessing
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
 from srvp_fd_jax.videos.protocols import Protocol, Side
-from srvp_fd_jax.videos.reading import read_frames
+from srvp_fd_jax.videos.reading import check_clip, read_frames
 from srvp_fd_jax.videos.resizing import check_size
 from srvp_fd_jax.videos.sources import ARRAY_SUFFIXES, Video
 
@@ -54,7 +63,7 @@ def clip_frames(length: int, number: int, protocol: Protocol, side: Side) -> Int
     start = 0
     if sampling.start == "random":
         start = int(np.random.default_rng([protocol.seed, number]).integers(length - span + 1))
-    return np.arange(start, start + span, sampling.step)
+    return np.array(range(start, start + span, sampling.step))  # of steps of any size
 
 
 class _Load:
@@ -69,6 +78,9 @@ class _Load:
 
         def choose(length: int) -> Int[np.ndarray, " t"]:
             wanted[:] = [clip_frames(length, number, p, self.side) for p in self.protocols]
+            for protocol, frames in zip(self.protocols, wanted, strict=True):
+                # As the network sees them: small frames grow, and bytes become floats.
+                check_clip(len(frames), protocol.size, protocol.size, 3 * 4)
             return np.unique(np.concatenate(wanted))
 
         try:
@@ -76,7 +88,9 @@ class _Load:
             _, height, width, _ = frames.shape
             for protocol in self.protocols if len(frames) else ():
                 check_size(height, width, protocol.resize, protocol.size)
-        except (OSError, ValueError) as error:
+        except Exception as error:
+            # Whatever it is: of damaged files libraries raise errors of any type, and one file
+            # stops no run of thousands. What else goes wrong is not caught like this.
             return Loaded(video, (None,) * len(self.protocols), str(error) or repr(error))
         read = np.unique(np.concatenate(wanted))
         return Loaded(
@@ -109,6 +123,7 @@ def load_clips(
 
     Raises:
         ModuleNotFoundError: If the extra "video" is not installed; arrays do without.
+        ChildProcessError: If a process that reads dies.
     """
     load = _Load(tuple(protocols), side)
     numbered = list(enumerate(videos))[start:][shard[0] :: shard[1]]
@@ -120,8 +135,64 @@ def load_clips(
     clips = grain.MapDataset.source(numbered).map(load).to_iter_dataset(threads)
     if workers:
         _parse_flags()
-        clips = clips.mp_prefetch(grain.MultiprocessingOptions(workers))
-    yield from clips
+        clips = clips.mp_prefetch(grain.MultiprocessingOptions(workers), _end_with_parent)
+    if not workers:
+        yield from clips
+        return
+    iterator = iter(clips)
+    try:
+        with _interrupts_blocked():
+            first = list(map(_copied, itertools.islice(iterator, 1)))  # starts the processes
+        yield from first
+        yield from map(_copied, iterator)
+    except RuntimeError as error:  # videos raise none: see _Load
+        raise ChildProcessError(f"a process that reads videos has died: {error}") from error
+    finally:
+        if hasattr(iterator, "close"):  # not in every release that is allowed
+            iterator.close()
+        del iterator
+        _wait_for_shared_memory()
+
+
+def _copied(loaded: Loaded) -> Loaded:
+    """Out of the memory shared with a worker, of which a container has little."""
+    return loaded._replace(
+        clips=tuple(None if clip is None else np.array(clip) for clip in loaded.clips)
+    )
+
+
+def _wait_for_shared_memory() -> None:
+    """Grain gives it back in a thread, which the end of the process would cut short."""
+    until = time.monotonic() + 2
+    while time.monotonic() < until and any(
+        isinstance(one, SharedMemory) for one in gc.get_objects()
+    ):
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes that start here never see Ctrl-C; this one sees it afterwards.
+
+    A terminal sends it to all, and each would print its traceback.
+    """
+    resource_tracker.ensure_running()  # starting it would end the blocking
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """In a worker process: one that was killed could not end its workers, which read for ever."""
+
+    def wait() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _parse_flags() -> None:

@@ -4,24 +4,64 @@ Video files are decoded by FFmpeg (PyAV), images by Pillow; both come with the e
 """
 
 import contextlib
-import io
 import os
 import re
 from collections.abc import Callable, Iterator
+from io import BufferedReader, BytesIO
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
 from srvp_fd_jax.inputs import as_clips
-from srvp_fd_jax.videos.sources import ARRAY_SUFFIXES, VIDEO_SUFFIXES, File, Video, load_array
+from srvp_fd_jax.videos.sources import (
+    ARRAY_SUFFIXES,
+    MEMBER_BYTES,
+    VIDEO_SUFFIXES,
+    File,
+    Video,
+    check_budget,
+    is_animated,
+    load_array,
+    memory,
+)
 
 Frame = Shaped[np.ndarray, "h w c"]
 Frames = Shaped[np.ndarray, "t h w c"]
 
-Source = str | bytes
-"""Of a video: a path, or what is in an archive."""
+_IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
+"""All that Pillow may open: others run programs (EPS) or hold other files' names."""
+
+_DEMUXERS = {
+    **dict.fromkeys((".mp4", ".m4v", ".mov"), "mov"),
+    **dict.fromkeys((".webm", ".mkv"), "matroska"),
+    ".avi": "avi",
+    ".gif": "gif",
+}
+"""What FFmpeg may read a file as: other demuxers open what a file names, over a network too."""
+
+
+FRAME_BYTES = 1 << 28
+"""Of a decoded frame, 89 megapixels: files of a few bytes may say that they are larger."""
+
+CLIP_BYTES = 1 << 31
+"""Of all frames of a video that are read at once: 340 of 1080p."""
+
+# Sizes may change within a video, before one can look.
+_LIMITS = {"max_pixels": str(FRAME_BYTES // 3)}
+
+
+class Source(NamedTuple):
+    """Of a video: a path, or what is in an archive, and the demuxer for it."""
+
+    content: str | bytes
+    demuxer: str
+
+    def open(self) -> BufferedReader | BytesIO:
+        """The bytes."""
+        return open(self.content, "rb") if isinstance(self.content, str) else BytesIO(self.content)
+
 
 Choose = Callable[[int], Int[np.ndarray, " t"]]
 """Chooses, knowing how many frames there are, which to read: numbers that rise."""
@@ -47,11 +87,28 @@ def read_frames(video: Video, choose: Choose) -> Frames:
         return _read_array(video, choose)
     if video.files[0].suffix in VIDEO_SUFFIXES:
         return _read_video_file(video.files[0], choose)
+    if is_animated(video.files[0]):
+        return _read_animation(video.files[0], choose)
     return _read_images(video.files, choose)
 
 
+def check_clip(frames: int, height: int, width: int, pixel_bytes: int = 3) -> None:
+    """Raises a `ValueError` if decoded frames take too much memory, before they do.
+
+    Args:
+        frames: How many are read at once.
+        height: Of a frame.
+        width: Of a frame.
+        pixel_bytes: Of a pixel, all channels together.
+    """
+    frame = height * width * pixel_bytes
+    check_budget(frame, FRAME_BYTES, f"a frame of {height}×{width}")
+    check_budget(frames * frame, CLIP_BYTES, f"{frames} frames of {height}×{width}")
+
+
 def _read_array(video: Video, choose: Choose) -> Frames:
-    array = load_array(video.files[0])
+    limit = memory() if video.row is not None else MEMBER_BYTES
+    array = load_array(video.files[0], limit)
     is_clip = array.ndim > 4 or video.row is None
     if video.row is not None:
         # Rows of [N, H, W, C] are frames, rows of [N, T, H, W] are grey clips.
@@ -62,7 +119,14 @@ def _read_array(video: Video, choose: Choose) -> Frames:
         clip = clip[..., None]
     if clip.ndim != 4:
         raise ValueError(f"got shape {clip.shape}, expected one video [T, H, W, C] or [T, H, W]")
-    frames = clip[choose(len(clip))]
+    numbers = choose(len(clip))
+    _, height, width, channels = clip.shape
+    check_clip(len(numbers), height, width, channels * clip.itemsize)
+    frames = clip[numbers]
+    if frames.dtype.kind == "f" and frames.itemsize > 8:
+        raise ValueError(f"got dtype {frames.dtype}, JAX takes floats of at most 8 bytes")
+    if not frames.dtype.isnative:
+        frames = frames.astype(frames.dtype.newbyteorder("="))
     return np.asarray(as_clips(frames[None], video.name)[0]) if len(frames) else frames
 
 
@@ -70,16 +134,37 @@ def _read_images(files: tuple[File, ...], choose: Choose) -> Frames:
     from PIL import Image
 
     _check_numbering(files)
-    frames: list[Frame] = []
-    for i in choose(len(files)):
-        with Image.open(files[i].open()) as image:
+    frames = []
+    numbers = choose(len(files))
+    for i in numbers:
+        with Image.open(files[i].open(), formats=_IMAGE_FORMATS) as image:
+            check_clip(len(numbers), image.height, image.width)
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"{files[i].name}: got mode {image.mode}, expected 8 bits")
-            image.info.pop("transparency", None)  # Pillow would warn that it is lost
-            grey = image.mode in ("1", "L", "LA")
-            frame = np.asarray(image.convert("L" if grey else "RGB"))
-        frames.append(frame[..., None] if grey else frame)
+            frames.append(_pixels(image))
     return _stack(frames)
+
+
+def _read_animation(file: File, choose: Choose) -> Frames:
+    from PIL import Image
+
+    frames = []
+    image: Any  # with n_frames, which the base class has not
+    with Image.open(file.open(), formats=_IMAGE_FORMATS) as image:
+        numbers = choose(image.n_frames)
+        check_clip(len(numbers), image.height, image.width)
+        for i in numbers:
+            image.seek(i)
+            frames.append(_pixels(image))
+    return _stack(frames)
+
+
+def _pixels(image: Any) -> Frame:
+    """Grey where the image is, else RGB."""
+    image.info.pop("transparency", None)  # Pillow would warn that it is lost
+    grey = image.mode in ("1", "L", "LA")
+    frame = np.asarray(image.convert("L" if grey else "RGB"))
+    return frame[..., None] if grey else frame
 
 
 def _check_numbering(files: tuple[File, ...]) -> None:
@@ -113,20 +198,27 @@ def _read_video_file(file: File, choose: Choose) -> Frames:
     import av
 
     opened = file.open()
-    source = opened if isinstance(opened, str) else opened.getvalue()
+    content = opened if isinstance(opened, str) else opened.getvalue()
+    source = Source(content, _DEMUXERS[file.suffix])
     _check_length(source)
     try:
         times = _times(source)
         if times is not None:
             wanted = [times[i] for i in choose(len(times))]
-            frames = dict(_decoded(source, wanted)) if wanted else {}
+            frames = dict(_decoded(source, len(wanted), wanted)) if wanted else {}
             if len(frames) == len(wanted):
                 return _stack([frames[time] for time in wanted])
         count = sum(1 for _ in _decoded(source))
         if not count:
             raise ValueError("holds no frames")
         numbers = choose(count)
-        return _stack([frame for i, (_, frame) in enumerate(_decoded(source)) if i in numbers])
+        decoded = enumerate(_decoded(source, len(numbers)))
+        return _stack([frame for i, (_, frame) in decoded if i in numbers])
+    except av.error.ArgumentError as error:
+        # FFmpeg does not say which: its demuxer is not allowed, or a frame has too many pixels.
+        limit = FRAME_BYTES >> 20
+        text = f"another kind of file, or frames of more than {limit} MiB"
+        raise ValueError(f"cannot be decoded as {file.suffix}: {text}") from error
     except av.FFmpegError as error:
         raise ValueError(f"cannot be decoded: {error.strerror}") from error
 
@@ -136,7 +228,7 @@ def _check_length(source: Source) -> None:
 
     A truncated mp4 file does not open, or has fewer frames than it says.
     """
-    with open(source, "rb") if isinstance(source, str) else io.BytesIO(source) as stream:
+    with source.open() as stream:
         head = stream.read(256)
         length = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, length - 64))
@@ -184,13 +276,15 @@ def _times(source: Source) -> list[int] | None:
     return times if first and times[:1] == [first[0]] else None
 
 
-def _decoded(source: Source, times: list[int] | None = None) -> Iterator[tuple[int, Frame]]:
-    """All frames in RGB, or those of certain times, with their times."""
+def _decoded(
+    source: Source, kept: int = 1, times: list[int] | None = None
+) -> Iterator[tuple[int, Frame]]:
+    """All frames in RGB, or those of certain times, with their times; so many are kept at once."""
     from av.video.reformatter import VideoReformatter
 
     # One for all frames: making FFmpeg's scaler takes ten times as long as a small frame.
     reformatter = VideoReformatter()
-    with _open(source) as (container, stream):
+    with _open(source, kept) as (container, stream):
         if times:
             container.seek(times[0], stream=stream)
         for frame in container.decode(stream):
@@ -204,13 +298,26 @@ def _decoded(source: Source, times: list[int] | None = None) -> Iterator[tuple[i
 
 
 @contextlib.contextmanager
-def _open(source: Source) -> Iterator[tuple[Any, Any]]:
+def _open(source: Source, kept: int = 1) -> Iterator[tuple[Any, Any]]:
     import av
 
-    with av.open(source if isinstance(source, str) else io.BytesIO(source)) as container:
+    content = source.content
+    with av.open(
+        f"file:{content}" if isinstance(content, str) else BytesIO(content),
+        options={
+            "format_whitelist": source.demuxer,
+            "protocol_whitelist": "file",
+            **_LIMITS,  # of the decoder that looks for the size
+        },
+        metadata_errors="replace",  # a title in another encoding does not matter
+    ) as container:
         if not container.streams.video:
             raise ValueError("holds no video")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise ValueError("cannot be decoded: FFmpeg has no decoder of its codec")
+        check_clip(kept, stream.codec_context.height, stream.codec_context.width)
+        stream.codec_context.options = _LIMITS
         stream.codec_context.thread_count = 1  # videos are read in parallel
         yield container, stream
 

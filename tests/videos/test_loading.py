@@ -221,3 +221,12 @@ def test_loading_can_be_left_early(mixed: list[Video], expected: list[Loaded]):
     loading = load_clips(mixed, protocols(), "real")
     assert_same([next(loading), next(loading)], expected[:2])
     loading.close()
+
+
+def test_clips_too_long_for_the_network_are_told(tmp_path: Path):
+    np.save(tmp_path / "a.npy", np.zeros((4000, 4, 4), np.uint8))
+    tensorflow = find_protocol("tensorflow")
+    (loaded,) = load_clips(find_videos(tmp_path), [tensorflow], "real")
+    assert loaded.error == "4000 frames of 224×224 would take 2,297 MiB, allowed are 2,048 MiB"
+    (loaded,) = load_clips(find_videos(tmp_path), [find_protocol("tensorflow+frames=16")], "real")
+    assert loaded.error is None

@@ -2,8 +2,14 @@ import contextlib
 import functools
 import io
 import itertools
+import os
+import re
 import shutil
+import struct
+import subprocess
+import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import av
@@ -14,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from srvp_fd_jax.videos.loading import load_clips
+from srvp_fd_jax.videos import reading
+from srvp_fd_jax.videos.loading import clip_frames, load_clips
 from srvp_fd_jax.videos.protocols import find_protocol
 from srvp_fd_jax.videos.reading import read_frames
 from srvp_fd_jax.videos.sources import File, Video, find_videos
@@ -294,7 +301,6 @@ def test_flaws_in_the_numbers_of_frames_are_told(tmp_path: Path, names: list, me
         ["frame_1_t0.33.png", "frame_2_t0.66.png", "frame_3_t1.00.png"],
         ["0033.png", "0067.png", "0100.png", "0133.png"],  # milliseconds
         ["first.png", "second.png"],
-        ["1.png", "3.png", "last.png"],
     ],
 )
 def test_frames_named_in_ways_of_their_own_are_read(tmp_path: Path, names: list):
@@ -555,3 +561,263 @@ def test_broken_files_are_results_of_the_loader(folder: Path, tmp_path: Path):
     assert results[1].error is None
     assert "No such file" in results[2].error
     np.testing.assert_array_equal(results[1].clips[0], encoded(folder, "h264.mp4")[1][:16])
+
+
+# Animations
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "tar"])
+def test_animated_webp_is_a_video(tmp_path: Path, form: str):
+    frames = moving(8)
+    images = [Image.fromarray(frame) for frame in frames]
+    root = tmp_path / "a"
+    root.mkdir()
+    animated = {"save_all": True, "append_images": images[1:], "lossless": True}
+    images[0].save(root / "1.webp", **animated)
+    for t in range(2, 4):
+        images[t].save(root / f"{t}.webp", lossless=True)
+    if form != "folder":
+        root = Path(shutil.make_archive(str(root), form, root))
+    found = find_videos(root)
+    assert [len(one.files) for one in found] == [2, 1]
+    still, animation = found
+    np.testing.assert_array_equal(read_frames(still, every), frames[2:4])
+    np.testing.assert_array_equal(read_frames(animation, every), frames)
+    got = read_frames(animation, lambda n: np.arange(1, n, 3))
+    np.testing.assert_array_equal(got, frames[1::3])
+
+
+# Hostile files
+
+SDP = b"""v=0
+o=- 0 0 IN IP4 127.0.0.1
+s=x
+c=IN IP4 127.0.0.1
+t=0 0
+m=video 5004 RTP/AVP 96
+a=rtpmap:96 H264/90000
+"""
+CONCAT = b"ffconcat version 1.0\nfile v.mkv\n"
+
+
+@pytest.mark.parametrize("text", [SDP, CONCAT], ids=["sdp", "concat"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".gif"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_texts_that_name_other_files_are_not_followed(
+    folder: Path, tmp_path: Path, text: bytes, suffix: str, zipped: bool, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "v.mkv", moving(5))
+    name = f"a{suffix}"
+    broken(tmp_path, name, text)
+    one = video(tmp_path / name)
+    if zipped:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.write(tmp_path / name, name)
+        (one,) = find_videos(tmp_path / "a.zip")
+    with pytest.raises(ValueError, match=rf"cannot be decoded as \{suffix}"):
+        read_frames(one, every)
+
+
+def test_a_container_of_another_suffix_is_told(folder: Path, tmp_path: Path):
+    path = shutil.copy(encoded(folder, "h264.mkv")[0], tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match=r"cannot be decoded as \.mp4"):
+        read(path)
+
+
+@pytest.mark.parametrize("kind", ["eps", "gif", "tiff", "ppm"])
+def test_pillow_opens_the_three_kinds_only(tmp_path: Path, kind: str):
+    """Of an EPS it would run Ghostscript."""
+    Image.fromarray(moving(1)[0]).save(tmp_path / "0.png", kind)
+    with pytest.raises(OSError, match="cannot identify"):
+        read(tmp_path / "0.png")
+
+
+def test_names_are_files_whatever_they_look_like(folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(encoded(folder, "h264.mp4")[0], "http:a.mp4")
+    assert len(read(Path("http:a.mp4"))) == 50
+
+
+def memory_of(call: str, *paths: Path) -> tuple[str, int]:
+    """What a call in a fresh process prints, and the MiB that it took beyond its imports."""
+    code = f"""
+import resource, sys
+import numpy as np, av, PIL.Image
+from srvp_fd_jax.videos.reading import read_frames
+from srvp_fd_jax.videos.sources import File, Video, find_videos
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+try:
+    {call}
+except ValueError as error:
+    print(error)
+print((peak() - before) // 1024)
+"""
+    command = [sys.executable, "-c", code, *map(str, paths)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    *lines, mebibytes = output.splitlines()
+    return "\n".join(lines), int(mebibytes)
+
+
+def giant_gif(side: int) -> bytes:
+    """Ten frames of one pixel each, in 250 bytes."""
+    frame = b"\x21\xf9\4\0\x0a\0\0\0," + struct.pack("<HHHH", 0, 0, 1, 1) + b"\0\2\2\x44\1\0"
+    screen = struct.pack("<HH", side, side) + b"\x80\0\0" + bytes(3) + b"\xff" * 3
+    return b"GIF89a" + screen + frame * 10 + b";"
+
+
+def test_bombs_are_told_before_they_take_memory(tmp_path: Path):
+    broken(tmp_path, "1.gif", giant_gif(16000))
+    with zipfile.ZipFile(tmp_path / "2.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.mp4", bytes(99))
+        archive.getinfo("a.mp4").file_size = 1100 << 20  # as the table of contents will say
+        header = (
+            b"\x93NUMPY\1\0\x76\0{'descr':'|u1','fortran_order':False,'shape':(9,9999999999,9,3)}"
+        )
+        archive.writestr("b.npy", header.ljust(127) + b"\n" + bytes(99))
+        with archive.open("c.npz", "w") as member, zipfile.ZipFile(member, "w") as npz:
+            npz.writestr("c.npy", header.ljust(127) + b"\n" + bytes(99))
+    call = """
+    for video in find_videos(sys.argv[1]):
+        try:
+            read_frames(video, np.arange)
+        except ValueError as error:
+            print(error)
+"""
+    told, mebibytes = memory_of(call, tmp_path)
+    assert told.splitlines() == [
+        "cannot be decoded as .gif: another kind of file, or frames of more than 256 MiB",
+        "its content would take 1,100 MiB, allowed are 1,024 MiB",
+        *(
+            f"{name}: not a readable array file: its array would take 2,317,429 MiB, allowed are "
+            "1,024 MiB"
+            for name in ("b.npy", "c.npz")
+        ),
+    ]
+    assert mebibytes < 100
+
+
+def test_long_clips_are_told_before_they_take_memory(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(reading, "CLIP_BYTES", 48 * 64 * 3 * 10)
+    np.save(tmp_path / "a.npy", moving(12))
+    (tmp_path / "b").mkdir()
+    for t, frame in enumerate(moving(12)):
+        Image.fromarray(frame).save(tmp_path / "b" / f"{t}.png")
+    write_video(tmp_path / "c.mp4", moving(12))
+    write_video(tmp_path / "d.webm", moving(12), "libvpx")
+    for one in find_videos(tmp_path):
+        assert len(read_frames(one, lambda n: np.arange(10))) == 10
+        with pytest.raises(ValueError, match=r"11 frames of 48×64 would take 0 MiB"):
+            read_frames(one, lambda n: np.arange(11))
+
+
+def reason(path: Path) -> str:
+    """Why the only video of a folder or archive is unreadable."""
+    (loaded,) = load_clips(find_videos(path), [find_protocol("srvp:digits:frame")], "real")
+    assert loaded.clips == (None,)
+    return loaded.error
+
+
+def npy(descr: str, shape: str, data: bytes = b"") -> bytes:
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}}}"
+    length = len(header).to_bytes(2, "little")
+    return b"\x93NUMPY\1\0" + length + header.encode() + data
+
+
+def png(side: int, last: bytes = b"IEND") -> bytes:
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(99))), (last, b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("0.png", png(20000), "decompression bomb"),
+        ("0.png", png(8, last=b"\0\0\0\0"), "broken PNG file"),
+        ("a.npy", npy("<f4", "(9, 9999999999999999999, 9, 3)"), "not a readable array file"),
+        ("a.npy", npy("<f16", "(2, 8, 8, 1)", bytes(2 * 64 * 16)), "got dtype float128"),
+    ],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_whatever_a_library_raises_is_the_reason_of_that_video(
+    tmp_path: Path, name: str, content: bytes, message: str, zipped: bool
+):
+    path = tmp_path / "videos"
+    path.mkdir()
+    if zipped:
+        path = path / "a.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, content)
+    else:
+        broken(path, name, content)
+    assert re.search(message, reason(path))
+
+
+def test_a_codec_without_a_decoder_is_told(folder: Path, tmp_path: Path):
+    content = encoded(folder, "h264.mp4")[0].read_bytes()
+    broken(tmp_path, "a.mp4", content.replace(b"avc1", b"zzzz"))
+    assert "no decoder" in reason(tmp_path)
+
+
+def test_a_damaged_lzma_zip_is_told(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("0.png", whole("0.png"))
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[60:90] = b"\xff" * 30
+    broken(tmp_path, "a.zip", bytes(content))
+    assert "not a readable archive" in reason(tmp_path)
+
+
+@pytest.mark.parametrize("error", [AttributeError("none"), MemoryError(), RecursionError("deep")])
+def test_errors_of_any_type_are_reasons(tmp_path: Path, monkeypatch, error: Exception):
+    def fail(*_):
+        raise error
+
+    broken(tmp_path, "a.npy", b"")
+    monkeypatch.setattr("srvp_fd_jax.videos.loading.read_frames", fail)
+    assert reason(tmp_path) == (str(error) or repr(error))
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f2", "<f8", ">f8"])
+def test_arrays_of_other_byte_orders_are_converted(tmp_path: Path, dtype: str):
+    array = np.random.default_rng(0).random((3, 4, 8, 8, 1)).astype(dtype)
+    np.save(tmp_path / "a.npy", array)
+    for one, clip in zip(find_videos(tmp_path / "a.npy"), array, strict=True):
+        got = read_frames(one, every)
+        assert got.dtype.isnative
+        np.testing.assert_array_equal(got, clip)
+
+
+def test_steps_of_any_size(tmp_path: Path):
+    for frames in (None, 1):
+        protocol = find_protocol("tensorflow", frames=frames, step=10**30)
+        np.testing.assert_array_equal(clip_frames(12, 0, protocol, "real"), [0])
+
+
+def test_a_fifo_is_not_opened(tmp_path: Path):
+    os.mkfifo(tmp_path / "a.mp4")
+    assert "a.mp4: is not a regular file" in reason(tmp_path)
+    (tmp_path / "a.mp4").rename(tmp_path / "a.npy")
+    assert "is not a regular file" in reason(tmp_path)
+    for suffix in ("zip", "tar"):
+        os.mkfifo(tmp_path / f"a.{suffix}")
+        with pytest.raises(ValueError, match=f"a.{suffix}: is not a regular file"):
+            find_videos(tmp_path / f"a.{suffix}")
+
+
+def test_titles_in_other_encodings_do_not_matter(tmp_path: Path):
+    path = write_video(tmp_path / "a.mkv", moving(5), "ffv1", pixels="bgr0")
+    with av.open(str(path)) as source, av.open(str(tmp_path / "b.mkv"), "w") as target:
+        target.metadata["title"] = "XXXX"
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    path.write_bytes((tmp_path / "b.mkv").read_bytes().replace(b"XXXX", b"\xe9\xe9\xe9\xe9"))
+    np.testing.assert_array_equal(read(path), moving(5))

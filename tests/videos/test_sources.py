@@ -2,6 +2,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -129,6 +130,32 @@ def test_frames_are_videos_by_folder(tmp_path: Path):
             assert got == [f"{name}/frame{t}.png" for t in range(12)]
 
 
+@pytest.mark.parametrize(
+    ("frames", "strays"),
+    [
+        (["1.png", "2.png", "10.png"], ["preview.png", "thumb_256x256.jpg"]),
+        (["f_1.png", "f_2.png"], ["last.png"]),
+        (["f_1_t-0.1.png", "f_2_t0.0.png", "f_3_t0.1.png"], ["cover.png"]),
+        (["first.png", "second.png", "third3.png"], []),
+        (["a_1.png", "a_2.png", "a_3.png", "b_1.png", "b_2.png"], []),  # told as a flaw
+        (["1.png", "preview.png"], []),
+        (["preview.png"], []),
+    ],
+)
+def test_images_beside_a_sequence_are_no_frames(tmp_path: Path, frames: list, strays: list):
+    fill(tmp_path / "v", frames + strays)
+    (found,) = find_videos(tmp_path)
+    assert [PurePosixPath(file.name).name for file in found.files] == frames
+    assert [PurePosixPath(name).name for name in found.strays] == strays
+
+
+def test_folders_in_zips_are_no_videos(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("a.mp4/", "b.png/", "a.mp4/1.mp4"):
+            archive.writestr(name, b"")
+    assert relative(tmp_path / "a.zip", find_videos(tmp_path / "a.zip")) == ["a.mp4/1.mp4"]
+
+
 def test_videos_frames_arrays_and_archives_may_be_mixed(tmp_path: Path):
     fill(tmp_path, ["c.mp4", "d/1.jpg", "d/2.jpg", "e/f.npz", "README"])
     zipped(tmp_path / "b.zip", ["2.mp4", "f/0.webp"])
@@ -165,6 +192,72 @@ def test_relative_paths_and_strings(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [video.name for video in find_videos(".")] == ["1.mp4", "b/2.mp4"]
     monkeypatch.chdir(tmp_path)
     assert [video.name for video in find_videos("a/")] == ["a/1.mp4", "a/b/2.mp4"]
+
+
+def linked(path: Path, files: dict[str, bytes], links: dict[str, tuple[bytes, str]]) -> Path:
+    """A tar of files, and of links by type and target."""
+    with tarfile.open(path, "w") as archive:
+        for name, (kind, target) in links.items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_links_in_tars_are_followed(tmp_path: Path):
+    files = {"./a/1.mp4": b"one", "other.bin": b"two"}
+    links = {
+        "a/2.mp4": (tarfile.LNKTYPE, "a/1.mp4"),
+        "b/3.mp4": (tarfile.SYMTYPE, "../a/2.mp4"),
+        "b/4.mp4": (tarfile.SYMTYPE, "../other.bin"),
+    }
+    found = find_videos(linked(tmp_path / "a.tar", files, links))
+    contents = {PurePosixPath(video.name).name: opened(video) for video in found}
+    assert contents == {"1.mp4": b"one", "2.mp4": b"one", "3.mp4": b"one", "4.mp4": b"two"}
+
+
+def test_links_in_tars_that_lead_nowhere_are_told(tmp_path: Path):
+    links = {
+        "1.mp4": (tarfile.SYMTYPE, "1.mp4"),
+        "2.mp4": (tarfile.SYMTYPE, "/etc/passwd"),
+        "folder": (tarfile.SYMTYPE, "a"),
+    }
+    path = linked(tmp_path / "a.tar", {"a/3.mp4": b"three"}, links)
+    with pytest.warns(UserWarning, match=r"1 links to folders .* not followed, such as folder"):
+        found = find_videos(path)
+    assert relative(path, found) == ["1.mp4", "2.mp4", "a/3.mp4"]
+    for video, target in zip(found, ("1.mp4", "/etc/passwd"), strict=False):
+        with pytest.raises(ValueError, match=f"a link to '{target}', which is no file in the arch"):
+            opened(video)
+
+
+@pytest.mark.parametrize("form", ["gnu", "oldgnu", "posix"])
+def test_sparse_members_of_tars_have_their_holes(tmp_path: Path, form: str):
+    with open(tmp_path / "1.mp4", "wb") as file:
+        file.write(b"head")
+        file.seek(1 << 20)
+        file.write(b"tail")
+    (tmp_path / "2.mp4").write_bytes(b"next")
+    content = (tmp_path / "1.mp4").read_bytes()
+    command = ["tar", "-cSf", "a.tar", f"--format={form}", "1.mp4", "2.mp4"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert (tmp_path / "a.tar").stat().st_size < 100_000
+    assert [opened(video) for video in find_videos(tmp_path / "a.tar")] == [content, b"next"]
+
+
+def test_long_names_in_tars(tmp_path: Path):
+    name = "v" * 300 + ".mp4"
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(tmp_path / "a.tar", "w", format=form) as archive:
+            for i in range(2):
+                info = tarfile.TarInfo(f"{i}{name}")
+                info.size = 1
+                archive.addfile(info, io.BytesIO(f"{i}".encode()))
+        assert [opened(video) for video in find_videos(tmp_path / "a.tar")] == [b"0", b"1"]
 
 
 # Bad input
@@ -246,6 +339,48 @@ def list_handles() -> list[str]:
     return [fd for fd in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{fd}")]
 
 
+def test_names_that_are_not_utf_8(tmp_path: Path):
+    name = os.fsdecode(b"v\xff.mp4")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / name).write_bytes(content("1"))
+    with tarfile.open(tmp_path / "a.tar", "w", encoding="utf-8") as archive:
+        archive.add(tmp_path / "a" / name, name)
+    for root in (tmp_path / "a", tmp_path / "a.tar"):
+        found = find_videos(root)
+        assert relative(root, found) == [name]
+        assert opened(found[0]) == content("1")
+        assert len(fingerprint(found)) == 64
+    zipped(tmp_path / "a.zip", ["vé.mp4"])
+    damaged = (tmp_path / "a.zip").read_bytes().replace("é".encode(), b"\xff\xff")
+    (tmp_path / "a.zip").write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"a.zip: not a readable archive: .*utf-8"):
+        find_videos(tmp_path / "a.zip")
+
+
+def test_numbers_of_any_length_in_names(tmp_path: Path):
+    names = [f"{digit}{'0' * 5000}.mp4" for digit in (10, 9, 2)]
+    path = zipped(tmp_path / "a.zip", names)
+    assert relative(path, find_videos(path)) == names[::-1]
+
+
+def test_links_in_a_circle_are_told_where_they_are_read(tmp_path: Path):
+    root = fill(tmp_path / "a", ["2.mp4"])
+    (root / "1.mp4").symlink_to("1.mp4")
+    (root / "circle").symlink_to("circle")
+    found = find_videos(root)
+    assert relative(root, found) == ["1.mp4", "2.mp4"]
+    with pytest.raises(OSError, match="symbolic links"):
+        opened(found[0])
+    with pytest.raises(OSError, match="symbolic links"):
+        find_videos(root / "circle")
+
+
+def test_an_empty_path_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(fill(tmp_path, ["1.mp4"]))
+    with pytest.raises(ValueError, match="empty path"):
+        find_videos("")
+
+
 # Order
 
 NAMES = st.lists(st.text("ab/.10²٣ -", max_size=8), max_size=6)
@@ -325,3 +460,40 @@ def test_what_lies_beside_does_not_change_fingerprints(tmp_path: Path):
     before = fingerprint_of(root)
     fill(root, BESIDE)
     assert fingerprint_of(root) == before
+
+
+STAMP = (1_700_000_000 * 10**9,) * 2
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_single_files_of_one_size_and_time_have_fingerprints_of_their_own(
+    tmp_path: Path, large: bool
+):
+    """As `tar xf` leaves train.npy and test.npy; large files are not read for it."""
+    shape = (3, 600, 600, 3) if large else (3, 4, 8, 8, 1)
+    for name, value in (("train", 0), ("test", 1), ("other/test", 2)):
+        path = tmp_path / f"{name}.npy"
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, np.full(shape, value, np.uint8))
+        os.utime(path, ns=STAMP)
+    names = ["train.npy", "test.npy", "other/test.npy"]
+    assert len({fingerprint_of(tmp_path / name) for name in names}) == 3
+    kept = fingerprint_of(tmp_path / "train.npy")
+    (tmp_path / "train.npy").rename(tmp_path / "valid.npy")
+    assert fingerprint_of(tmp_path / "valid.npy") != kept
+
+
+def test_a_small_file_rewritten_in_place_within_its_time_has_another_fingerprint(tmp_path: Path):
+    root = fill(tmp_path, ["1.mp4", "2.mp4"])
+    before = fingerprint_of(root)
+    times = (root / "1.mp4").stat()
+    with open(root / "1.mp4", "r+b") as file:
+        file.write(b"C")
+    os.utime(root / "1.mp4", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert fingerprint_of(root) != before
+
+
+def test_members_of_an_archive_are_part_of_its_fingerprint(tmp_path: Path):
+    """What is found in an archive depends on the release."""
+    found = find_videos(zipped(tmp_path / "a.zip", ["1.mp4", "2.mp4", "3.mp4"]))
+    assert fingerprint(found[:2]) != fingerprint(found[1:])
