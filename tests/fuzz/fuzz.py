@@ -562,18 +562,45 @@ def make_i3d(rng: random.Random) -> dict[str, bytes]:
     return {rng.choice(["a.pt", "a.pt", "a.ckpt"]): damaged_stream(rng, stream)}
 
 
-def make_media(rng: random.Random) -> dict[str, bytes]:
+def damaged_array(rng: random.Random) -> bytes:
+    """An array file with another header, which is as long as its length says."""
+    descr = rng.choice(
+        ["|u1", "<f4", ">f4", "<f2", "<f8", "<f16", "<c8", "<i8", "|O", "<U7", "|V3"]
+    )
+    shape = tuple(rng.choice([1, 2, 3, 6, 32, 48, *EVIL_INTS]) for _ in range(rng.randrange(1, 6)))
+    header = {"descr": descr, "fortran_order": rng.random() < 0.3, "shape": shape}
+    text = repr(header if rng.random() < 0.7 else damage_json(rng, header)).encode(errors="replace")
+    text = b"(" * 5000 if rng.random() < 0.02 else text[:60_000]
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(text) + 1) + text + b"\n" + clip().tobytes()
+
+
+def damaged_media(rng: random.Random) -> tuple[str, bytes]:
+    """A name, and a damaged clip of that kind or, seldom, of another."""
     name = rng.choice(list(media()))
-    data = media()[name]
-    if rng.random() < 0.1:  # under another name
-        name = rng.choice(list(media()))
-    # In a folder, where an array is a video and not many.
-    return {f"folder/{name}": damage(rng, data)}
+    if name.endswith(".npy") and rng.random() < 0.7:
+        return name, damaged_array(rng)
+    data = damage(rng, media()[name])
+    return rng.choice(list(media())) if rng.random() < 0.1 else name, data
+
+
+EVIL_NAMES = ("9" * 5000, "a\n\x1b[31m", "../..", "/", "a/" * 2000, "\u202e", "__MACOSX", "é" * 200)
+
+
+def make_media(rng: random.Random) -> dict[str, bytes]:
+    name, data = damaged_media(rng)
+    return {f"folder/{name}": data}  # where an array is one video, and not many
 
 
 def make_archive(rng: random.Random) -> dict[str, bytes]:
-    name = rng.choice(list(archives()))
-    return {name: damage(rng, archives()[name])}
+    if rng.random() < 0.6:
+        name = rng.choice(list(archives()))
+        return {name: damage(rng, archives()[name])}
+    entries = {}
+    for _ in range(rng.randrange(1, 5)):
+        name, data = damaged_media(rng)
+        evil = f"{rng.choice(EVIL_NAMES)}/" if rng.random() < 0.2 else ""
+        entries[f"{evil}{rng.randrange(5)}{name}"] = data
+    return {"a.zip": zip_of(entries)}
 
 
 KINDS = {
