@@ -113,21 +113,38 @@ class _Terminated(KeyboardInterrupt):
     pass
 
 
+_terminated = threading.Event()
+
+
 @contextlib.contextmanager
 def _termination_interrupts() -> Iterator[None]:
     """SIGTERM ends as Ctrl-C does: worker processes and the memory shared with them go first."""
 
     def end(number: int, frame: object) -> None:
+        _terminated.set()
         raise _Terminated
+
+    def tell_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(unraisable.exc_value, _Terminated):
+            sys.__unraisablehook__(unraisable)
 
     if threading.current_thread() is not threading.main_thread():  # signals are not its business
         yield
         return
-    before = signal.signal(signal.SIGTERM, end)
+    _terminated.clear()
+    before, sys.unraisablehook = signal.signal(signal.SIGTERM, end), tell_unraisable
     try:
         yield
+        _raise_if_terminated()
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = sys.__unraisablehook__
+
+
+def _raise_if_terminated() -> None:
+    """Raises again what Python ignores where a signal comes while an object is finalised."""
+    if _terminated.is_set():
+        raise _Terminated
 
 
 class _Parser(argparse.ArgumentParser):
@@ -534,7 +551,12 @@ def _go_through(
 ) -> list[_T]:
     """What one of `evaluation`'s functions makes of videos; tells how far it is."""
     clips = min(len(videos), max(metric.protocols[0].clips or len(videos) for metric in metrics))
-    with _progress(side, clips) as on_progress:
+    with _progress(side, clips) as show_progress:
+
+        def on_progress(position: int) -> None:
+            _raise_if_terminated()
+            show_progress(position)
+
         return make(
             videos,
             metrics,

@@ -164,8 +164,7 @@ def stream(
             state = _fold_samples(before, extract, samples, batch_size, find_division(samples))
         else:
             counting = np.arange(len(samples)) < count
-            # Copied, since a generator may fill the same array again while the device still works.
-            block = jax.device_put((samples, counting, np.int32(count)), may_alias=False)
+            block = jax.device_put((samples, counting, np.int32(count)))
             state = _fold_block(before, extract, *block, min(batch_size, len(samples)))
         jax.block_until_ready(before)  # one block waits on the device, never more
     return state
@@ -342,9 +341,8 @@ def _put_on_host(
     filled: int,
     taken: int,
 ) -> Shaped[np.ndarray, "size *sample"]:
+    # Always a copy: a generator may fill its array again while the device still reads the block.
     new = np.asarray(values(batch))[taken : taken + len(block) - filled]
-    if len(new) == len(block):
-        return new
     block[filled : filled + len(new)] = new
     return block
 

@@ -72,7 +72,7 @@ class Metric:
         batches = blocks(map(self.prepare, used), at_once, 1)
         encoded = [_encode(self.network, self.protocols, batch) for batch, _ in batches]
 
-        def padded(*f: Float[Array, "n _ _"]) -> Float[Array, "n _ _"]:
+        def padded(*f: Float[Array, "n k d"]) -> Float[Array, "videos k d"]:
             together = jnp.concatenate(f)
             return jnp.pad(together, ((0, VIDEOS_A_ROUND - len(together)), (0, 0), (0, 0)))
 

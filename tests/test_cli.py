@@ -222,6 +222,7 @@ def test_broken_videos_are_told_and_counted(tmp_path, capsys):
     assert "takes 9 clips, got 8 of 13 videos; 1 shorter than 5 frames (such as" in error
 
 
+@pytest.mark.filterwarnings("ignore:s[12]. 2 samples for 400 feature dimensions")
 def test_compute_under_an_fvd_protocol(i3d_weights, tmp_path, capsys):
     i3d_weights.save(tmp_path / "i3d.safetensors")
     clips = np.random.default_rng(0).integers(0, 256, (2, 2, 9, 72, 88, 1), np.uint8)
@@ -347,14 +348,14 @@ def test_what_is_wrong_is_told_before_the_work(files, tmp_path, monkeypatch, cap
     cases = [
         (["compute", real, nothing], "nothing.npy: no such file or folder"),
         (["report", real, nothing, "-o", str(tmp_path / "r.html")], "nothing.npy: no such file"),
-        (["compute", real, folder], f"Is a directory: '{folder}'"),
+        (["compute", real, folder], f"a folder, expected a file: '{folder}'"),
         (
             ["compute", real, fake, "--clips", "55"],
             "b.npz: holds 50 videos, protocol 'srvp:digits:",
         ),
         (["stats", real, "-o", folder], f"{folder}: is a folder, expected a file"),
         (["stats", real, "-o", f"{tmp_path}/file/a.safetensors"], "Not a directory"),
-        (["compare", folder, folder], f"Is a directory: '{folder}'"),
+        (["compare", folder, folder], f"a folder, expected a file: '{folder}'"),
     ]
     for command, message in cases:
         options = [] if command[0] == "compare" else DYNAMICS

@@ -128,7 +128,9 @@ def without_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     calculator._calculator.cache_clear()
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/api/protocols.md", "docs/multihost.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/api/protocols.md", "docs/jax.md", "docs/multihost.md"]
+)
 @pytest.mark.filterwarnings("ignore:.*leave the covariance singular")
 @pytest.mark.usefixtures("without_hub")
 def test_python_of_pages_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

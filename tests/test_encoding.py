@@ -229,6 +229,7 @@ def test_four_processes_give_the_number_of_one(digits, clips, tmp_path):
     assert float(digits(padded, y, "dynamics")) != pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.usefixtures("without_type_checks")  # Flax takes apart what the model holds
 def test_training_loop_example_moves_the_generator_towards_its_target(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     import training_loop

@@ -164,9 +164,8 @@ def _copied(loaded: Loaded) -> Loaded:
 def _wait_for_shared_memory() -> None:
     """Grain gives it back in a thread, which the end of the process would cut short."""
     until = time.monotonic() + 2
-    while time.monotonic() < until and any(
-        isinstance(one, SharedMemory) for one in gc.get_objects()
-    ):
+    # By the type itself: asked by `isinstance`, objects of other libraries may run their own code.
+    while time.monotonic() < until and any(type(one) is SharedMemory for one in gc.get_objects()):
         time.sleep(0.01)
 
 
