@@ -46,7 +46,8 @@ nitpick_ignore_regex = [
         "str|int|float|bool|dict|list|tuple|type|None|any|property",
         "Any|Callable|Iterable|Mapping|Sequence|Literal|NamedTuple|Path|os",
         "jax|np|nnx|DTypeLike|ArrayLike|Array|AnyArray",
-        "Bool|Float|Int|Shaped|UInt8",
+        "Bool|Float|Int|Shaped|UInt8|UInt32|Hashable",
+        "jaxtyping|jaxlib|numpy|ndarray|int64|FrozenNetwork",
     )
 ]
 

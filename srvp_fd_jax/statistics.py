@@ -80,9 +80,9 @@ class FeatureStatistics:
 
     @property
     def count(self) -> Int[np.ndarray | np.int64, "*stack"] | Float[Array, "*stack"]:
-        """Number of samples: an exact int64, which is read from the device and waits for it.
+        """Number of samples, an exact int64, which is read from the device and waits for it.
 
-        Of traced statistics a float of their dtype, exact up to 2²⁴ in float32.
+        While the statistics are traced it is a float of their dtype, exact up to 2²⁴ in float32.
         """
         limbs = values(self.count_limbs)
         if limbs is None:
@@ -91,7 +91,7 @@ class FeatureStatistics:
 
     @property
     def ddof(self) -> int:
-        """Covariances are divided by count − ddof: 1 unless the statistics are marked otherwise."""
+        """Covariances are divided by count − ddof. It is 1 unless the statistics are marked."""
         return int(dict(self.source).get("ddof", 1))
 
     @classmethod
