@@ -9,7 +9,6 @@ The three comparisons are those of the PyTorch package srvp-fd 0.4.1, whose numb
 """
 
 import functools
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterable
@@ -570,9 +569,7 @@ def _clip_features(
     """Encodings, w, and means with raw scales of q(y₀), whichever are asked for."""
     # Whoever differentiates in a calculator means its inputs: the metric stays what it is.
     nt_inf, module = network.config.nt_inf, jax.lax.stop_gradient(network).module()
-    frames = jnp.reshape(clips, (-1, *clips.shape[-3:]))
-    encodings = module.encoder(to_unit_range(frames))
-    encodings = encodings.reshape(len(clips), math.prod(clips.shape[1:-3]), network.config.nhx)
+    encodings = _encodings(module.encoder, jnp.reshape(clips, (len(clips), -1, *clips.shape[-3:])))
 
     def features(comparison_type: ComparisonType) -> Float[Array, "n k d"]:
         match comparison_type:
@@ -584,6 +581,26 @@ def _clip_features(
                 return module.initial_state(encodings[:, :nt_inf])[:, None]
 
     return tuple(map(features, comparison_types))
+
+
+def _encodings(
+    encoder: Callable[[Array], Array], clips: Shaped[Array, "n t h w c"]
+) -> Float[Array, "n t nhx"]:
+    """Encodings of the frames of clips; of long clips part after part, to bound the memory."""
+
+    def encode(part: Shaped[Array, "n s h w c"]) -> Float[Array, "n s nhx"]:
+        encodings = encoder(to_unit_range(part.reshape(-1, *part.shape[2:])))
+        return encodings.reshape(*part.shape[:2], -1)
+
+    n, t = clips.shape[:2]
+    length = -(-t // max(1, n * t // (4 * frames_at_once())))
+    if length == t:
+        return encode(clips)
+    steps = -(-t // length)
+    padded = jnp.pad(clips, ((0, 0), (0, steps * length - t), *[(0, 0)] * 3))
+    parts = padded.reshape(n, steps, length, *clips.shape[2:]).swapaxes(0, 1)
+    encodings = jax.lax.map(encode, parts).swapaxes(0, 1)
+    return encodings.reshape(n, steps * length, -1)[:, :t]
 
 
 @functools.cache  # once a process

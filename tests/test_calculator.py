@@ -21,7 +21,7 @@ from checkpoints import PUBLISHED, SMALL, write_checkpoint
 from flax import nnx
 
 import srvp_fd_jax
-from srvp_fd_jax import FrechetDistanceCalculator
+from srvp_fd_jax import FrechetDistanceCalculator, calculator
 from srvp_fd_jax.videos.moving_digits import moving_digits
 
 # The package hides this module behind its function of the same name.
@@ -413,6 +413,18 @@ def test_content_is_of_the_last_frames_and_dynamics_of_the_first(digits, clips):
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
+def test_long_clips_are_encoded_part_after_part(digits, monkeypatch):
+    long = np.random.default_rng(0).integers(0, 256, (2, 101, 64, 64, 1), np.uint8)
+    expected = digits.extract_features(long.reshape(-1, 64, 64, 1)).reshape(2, 101, -1)
+    monkeypatch.setattr(calculator, "frames_at_once", lambda: 4)
+    network = digits.network
+    encode = jax.jit(lambda x: calculator._clip_features(("frame",), network, x)[0])
+    convolutions = re.findall(r"convolution.* -> tensor<(\d+)x", encode.lower(long).as_text())
+    assert max(map(int, convolutions)) <= 2 * 4 * 4
+    chex.assert_trees_all_close(encode(long), expected, atol=1e-6)
+
+
 def test_eigh_is_close(digits, clips):
     textbook = FrechetDistanceCalculator("digits", method="eigh")
     x, y = clips
@@ -427,8 +439,6 @@ def test_distance_from_features(digits, clips):
 
 
 def test_warnings(digits, clips, tmp_path):
-    from srvp_fd_jax import calculator
-
     x = clips[0][:, 0]
     with pytest.warns(UserWarning, match="y: 128 samples for 128 feature dimensions"):
         digits(x, x[:128])
