@@ -84,7 +84,7 @@ def open_file(path: str | os.PathLike[str]) -> BufferedReader:
     """Opens a file to read it, and nothing else: opening a pipe waits for whoever writes to it.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
 
     Returns:
         The open file.
@@ -124,7 +124,7 @@ def read_safetensors(
     """Reads the metadata and, once `check_metadata` has let it through, the arrays of a file.
 
     Args:
-        path: Of the file. What `write_safetensors` wrote is held to its checksum; files of before
+        path: Path of the file. What `write_safetensors` wrote is held to its checksum; older files
             have none.
         check_metadata: Raises a `ValueError` where the file is not the one that is looked for.
 
@@ -161,7 +161,7 @@ def write_safetensors(
     """Writes a safetensors file with a checksum; it appears whole or not at all.
 
     Args:
-        path: Of the file; what is there is replaced.
+        path: Path of the file; what is there is replaced.
         arrays: By name. The same arrays and metadata give the same bytes.
         metadata: By name.
     """
@@ -187,7 +187,7 @@ def check_writable(path: Path) -> None:
     """Raises an `OSError` unless a file can be written there; nothing is left of the trial.
 
     Args:
-        path: Of the file; folders above it may still be missing.
+        path: Path of the file; folders above it may still be missing.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder, expected a file")

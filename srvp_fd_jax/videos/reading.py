@@ -43,17 +43,17 @@ _DEMUXERS = {
 
 
 FRAME_BYTES = 1 << 28
-"""Of a decoded frame, 89 megapixels: files of a few bytes may say that they are larger."""
+"""Most bytes of a decoded frame, 89 megapixels: a small file may claim to be larger."""
 
 CLIP_BYTES = 1 << 31
-"""Of all frames of a video that are read at once: 340 of 1080p."""
+"""Most bytes of all frames of a video that are read at once, 340 frames of 1080p."""
 
 # Sizes may change within a video, before one can look.
 _LIMITS = {"max_pixels": str(FRAME_BYTES // 3)}
 
 
 class Source(NamedTuple):
-    """Of a video: a path, or what is in an archive, and the demuxer for it."""
+    """Where a video is read from, a path or a member of an archive, and the demuxer for it."""
 
     content: str | bytes
     demuxer: str
@@ -97,8 +97,8 @@ def check_clip(frames: int, height: int, width: int, pixel_bytes: int = 3) -> No
 
     Args:
         frames: How many are read at once.
-        height: Of a frame.
-        width: Of a frame.
+        height: Height of a frame.
+        width: Width of a frame.
         pixel_bytes: Of a pixel, all channels together.
     """
     frame = height * width * pixel_bytes
