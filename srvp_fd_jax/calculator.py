@@ -21,12 +21,18 @@ from jaxtyping import Array, Float, Shaped
 from numpy.typing import ArrayLike
 
 from srvp_fd_jax import encoding, frechet
-from srvp_fd_jax.devices import AnyArray, find_division
+from srvp_fd_jax.devices import AnyArray, find_division, own, varying
 from srvp_fd_jax.encoding import Extract, Moments, Statistics
 from srvp_fd_jax.inputs import DataFormat, as_array, as_frames, to_unit_range
 from srvp_fd_jax.networks.convolution import Precision
 from srvp_fd_jax.networks.srvp import COMPARISON_TYPES, ComparisonType, gaussian_from_raw
-from srvp_fd_jax.statistics import FeatureStatistics, check_counts, distance_between, mark
+from srvp_fd_jax.statistics import (
+    FeatureStatistics,
+    check_counts,
+    distance_between,
+    mark,
+    nothing,
+)
 from srvp_fd_jax.weights import DATASETS, FrozenNetwork, load_weights
 
 _T = TypeVar("_T")
@@ -258,12 +264,13 @@ class FrechetDistanceCalculator:
         Raises:
             ValueError: If `comparison_type` is unknown.
         """
+        return jax.tree.map(varying, self._nothing(comparison_type))
+
+    def _nothing(self, comparison_type: ComparisonType) -> FeatureStatistics:
+        """Statistics of no samples for samples that vary over some axes of `jax.shard_map`."""
         _check_comparison_type(comparison_type)
-        empty = FeatureStatistics.empty(
-            self._dim(comparison_type), mixture=comparison_type == "dynamics"
-        )
         return mark(
-            empty,
+            nothing(self._dim(comparison_type), comparison_type == "dynamics"),
             comparison_type=comparison_type,
             dataset=self.dataset,
             network="srvp",
@@ -343,7 +350,7 @@ class FrechetDistanceCalculator:
             self._extract(clip_moments, comparison_types),
             used,
             _batch_size(used, batch_size),
-            tuple(map(self.empty, comparison_types)),
+            tuple(map(self._nothing, comparison_types)),
         )
 
     def _stream(
@@ -355,7 +362,7 @@ class FrechetDistanceCalculator:
         def check(batch: ArrayLike, name: str) -> Shaped[AnyArray, "..."]:
             return self._samples(batch, name, comparison_types)
 
-        empty = tuple(map(self.empty, comparison_types))
+        empty = tuple(map(self._nothing, comparison_types))
         samples = encoding.checked(batches, check)  # whole clips: all of one length
         first, used = encoding.peek(self._used_frames(s, comparison_types) for s in samples)
         if first is None:
@@ -371,7 +378,7 @@ class FrechetDistanceCalculator:
         used = self._used_frames(samples, (comparison_type,))
         (features,) = encoding.encode(
             self._extract(_clip_features, (comparison_type,)),
-            used,
+            own(used),
             _batch_size(used, batch_size),
             find_division(used),
         )

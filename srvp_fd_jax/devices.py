@@ -58,6 +58,14 @@ def values(x: Any) -> np.ndarray | None:
     return np.asarray(x)
 
 
+def own(x: Shaped[AnyArray, "..."]) -> Shaped[AnyArray, "..."]:
+    """An array that nobody else changes, a copy if it is NumPy's.
+
+    JAX may read NumPy's memory after a call has returned, and a generator may fill it again.
+    """
+    return np.array(x) if isinstance(x, np.ndarray) else x
+
+
 def on_host(x: Shaped[AnyArray, "..."]) -> bool:
     """Whether an array lies in the memory of the host, where NumPy works on it without a copy."""
     if not isinstance(x, jax.Array):
@@ -108,6 +116,14 @@ def resharded(x: Shaped[Array, "n ..."], shards: Shards) -> Shaped[Array, "n ...
     return jax.reshard(x, NamedSharding(mesh, P(axes)))
 
 
+def replicated(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """The same array whole on every device, where its type says that the first axis is sharded."""
+    division = find_division(x)
+    if isinstance(division, int) or not division[0].explicit_axes:
+        return x
+    return jax.reshard(x, NamedSharding(division[0], P()))
+
+
 def varying(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """The same array, typed inside `jax.shard_map` as one that may differ between devices.
 
@@ -116,3 +132,9 @@ def varying(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """
     axes = jax.sharding.get_abstract_mesh().manual_axes
     return jax.lax.pcast(x, axes, to="varying") if axes else x
+
+
+def varying_axes(x: Shaped[Array, "..."]) -> frozenset[Any]:
+    """Axes of `jax.shard_map` that an array may differ along, none where it does not track them."""
+    manual = getattr(jax.typeof(x), "manual_axis_type", None)
+    return frozenset(manual.varying) if manual is not None else frozenset()

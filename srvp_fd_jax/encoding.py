@@ -24,6 +24,7 @@ from srvp_fd_jax.devices import (
     find_division,
     is_tracing,
     on_host,
+    own,
     resharded,
     values,
     zeros,
@@ -308,10 +309,11 @@ def _joined(
     make: Callable[..., Any] = functools.partial(zeros, sharding=place)
     if place == _HOST:
         put, make = _put_on_host, np.zeros
+    keep: Callable[..., Any] = own if place == _HOST else lambda batch: batch
     first: collections.deque[Shaped[AnyArray, ...]] = collections.deque()
     arrived = 0
     while arrived < batch_size and (batch := next(batches, None)) is not None:
-        first.append(batch)
+        first.append(keep(batch))
         arrived += len(batch)
     if arrived == 0:
         return

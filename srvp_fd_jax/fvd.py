@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Shaped
 from numpy.typing import ArrayLike
 
 from srvp_fd_jax import encoding, frechet
-from srvp_fd_jax.devices import AnyArray, find_division
+from srvp_fd_jax.devices import AnyArray, find_division, own, varying
 from srvp_fd_jax.encoding import Extract, Moments
 from srvp_fd_jax.inputs import as_clips, to_unit_range
 from srvp_fd_jax.networks.convolution import Precision
@@ -28,6 +28,7 @@ from srvp_fd_jax.statistics import (
     distance_between,
     frechet_distance_from_statistics,
     mark,
+    nothing,
 )
 from srvp_fd_jax.videos.protocols import Protocol, find_protocol
 from srvp_fd_jax.videos.resizing import resize
@@ -142,7 +143,7 @@ class FrechetVideoDistanceCalculator:
         """
         checked = self._clips(clips, "clips")
         size, division = _batch_size(batch_size), find_division(checked)
-        (moments,) = encoding.encode(self._extract(), checked, size, division)
+        (moments,) = encoding.encode(self._extract(), own(checked), size, division)
         return moments["features"][:, 0]
 
     def statistics(
@@ -164,7 +165,7 @@ class FrechetVideoDistanceCalculator:
         """
         size = _batch_size(batch_size)
         first, clips = encoding.peek(encoding.checked(batches, self._clips))
-        empty = self.empty(None if first is None else first.shape[1])
+        empty = self._nothing(None if first is None else first.shape[1])
         (made,) = encoding.stream(self._extract(), clips, size, (empty,))
         return made
 
@@ -195,8 +196,12 @@ class FrechetVideoDistanceCalculator:
         Returns:
             Statistics to update or to merge with in a loop of your own.
         """
+        return jax.tree.map(varying, self._nothing(frames))
+
+    def _nothing(self, frames: int | None) -> FeatureStatistics:
+        """Statistics of no clips for clips that vary over some axes of `jax.shard_map`."""
         return mark(
-            FeatureStatistics.empty(NUM_CLASSES),
+            nothing(NUM_CLASSES, mixture=False),
             network="i3d",
             precision=self.network.precision,
             weights_sha256=self.weights_sha256,
@@ -211,7 +216,7 @@ class FrechetVideoDistanceCalculator:
         counts = {name: c.shape[0] for name, c in clips.items()}
         check_counts(counts, NUM_CLASSES)
         self._warn_of_counts(list(counts.values()))
-        size, empty = _batch_size(batch_size), (self.empty(lengths[0]),)
+        size, empty = _batch_size(batch_size), (self._nothing(lengths[0]),)
         (s1,), (s2,) = (
             encoding.statistics(self._extract(), c, size, empty) for c in clips.values()
         )

@@ -134,6 +134,8 @@ def as_count(value: Any, name: str, *, least: int) -> int:
         ValueError: If it is no integer, or is below `least`.
     """
     try:
+        if isinstance(value, bool):
+            raise TypeError("a truth value is no number")
         number = operator.index(value)
     except TypeError as error:
         got = f"got {value!r} of type {type(value).__name__}"

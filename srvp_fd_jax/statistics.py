@@ -28,7 +28,18 @@ from jaxtyping import Array, Bool, Float, Int, Shaped, UInt32
 from numpy.typing import ArrayLike
 
 from srvp_fd_jax import frechet
-from srvp_fd_jax.devices import AnyArray, Division, find_division, resharded, values, varying, zeros
+from srvp_fd_jax.devices import (
+    AnyArray,
+    Division,
+    find_division,
+    own,
+    replicated,
+    resharded,
+    values,
+    varying,
+    varying_axes,
+    zeros,
+)
 from srvp_fd_jax.files import printable, read_safetensors, write_safetensors
 from srvp_fd_jax.inputs import as_array, as_count
 
@@ -45,7 +56,8 @@ class FeatureStatistics:
     the variances σᵢ² are summed beside them: the mixture has mean μ̄ and covariance
     cov(μᵢ) + diag(mean σᵢ²).
 
-    Gathering makes statistics whose arrays have further axes in front; `reduce` merges them.
+    `jax.vmap` and gathering make stacked statistics, whose arrays have a further axis in front;
+    `reduce` merges them.
 
     Statistics can be an attribute of an `nnx.Module`, where no optimiser takes them for parameters.
 
@@ -116,8 +128,13 @@ class FeatureStatistics:
 
         Returns:
             Statistics of count 0, which `update` and `merge` add to.
+
+        Raises:
+            ValueError: If `dtype` is neither float32 nor float64, or `dim` is not positive.
         """
-        empty = _nothing(dim, mixture, dtype)
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise ValueError(f"dtype: got {np.dtype(dtype)}, allowed are float32 and float64")
+        empty = nothing(as_count(dim, "dim", least=1), mixture, dtype)
         return dataclasses.replace(jax.tree.map(varying, empty), source=tuple(sorted(source)))
 
     @classmethod
@@ -147,8 +164,7 @@ class FeatureStatistics:
         # At least float32, and float64 where JAX has it.
         wide = np.float64 if array.dtype == np.float64 else np.float32
         dtype = jax.dtypes.canonicalize_dtype(wide)
-        empty = cls.empty(array.shape[1], mixture=variances is not None, dtype=dtype)
-        return empty.update(array, mask, variances)
+        return nothing(array.shape[1], variances is not None, dtype).update(array, mask, variances)
 
     def update(
         self,
@@ -175,6 +191,7 @@ class FeatureStatistics:
                 mixture and the other is not, or a value of a NumPy array that counts is not finite
                 or a variance is negative.
         """
+        _check_single(self)
         features = as_array(features, "features")
         if features.ndim != 2 or features.shape[1] != self.mean.shape[0]:
             expected = f"[n, {self.mean.shape[0]}]"
@@ -198,7 +215,8 @@ class FeatureStatistics:
                 raise ValueError(f"variances: got shape {variances.shape}, expected {expected}")
             _check_floating("variances", variances)
             _check_values("variances", variances, mask, least=0.0)
-        return fold(self, features, mask, variances, find_division(features))
+        mask, variances = (None if x is None else own(x) for x in (mask, variances))
+        return fold(self, own(features), mask, variances, find_division(features))
 
     @jax.jit
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
@@ -258,7 +276,17 @@ class FeatureStatistics:
 
         Returns:
             One statistics of all the samples, each counted once.
+
+        Raises:
+            ValueError: If the statistics are not stacked along one axis.
         """
+        if self.mean.ndim != 2:
+            raise ValueError(
+                f"statistics: got {self.mean.ndim - 1} leading axes, expected one to reduce"
+            )
+        return jax.tree.map(replicated, self)._reduce()
+
+    def _reduce(self) -> "FeatureStatistics":
         k, d = self.mean.shape
         counts = self._count()
         total = _sum_counts(self.count_limbs)
@@ -292,10 +320,21 @@ class FeatureStatistics:
         Returns:
             Statistics of all the samples, each counted once, the same on every device and typed as
             such: it can be returned under `out_specs=P()`.
+
+        Raises:
+            ValueError: If the statistics are the same along one of the axes, where merging would
+                count each sample several times (`jax.shard_map` knows unless `check_vma=False`).
         """
+        _check_single(self)
         # A sum of what all devices have put in their own places is what `shard_map` knows to be
         # the same everywhere; of what is gathered it does not know that.
         place, places = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
+        same = varying_axes(place) - varying_axes(self.mean)
+        if same:
+            raise ValueError(
+                f"axis_name: got {axis_name!r}, but the statistics are the same along "
+                f"{', '.join(map(repr, sorted(same)))}: each sample would be counted several times"
+            )
 
         def gather(x: Shaped[Array, "..."]) -> Shaped[Array, "places ..."]:
             own = jnp.arange(places).reshape(-1, *[1] * x.ndim) == place
@@ -329,6 +368,7 @@ class FeatureStatistics:
         Raises:
             ValueError: As `covariance`.
         """
+        _check_single(self)
         divisor = as_count(self.ddof if ddof is None else ddof, "ddof", least=0)
         _check_divisor(self, divisor)
         return _covariance_factor(self, divisor)
@@ -338,7 +378,11 @@ class FeatureStatistics:
 
         Args:
             path: Path of the file; what is there is replaced.
+
+        Raises:
+            ValueError: If the statistics are stacked.
         """
+        _check_single(self)
         names = ("count", "mean", "mean_error", "factor", "variance_sum")
         arrays = {
             name: np.asarray(value) for name in names if (value := getattr(self, name)) is not None
@@ -381,7 +425,11 @@ class FeatureStatistics:
 nnx.register_data_type(FeatureStatistics)
 
 
-def _nothing(dim: int, mixture: bool, dtype: DTypeLike) -> FeatureStatistics:
+def nothing(dim: int, mixture: bool, dtype: DTypeLike = jnp.float32) -> FeatureStatistics:
+    """Statistics of no samples, which inside `jax.shard_map` vary over no axis.
+
+    So do not those that samples are folded into, but over the axes that the samples vary over.
+    """
     # An array for each field, so that all of them can be donated.
     return FeatureStatistics(
         count_limbs=zeros((2,), jnp.uint32),
@@ -443,7 +491,7 @@ def _fold_batch(
         variances: Float[Array, "n d"] | None,
     ) -> FeatureStatistics:
         dim, dtype = features.shape[1], statistics.mean.dtype
-        empty = _nothing(dim, variances is not None, dtype)
+        empty = nothing(dim, variances is not None, dtype)
         return empty._fold(*_centred(dtype, features, mask, variances, offset))
 
     if isinstance(division, int):
@@ -478,10 +526,11 @@ def _centred(
     The offset, given in two parts, is what was subtracted from all samples before.
     """
     features = features.astype(dtype)
+    counts = None if mask is None else mask[:, None]
     if mask is None:
-        mask = jnp.ones(features.shape[0], bool)
-    counts = mask[:, None]
-    count = jnp.sum(mask, dtype=jnp.uint32)
+        count = jnp.asarray(features.shape[0], jnp.uint32)
+    else:
+        count = jnp.sum(mask, dtype=jnp.uint32)
     divisor = jnp.maximum(count, 1).astype(features.dtype)
 
     def masked_mean(rows: Float[Array, "n d"]) -> Float[Array, " d"]:
@@ -497,7 +546,9 @@ def _centred(
         variances = variances.astype(features.dtype)
         allowed = jnp.where(variances >= 0, variances, jnp.nan)
         variance_sum = jnp.sum(allowed, axis=0, where=counts)
-    rows = jnp.where(counts, features - mean[None] - mean_error[None], 0)
+    rows = features - mean[None] - mean_error[None]
+    if counts is not None:
+        rows = jnp.where(counts, rows, 0)
     if offset is not None:
         mean, rounded = _two_sum(offset[0], mean)
         mean_error = mean_error + offset[1] + rounded
@@ -528,6 +579,14 @@ def _sum_counts(limbs: UInt32[Array, "k 2"]) -> UInt32[Array, "2"]:
 
 def _as_float(limbs: UInt32[Array, "*stack 2"], dtype: DTypeLike) -> Float[Array, "*stack"]:
     return limbs[..., 1].astype(dtype) * 2.0**32 + limbs[..., 0].astype(dtype)
+
+
+def _check_single(statistics: FeatureStatistics) -> None:
+    if statistics.mean.ndim != 1:
+        raise ValueError(
+            f"statistics: got stacked ones, of shape {statistics.mean.shape[:-1]}: use `jax.vmap`, "
+            "or merge them by `reduce`"
+        )
 
 
 def _check_floating(name: str, array: Shaped[AnyArray, "..."]) -> None:
@@ -604,11 +663,8 @@ def check_comparable(
         s2: The others.
         same_side: Whether real ones and fake ones are different things, as they are to a merge.
     """
-    d1, d2 = s1.mean.shape[0], s2.mean.shape[0]
-    if d1 != d2:
-        raise ValueError(f"statistics: got feature dimensions {d1} and {d2}, which must be equal")
-    if (s1.variance_sum is None) != (s2.variance_sum is None):
-        raise ValueError("statistics: one is of a Gaussian mixture and the other is not")
+    for s in (s1, s2):
+        _check_single(s)
     source1, source2 = dict(s1.source), dict(s2.source)
     both = source1.keys() & source2.keys()
     for name in sorted(both if same_side else both - {"side"}):
@@ -616,6 +672,11 @@ def check_comparable(
             raise ValueError(
                 f"statistics: {name} is {source1[name]!r} of one and {source2[name]!r} of the other"
             )
+    if (s1.variance_sum is None) != (s2.variance_sum is None):
+        raise ValueError("statistics: one is of a Gaussian mixture and the other is not")
+    d1, d2 = s1.mean.shape[0], s2.mean.shape[0]
+    if d1 != d2:
+        raise ValueError(f"statistics: got feature dimensions {d1} and {d2}, which must be equal")
 
 
 def check_counts(counts: Mapping[str, int], dim: int, *, stacklevel: int = 4) -> None:
@@ -701,6 +762,9 @@ def frechet_distance_from_statistics(
         25.0
     """
     named = {"s1": s1, "s2": s2}
+    for name, s in named.items():
+        if not isinstance(s, FeatureStatistics):
+            raise ValueError(f"{name}: got a {type(s).__name__}, expected FeatureStatistics")
     check_comparable(s1, s2)
     known = {name: s for name, s in named.items() if values(s.count_limbs) is not None}
     counts = {name: int(s.count) for name, s in known.items()}

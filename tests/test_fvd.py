@@ -117,7 +117,7 @@ def test_statistics_of_other_protocols_are_not_compared(fvd, short, clips):
         fvd.distance(s2, s2)
     assert fvd.statistics([]).merge(s1).source == s1.source
     frames = FrechetDistanceCalculator("digits").statistics([])
-    with pytest.raises(ValueError, match="feature dimensions 400 and 128"):
+    with pytest.raises(ValueError, match="network is 'i3d' of one and 'srvp' of the other"):
         fvd.distance(s1, frames)
 
 

@@ -592,3 +592,50 @@ def test_wrong_shapes_are_told(arguments, message):
 def test_fewer_samples_than_dimensions_are_warned_of_wherever_a_distance_is_asked_for():
     with pytest.warns(UserWarning, match="s2: 5 samples for 5 feature dimensions"):
         frechet_distance_from_statistics(statistics(FEATURES), statistics(OTHER[:5]))
+
+
+def test_a_buffer_may_be_filled_again():
+    rng = np.random.default_rng(0)
+    parts = rng.normal(size=(12, 4000, D)).astype(np.float32)
+    state, buffer = FeatureStatistics.empty(D), np.empty_like(parts[0])
+    for part in parts:
+        buffer[:] = part
+        state = state.update(buffer)
+    buffer[:] = np.nan
+    assert_same(state, parts.reshape(-1, D))
+
+
+STACKED = jax.vmap(FeatureStatistics.from_features)(jnp.asarray(FEATURES).reshape(4, 15, D))
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda path: STACKED.update(FEATURES),
+        lambda path: STACKED.merge(STACKED),
+        lambda path: STACKED.covariance(),
+        lambda path: frechet_distance_from_statistics(STACKED, STACKED),
+        lambda path: STACKED.save(path),
+        lambda path: STACKED.all_reduce("a"),
+    ],
+    ids=["update", "merge", "covariance", "distance", "save", "all_reduce"],
+)
+def test_stacked_statistics_are_told(use, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"stacked ones, of shape \(4,\): use `jax.vmap`, or"):
+        use(tmp_path / "statistics")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_other_wrong_uses_are_told():
+    with pytest.raises(ValueError, match="got 0 leading axes, expected one to reduce"):
+        statistics(FEATURES).reduce()
+    with pytest.raises(ValueError, match="s2: got a ndarray, expected FeatureStatistics"):
+        frechet_distance_from_statistics(statistics(FEATURES), FEATURES)
+    for dtype in (int, jnp.bfloat16):
+        with pytest.raises(ValueError, match=r"dtype: got .*, allowed are float32 and float64"):
+            FeatureStatistics.empty(D, dtype=dtype)
+    for dim in (0, 2.5, True):
+        with pytest.raises(ValueError, match="dim: got "):
+            FeatureStatistics.empty(dim)

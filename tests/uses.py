@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import reference
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
@@ -272,6 +273,35 @@ def in_shard_map() -> dict[str, float]:
         numbers[f"{own.__name__}, jit, shard_map"] = float(jax.jit(distance)(**clips))
         if own is scanned:
             numbers[f"{own.__name__}, eager, shard_map"] = float(distance(**clips))
+    # Two axes, of which one has the samples.
+    mesh = jax.make_mesh((4, 2), ("a", "b"))
+    clips = {
+        side: jax.device_put(x, NamedSharding(mesh, P("a")))
+        for side, x in (("real", REAL), ("fake", FAKE))
+    }
+
+    def of_one_axis(x: Any, axes: Any = "a") -> Any:
+        return from_features(x).all_reduce(axes)
+
+    def distance(real: Any, fake: Any) -> Any:
+        sharded = jax.shard_map(of_one_axis, mesh=mesh, in_specs=P("a"), out_specs=P())
+        return frechet_distance_from_statistics(sharded(real), sharded(fake))
+
+    numbers["of_one_axis, jit, shard_map"] = float(jax.jit(distance)(**clips))
+    wrong = lambda x: of_one_axis(x, ("a", "b"))  # noqa: E731
+    with pytest.raises(ValueError, match="the statistics are the same along 'b'"):
+        jax.shard_map(wrong, mesh=mesh, in_specs=P("a"), out_specs=P())(clips["real"])
+
+    # Kept by their devices, and merged afterwards.
+    def kept(x: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[None], from_features(x))
+
+    def distance_of_kept(real: Any, fake: Any) -> Any:
+        sharded = jax.shard_map(kept, mesh=mesh, in_specs=P("a"), out_specs=P("a"))
+        return frechet_distance_from_statistics(sharded(real).reduce(), sharded(fake).reduce())
+
+    numbers["kept, jit, shard_map"] = float(jax.jit(distance_of_kept)(**clips))
+
     # As written before `all_reduce` was there: what is gathered is not known to be the same.
     gathered = jax.shard_map(
         lambda x: jax.lax.all_gather(from_features(x), "a").reduce(),
