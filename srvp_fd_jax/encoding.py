@@ -313,8 +313,8 @@ def _joined(
     first: collections.deque[Shaped[AnyArray, ...]] = collections.deque()
     arrived = 0
     while arrived < batch_size and (batch := next(batches, None)) is not None:
-        first.append(keep(batch))
         arrived += len(batch)
+        first.append(keep(batch) if arrived < batch_size else batch)
     if arrived == 0:
         return
     shape, dtype = first[0].shape[1:], first[0].dtype
