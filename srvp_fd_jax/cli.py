@@ -126,19 +126,20 @@ def _termination_interrupts() -> Iterator[None]:
 
     def tell_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
         if not isinstance(unraisable.exc_value, _Terminated):
-            sys.__unraisablehook__(unraisable)
+            tell_others(unraisable)
 
     if threading.current_thread() is not threading.main_thread():  # signals are not its business
         yield
         return
     _terminated.clear()
+    tell_others = sys.unraisablehook
     before, sys.unraisablehook = signal.signal(signal.SIGTERM, end), tell_unraisable
     try:
         yield
         _raise_if_terminated()
     finally:
         signal.signal(signal.SIGTERM, before)
-        sys.unraisablehook = sys.__unraisablehook__
+        sys.unraisablehook = tell_others
 
 
 def _raise_if_terminated() -> None:
