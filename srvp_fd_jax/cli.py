@@ -124,7 +124,7 @@ def _termination_interrupts() -> Iterator[None]:
         _terminated.set()
         raise _Terminated
 
-    def tell_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    def tell_unraisable(unraisable: Any) -> None:
         if not isinstance(unraisable.exc_value, _Terminated):
             tell_others(unraisable)
 
