@@ -87,10 +87,11 @@ def test_an_error_at_the_end_leaves_the_old_file_alone(path, monkeypatch, error)
 def test_a_kill_in_the_middle_leaves_the_old_file(path):
     program = f"""
 import pathlib, resource, runpy, signal
+# What this imports may be compiled to files, which the limit would cut.
+write = runpy.run_path({files.__file__!r})["write_atomically"]
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT}, {LIMIT}))
-write = runpy.run_path({files.__file__!r})["write_atomically"]
 write(pathlib.Path({os.fspath(path)!r}), {NEW!r})
 """
     run = subprocess.run([sys.executable, "-c", program], check=False)
