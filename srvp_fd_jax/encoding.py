@@ -309,12 +309,11 @@ def _joined(
     make: Callable[..., Any] = functools.partial(zeros, sharding=place)
     if place == _HOST:
         put, make = _put_on_host, np.zeros
-    keep: Callable[..., Any] = own if place == _HOST else lambda batch: batch
     first: collections.deque[Shaped[AnyArray, ...]] = collections.deque()
     arrived = 0
     while arrived < batch_size and (batch := next(batches, None)) is not None:
         arrived += len(batch)
-        first.append(keep(batch) if arrived < batch_size else batch)
+        first.append(own(batch) if arrived < batch_size else batch)
     if arrived == 0:
         return
     shape, dtype = first[0].shape[1:], first[0].dtype

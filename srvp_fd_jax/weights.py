@@ -246,9 +246,9 @@ class FrozenNetwork:
     mode that the `train()` of a module around it could change.
 
     Attributes:
-        arrays: Under the dotted paths of the Flax parameters.
+        arrays: Weights under the dotted paths of the Flax parameters.
         config: The architecture, `SRVPConfig`; None stands for I3D, which has none.
-        precision: Of the convolutions.
+        precision: Precision of the convolutions.
     """
 
     arrays: dict[str, Array]

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import jaxtyping
@@ -39,6 +40,15 @@ def without_type_checks() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(params=["transfer_guard", "numpy_rank_promotion", "numpy_dtype_promotion"])
+def strict_setting(request: pytest.FixtureRequest) -> AbstractContextManager[object]:
+    """One of the settings of JAX under which it forgives less."""
+    import jax
+
+    level = {"transfer_guard": "disallow", "numpy_rank_promotion": "raise"}
+    return getattr(jax, request.param)(level.get(request.param, "strict"))
 
 
 @pytest.fixture(scope="session")

@@ -362,20 +362,11 @@ def test_copies_give_the_same_number(copied, digits, clips, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*leave the covariance")
-@pytest.mark.parametrize(
-    "context",
-    [
-        lambda: jax.transfer_guard("disallow"),
-        lambda: jax.numpy_rank_promotion("raise"),
-        lambda: jax.numpy_dtype_promotion("strict"),
-    ],
-    ids=["transfer_guard", "numpy_rank_promotion", "numpy_dtype_promotion"],
-)
-def test_strict_settings(context, digits, clips):
+def test_strict_settings(strict_setting, digits, clips):
     x, y = (jnp.asarray(c[:30]) for c in clips)
     frames = x[:, 0]
     expected = digits.distances(x, y)
-    with context():
+    with strict_setting:
         for name in ("static_content", "dynamics"):
             chex.assert_trees_all_close(digits(x, y, name), expected[name], rtol=1e-5)
         chex.assert_trees_all_close(digits.distances(x, y), expected, rtol=1e-5)

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import chex
@@ -185,18 +184,6 @@ def test_wrong_batches_are_told(digits, clips):
         digits.statistics([x], "dynamics", batch_size=2.0)
     digits.statistics([x[:9]], "dynamics", batch_size=np.int64(2))
     assert int(digits.statistics([], "dynamics").count) == 0
-
-
-def run(code: str, **environment: str) -> str:
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
 
 
 def test_four_processes_give_the_number_of_one(digits, clips, tmp_path):

@@ -25,7 +25,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def children(pid: int) -> set[int]:
-    """Of a process, and theirs."""
+    """The children of a process, and their children."""
     found = set()
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in map(int, path.read_text().split()):

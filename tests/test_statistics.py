@@ -499,18 +499,9 @@ def test_statistics_can_be_donated(mixture: bool):
     assert state.count == 120
 
 
-@pytest.mark.parametrize(
-    "context",
-    [
-        lambda: jax.transfer_guard("disallow"),
-        lambda: jax.numpy_rank_promotion("raise"),
-        lambda: jax.numpy_dtype_promotion("strict"),
-    ],
-    ids=["transfer_guard", "numpy_rank_promotion", "numpy_dtype_promotion"],
-)
-def test_strict_settings(context):
+def test_strict_settings(strict_setting):
     x, v, mask = jnp.asarray(FEATURES), jnp.asarray(VARIANCES), jnp.ones(60, bool)
-    with context():
+    with strict_setting:
         plain, mixture = statistics(x), statistics(x, v, mask)
         distance = frechet_distance_from_statistics(mixture.merge(mixture), mixture)
         covariance = plain.covariance()

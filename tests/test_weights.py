@@ -46,7 +46,7 @@ METADATA = {
     "dataset": "mine",
     "source_sha256": "",
 }
-"""Of a converted file as it was before there were checksums."""
+"""Metadata of a converted file as it was before there were checksums."""
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +158,8 @@ def test_the_counters_of_batch_normalisation_may_be_absent(converted):
     assert_same_arrays(from_torch(state_dict, SRVPConfig.from_dict(SMALL)), converted.arrays)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_floats_become_float32(folder, converted, dtype):
+def write_as(dtype, folder, converted):
+    """A checkpoint and a converted file, both of this type."""
     state = random_model(SMALL).state_dict()
     torch.save({k: v.to(dtype) for k, v in state.items()}, folder / "model.pt")
     safetensors.torch.save_file(
@@ -167,6 +167,11 @@ def test_other_floats_become_float32(folder, converted, dtype):
         folder / "file.safetensors",
         METADATA,
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_become_float32(folder, converted, dtype):
+    write_as(dtype, folder, converted)
     for loaded in (Weights.from_checkpoint(folder), Weights.load(folder / "file.safetensors")):
         for name, array in loaded.arrays.items():
             assert array.dtype == np.float32
@@ -176,13 +181,7 @@ def test_other_floats_become_float32(folder, converted, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int32])
 def test_other_types_are_refused_in_one_line(folder, converted, dtype):
-    state = random_model(SMALL).state_dict()
-    torch.save({k: v.to(dtype) for k, v in state.items()}, folder / "model.pt")
-    safetensors.torch.save_file(
-        {k: torch.tensor(v).to(dtype) for k, v in converted.arrays.items()},
-        folder / "file.safetensors",
-        METADATA,
-    )
+    write_as(dtype, folder, converted)
     for path in (folder, folder / "file.safetensors"):
         with pytest.raises(ValueError, match=f"^{path}.*type") as caught:
             load_weights("kth", path)

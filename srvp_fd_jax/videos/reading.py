@@ -99,7 +99,7 @@ def check_clip(frames: int, height: int, width: int, pixel_bytes: int = 3) -> No
         frames: How many are read at once.
         height: Height of a frame.
         width: Width of a frame.
-        pixel_bytes: Of a pixel, all channels together.
+        pixel_bytes: Bytes of a pixel, all channels together.
     """
     frame = height * width * pixel_bytes
     check_budget(frame, FRAME_BYTES, f"a frame of {height}×{width}")

@@ -39,7 +39,7 @@ _BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, KeyError, 
 
 
 MEMBER_BYTES = 1 << 30
-"""Of a file in an archive or a compressed array: a bomb would fill the memory."""
+"""Most bytes of a member of an archive or of a compressed array: a bomb would fill the memory."""
 
 # Content is part of the fingerprint up to this many bytes: reading them costs little more than
 # opening the file.

@@ -241,7 +241,7 @@ def zip_of(entries: dict[str, bytes]) -> bytes:
 
 @functools.cache
 def zip_parts(archive: bytes) -> tuple[str, list[bytes], dict[str, bytes]]:
-    """Of a checkpoint: the name of the pickle, its opcodes, and all entries."""
+    """Takes a checkpoint apart: the name of its pickle, the opcodes, and all entries."""
     entries = entries_of(archive)
     name = next(name for name in entries if name.endswith("data.pkl"))
     return name, operations(entries[name]), entries
@@ -249,7 +249,7 @@ def zip_parts(archive: bytes) -> tuple[str, list[bytes], dict[str, bytes]]:
 
 @functools.cache
 def stream_parts(stream: bytes) -> tuple[list[list[bytes]], bytes]:
-    """Of a checkpoint: the opcodes of its five pickles, and what follows them."""
+    """Takes a checkpoint apart: the opcodes of its five pickles, and the bytes that follow."""
     file, programs = io.BytesIO(stream), []
     for _ in range(5):
         start = file.tell()

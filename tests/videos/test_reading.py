@@ -627,7 +627,7 @@ def test_a_container_of_another_suffix_is_told(folder: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["eps", "gif", "tiff", "ppm"])
 def test_pillow_opens_the_three_kinds_only(tmp_path: Path, kind: str):
-    """Of an EPS it would run Ghostscript."""
+    """Pillow would run Ghostscript to open an EPS."""
     Image.fromarray(moving(1)[0]).save(tmp_path / "0.png", kind)
     with pytest.raises(OSError, match="cannot identify"):
         read(tmp_path / "0.png")
