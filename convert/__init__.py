@@ -1,1 +1,1 @@
-"""Convert PyTorch checkpoints to Flax weights, verified against PyTorch: `python -m convert`."""
+"""Converts PyTorch checkpoints to Flax weights and verifies them: `python -m convert`."""

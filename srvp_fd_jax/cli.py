@@ -1,11 +1,9 @@
-"""The command srvp-fd-jax."""
+"""The command `srvp-fd-jax`."""
 
 import argparse
 import contextlib
 import dataclasses
-import functools
 import json
-import math
 import os
 import signal
 import sys
@@ -13,69 +11,69 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeVar, get_args
+from typing import Any, NoReturn
 
 import jax
 
 import srvp_fd_jax
-from srvp_fd_jax import demo, plots, report
+from srvp_fd_jax.demo import table, videos
+from srvp_fd_jax.distances import DISTANCES, load_statistics, states
 from srvp_fd_jax.evaluation import (
-    Collected,
+    DEFAULT,
+    STATISTICS_SUFFIX,
+    Kept,
+    OnProgress,
     Result,
-    cautions_of_sides,
-    collect,
-    evaluate,
-    evaluate_cached,
+    clips_to_read,
+    compare,
+    compute,
+    find_videos,
+    is_statistics,
 )
 from srvp_fd_jax.files import cache_folder, check_writable, printable, size_of, trim
-from srvp_fd_jax.frechet import Method
-from srvp_fd_jax.metrics import Metric, load_metrics
-from srvp_fd_jax.networks.srvp import COMPARISON_TYPES
-from srvp_fd_jax.statistics import (
-    FeatureStatistics,
-    cautions,
-    check_comparable,
-    distance_between,
-    mark,
-)
-from srvp_fd_jax.videos.protocols import (
+from srvp_fd_jax.networks.srvp import DATASETS
+from srvp_fd_jax.passes import Collected, Evaluated, collect, evaluate, load_calculators
+from srvp_fd_jax.protocols import (
     OVERRIDES,
     PROTOCOLS,
     Protocol,
     Side,
-    Start,
     find_protocol,
 )
-from srvp_fd_jax.videos.resizing import Resize
-from srvp_fd_jax.videos.sources import Video, find_videos
-from srvp_fd_jax.weights import DATASETS
+from srvp_fd_jax.report import page, plots
 
-_T = TypeVar("_T")
-
-_STATISTICS_SUFFIX = ".safetensors"
-
-_STRAYS_TOLD = 20
 _SECONDS_A_LINE = 30
 
-_CACHE_BYTES = 2 << 30  # of statistics and compiled programs; weights come on top
+_CACHE_BYTES = 2 << 30  # for statistics and compiled programs; weights are not limited
 
 _DATA_HELP = (
-    "a folder, .zip or .tar of video files, folders of frames or arrays; a .npy or .npz file of "
-    "clips; or statistics (.safetensors)"
+    "a folder, .zip or .tar of video files, folders of frames or arrays, or a .npy or .npz file "
+    "of clips"
 )
+
+
+_CHANGES = {
+    "clips": "number of clips per side, at most one per video",
+    "frames": "number of frames per clip",
+    "step": "take every STEP-th frame",
+    "start": "where a clip starts in its video",
+    "resize": "rule for resizing frames",
+    "distance": "name of the distance",
+    "seed": "seed of random starts, not part of the name",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command.
 
     Args:
-        argv: Arguments, by default those of the process.
+        argv: Arguments of the command; by default those of the process.
 
     Returns:
-        Exit status: 0; 1 after an error, told in one line on standard error; 130 when interrupted;
-        143 when terminated. (After wrong usage the process exits with 2.)
+        Exit status: 0; 1 after an error, which is printed in one line on standard error; 130 if
+        interrupted; 143 if terminated. Wrong usage raises `SystemExit` with status 2.
     """
     try:
         with _termination_interrupts():
@@ -90,9 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     args = _parser().parse_args(argv)
-    # Threads of OpenBLAS, in which JAX factorises on the CPU, wait for each other in a busy loop:
-    # of matrices as small as these they take several times as long as one, on a busy machine a
-    # thousand times.
+    # JAX factorises on the CPU with OpenBLAS, whose threads wait for each other in a busy loop. On
+    # matrices as small as these they are several times slower than one, and a thousand times on a
+    # busy machine.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     args.cache = None if args.run in (_protocols, _cache) else _find_cache()
     if args.cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -118,7 +116,7 @@ _terminated = threading.Event()
 
 @contextlib.contextmanager
 def _termination_interrupts() -> Iterator[None]:
-    """SIGTERM ends as Ctrl-C does: worker processes and the memory shared with them go first."""
+    """Handles SIGTERM like Ctrl-C, so that workers and the memory shared with them are freed."""
 
     def end(number: int, frame: object) -> None:
         _terminated.set()
@@ -128,7 +126,7 @@ def _termination_interrupts() -> Iterator[None]:
         if not isinstance(unraisable.exc_value, _Terminated):
             tell_others(unraisable)
 
-    if threading.current_thread() is not threading.main_thread():  # signals are not its business
+    if threading.current_thread() is not threading.main_thread():  # cannot handle signals
         yield
         return
     _terminated.clear()
@@ -143,7 +141,7 @@ def _termination_interrupts() -> Iterator[None]:
 
 
 def _raise_if_terminated() -> None:
-    """Raises again what Python ignores where a signal comes while an object is finalised."""
+    """Raises `_Terminated` again, which Python ignores while it finalises an object."""
     if _terminated.is_set():
         raise _Terminated
 
@@ -154,7 +152,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _name(text: str) -> str:
-    # An empty variable of a shell would mean the current folder, or a default.
+    # An empty shell variable would otherwise mean the current folder, or a default.
     if not text.strip():
         raise argparse.ArgumentTypeError("got an empty name")
     return text
@@ -177,39 +175,82 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=srvp_fd_jax.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> Any:
-        command = commands.add_parser(name, help=text, description=text)
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str, *examples: str) -> Any:
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog="\n  srvp-fd-jax ".join(["examples:", *examples]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         command.add_argument("--json", action="store_true", help="print one line of JSON")
         command.set_defaults(run=run)
         return command
 
-    command = add("demo", _demo, "corrupt moving digits and see what each distance sees")
-    command.add_argument("--clips", type=_whole(2), default=300, help="a row (default %(default)s)")
-    command.add_argument("--seed", type=int, default=0)
-
-    add("protocols", _protocols, "list the protocols")
-
-    command = add("cache", _cache, "list what is kept for later runs, or clear it")
-    command.add_argument("--clear", action="store_true", help="remove all of it")
-
-    command = add("compute", _compute, "distance between real and generated videos")
-    command.add_argument("real", type=_name, metavar="REAL", help=_DATA_HELP)
+    command = add(
+        "demo",
+        _demo,
+        "show how each distance reacts to corrupted moving digits",
+        "demo",
+        "demo -o videos",
+    )
     command.add_argument(
-        "fake", type=_name, metavar="FAKE", help="generated ones, in any of these forms"
+        "--clips",
+        type=_whole(2),
+        default=300,
+        help="number of clips per corruption, or of videos per folder (default: %(default)s)",
+    )
+    command.add_argument(
+        "--seed", type=int, default=0, help="seed of all randomness (default: %(default)s)"
+    )
+    command.add_argument(
+        "-o", "--output", type=_name, help="folder to write example videos to, without a table"
+    )
+
+    add("protocols", _protocols, "list the protocols and their settings", "protocols")
+
+    command = add(
+        "cache",
+        _cache,
+        "show or clear the cache of weights, statistics and compiled programs",
+        "cache",
+        "cache --clear",
+    )
+    command.add_argument("--clear", action="store_true", help="remove all files in the cache")
+
+    command = add(
+        "compute",
+        _compute,
+        "compute the distance between real and generated videos",
+        "compute real/ generated/ --protocol fvd2048_16f",
+        "compute real.tar generated.npy --dataset kth --comparison-type dynamics",
+    )
+    command.add_argument(
+        "real",
+        type=_name,
+        metavar="REAL",
+        help=f"real videos: {_DATA_HELP}; or their statistics (.safetensors)",
+    )
+    command.add_argument(
+        "fake", type=_name, metavar="FAKE", help="generated videos, in the same forms as REAL"
     )
     _add_evaluation(command)
     _add_distributed(command)
-    _add_method(command)
     command.add_argument(
-        "--no-cache", action="store_true", help="neither reuse nor keep statistics of REAL"
+        "--no-cache", action="store_true", help="neither reuse nor keep the statistics of REAL"
     )
 
-    command = add("report", _report, "a page on the distance, how far to trust it, and the clips")
-    command.add_argument(
-        "real", type=_name, metavar="REAL", help="videos as of `compute`, not statistics"
+    command = add(
+        "report",
+        _report,
+        "write a page with the distance, its reliability and some of the clips",
+        "report real/ generated/ -o report.html",
     )
     command.add_argument(
-        "fake", type=_name, metavar="FAKE", help="generated ones, in any of these forms"
+        "real", type=_name, metavar="REAL", help=f"real videos, not statistics: {_DATA_HELP}"
+    )
+    command.add_argument(
+        "fake", type=_name, metavar="FAKE", help="generated videos, in the same forms as REAL"
     )
     _add_evaluation(command)
     command.add_argument(
@@ -217,11 +258,17 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         type=_name,
         required=True,
-        help="a name *.html; else a folder, that gets images",
+        help="HTML file to write (*.html); or a folder for images, a new one with / at the end",
     )
 
-    command = add("stats", _stats, "statistics of videos, to be compared later")
-    command.add_argument("data", type=_name, metavar="DATA", help=_DATA_HELP)
+    command = add(
+        "stats",
+        _stats,
+        "compute statistics of videos, to compare them later",
+        "stats real/ -o real.safetensors",
+        "stats generated/ --fake -o generated.safetensors",
+    )
+    command.add_argument("data", type=_name, metavar="DATA", help=f"videos: {_DATA_HELP}")
     _add_evaluation(command)
     _add_distributed(command)
     command.add_argument(
@@ -229,14 +276,27 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         type=_name,
         required=True,
-        help=f"a name *{_STATISTICS_SUFFIX}; with {{protocol}} in it if there are several",
+        help=f"file to write, *{STATISTICS_SUFFIX}; for several protocols with {{protocol}} in it",
     )
-    command.add_argument("--fake", action="store_true", help="sample as generated videos, not real")
+    command.add_argument(
+        "--fake", action="store_true", help="sample the videos as generated ones, not as real ones"
+    )
 
-    command = add("compare", _compare, "distance between two files of statistics")
-    command.add_argument("real", type=_name, metavar="REAL", help="what `stats` or `save` wrote")
-    command.add_argument("fake", type=_name, metavar="FAKE", help="the same")
-    _add_method(command)
+    command = add(
+        "compare",
+        _compare,
+        "compute the distance between two files of statistics",
+        "compare real.safetensors generated.safetensors",
+    )
+    command.add_argument(
+        "real", type=_name, metavar="REAL", help="file of statistics of real videos, see `stats`"
+    )
+    command.add_argument(
+        "fake", type=_name, metavar="FAKE", help="file of statistics of generated videos"
+    )
+    command.add_argument(
+        "--distance", choices=DISTANCES, help="name of the distance (default: frechet)"
+    )
     return parser
 
 
@@ -245,40 +305,56 @@ def _add_evaluation(command: Any) -> None:
         "--protocol",
         type=_name,
         metavar="NAME[,NAME...]",
-        help="in one pass, see `srvp-fd-jax protocols`",
-    )
-    command.add_argument("--dataset", choices=DATASETS, help="of SRVP, in place of --protocol")
-    command.add_argument("--comparison-type", choices=COMPARISON_TYPES, help="default frame")
-    changes = command.add_argument_group("changes to the protocol, which its name will say")
-    changes.add_argument("--clips", type=int, help="a side, at most one of each video")
-    changes.add_argument("--frames", type=int, help="of a clip")
-    changes.add_argument("--step", type=int, help="takes every n-th frame")
-    changes.add_argument("--start", choices=get_args(Start), help="where a clip starts")
-    changes.add_argument("--resize", choices=get_args(Resize), help="how frames are resized")
-    changes.add_argument("--seed", type=int, help="of random starts; not named")
-    command.add_argument(
-        "--weights", type=_name, help="a converted file, checkpoint folder or state dict"
+        help="protocols, computed in one pass; `srvp-fd-jax protocols` lists them (default: that "
+        f"of given statistics, else {DEFAULT})",
     )
     command.add_argument(
-        "--workers", type=_whole(0), default=0, help="processes that read videos (default: threads)"
+        "--dataset",
+        choices=DATASETS,
+        help="dataset of an SRVP protocol, instead of --protocol (default with "
+        f"--comparison-type: {DATASETS[0]})",
     )
-    command.add_argument("--strict", action="store_true", help="stop at an unreadable video")
+    command.add_argument(
+        "--comparison-type",
+        choices=("frame", "static_content", "dynamics"),
+        help="features that an SRVP protocol compares (default: frame)",
+    )
+    changes = command.add_argument_group("changes to the protocol, which become part of its name")
+    for name, text in _CHANGES.items():
+        kind: Any = OVERRIDES[name]
+        allowed = {"type": int} if kind is int else {"choices": kind}
+        changes.add_argument(f"--{name}", help=f"{text} (default: the protocol's)", **allowed)
+    command.add_argument(
+        "--weights",
+        type=_name,
+        help="weights of the network: a converted file, a checkpoint folder or a state dict "
+        "(default: the bundled, cached or downloaded ones)",
+    )
+    command.add_argument(
+        "--workers",
+        type=_whole(0),
+        default=0,
+        help="number of processes that read videos (default: 0, which reads in threads)",
+    )
+    command.add_argument(
+        "--strict", action="store_true", help="stop at an unreadable video instead of skipping it"
+    )
 
 
 def _add_distributed(command: Any) -> None:
     command.add_argument(
         "--distributed",
         action="store_true",
-        help="be one of many processes (jax.distributed.initialize), each reads its part",
+        help="run as one of many processes (jax.distributed.initialize) that share the videos",
     )
 
 
-def _add_method(command: Any) -> None:
-    command.add_argument("--method", choices=get_args(Method), default="procrustes")
-
-
 def _demo(args: argparse.Namespace) -> None:
-    demo.run(args.clips, args.seed, args.json)
+    if args.output:
+        videos.write_videos(Path(args.output), args.clips, args.seed)
+        print(printable(args.output))
+        return
+    table.run(args.clips, args.seed, args.json)
 
 
 def _protocols(args: argparse.Namespace) -> None:
@@ -286,10 +362,11 @@ def _protocols(args: argparse.Namespace) -> None:
         print(json.dumps([dataclasses.asdict(protocol) for protocol in PROTOCOLS.values()]))
         return
     rows = [protocol.described() for protocol in PROTOCOLS.values()]
-    for row in [{column: column for column in rows[0]}, *rows]:
+    columns = [column for column in rows[0] if len({row[column] for row in rows}) > 1]
+    for row in [{column: column for column in columns}, *rows]:
         cells = (
             row[column].ljust(max(len(column), *(len(other[column]) for other in rows)))
-            for column in row
+            for column in columns
         )
         print("  ".join(cells).rstrip())
 
@@ -306,13 +383,13 @@ def _cache(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps({"folder": str(folder), "cleared": args.clear, **told}))
         return
-    print(printable(str(folder)) + (", cleared of" if args.clear else ""))
+    print(printable(str(folder)) + (", cleared of:" if args.clear else ""))
     for kind, of_kind in told.items():
         print(f"{kind:12}{of_kind['files']:>6} files{of_kind['bytes'] / 2**20:>10.1f} MiB")
 
 
 def _kept_in(folder: Path) -> dict[str, list[Path]]:
-    """Files of the cache by what they are."""
+    """Files in the cache by kind."""
 
     def files(pattern: str) -> list[Path]:
         return sorted(path for path in folder.glob(pattern) if path.is_file())
@@ -327,78 +404,72 @@ def _kept_in(folder: Path) -> dict[str, list[Path]]:
 def _compute(args: argparse.Namespace) -> None:
     _start_distributed(args)
     _tell_if_one(args)
-    kept = {path: FeatureStatistics.load(path) for path in (args.real, args.fake) if _is_kept(path)}
-    protocols = _asked_for(args, list(kept.values()))
-    both_kept = {args.real, args.fake} <= kept.keys()
-    if both_kept and args.weights:
-        raise ValueError(f"weights: got {args.weights}, but both sides are statistics")
-    videos = _find_both(args, protocols, kept)
-    metrics = [] if both_kept else load_metrics(protocols, args.weights)
-    for statistics in kept.values():  # of one protocol; before the videos are gone through
-        asked = metrics[0].empty[0] if metrics else mark(statistics, **protocols[0].marks())
-        check_comparable(statistics, asked)
-
-    def scored(path: str, side: Side) -> list["_Scored"]:
-        if path in kept:
-            return [_Scored.of_file(path, kept[path])]
-        make = evaluate
-        if side == "real" and args.cache and not args.no_cache and not args.distributed:
-            make = functools.partial(evaluate_cached, folder=args.cache / "statistics")
-        results = _go_through(make, videos[side], metrics, side, args)
-        _tell_results(path, side, results)
-        return [_Scored.of_videos(path, result) for result in results]
-
-    _print_distances(scored(args.real, "real"), scored(args.fake, "fake"), args)
+    keep = args.cache and not args.no_cache and not args.distributed
+    with _progress() as show_progress:
+        made = compute(
+            args.real,
+            args.fake,
+            _asked_for(args) or _default(args),
+            weights=args.weights,
+            workers=args.workers,
+            strict=args.strict,
+            cache=args.cache / "statistics" if keep else None,
+            on_progress=show_progress,
+            on_side=_tell_results,
+        )
+    results = made if isinstance(made, list) else [made]
+    _print_results(results, args)
 
 
 def _compare(args: argparse.Namespace) -> None:
     _tell_if_one(args)
-    real, fake = (
-        [_Scored.of_file(path, FeatureStatistics.load(path))] for path in (args.real, args.fake)
-    )
-    for taken_for, (scored,) in (("real", real), ("fake", fake)):
-        of = scored.summary
-        _tell(f"{taken_for}: {of['path']}: {of['samples']} samples, side {of['side'] or 'unknown'}")
-    _print_distances(real, fake, args)
+    real, fake = (Kept(load_statistics(path), path) for path in (args.real, args.fake))
+    for taken_for, side in (("real", real), ("fake", fake)):
+        _tell(f"{taken_for}: {side.described()}")
+    _print_results([compare(real, fake, distance=args.distance)], args)
 
 
 def _report(args: argparse.Namespace) -> None:
     _tell_if_one(args)
     for side in ("real", "fake"):
-        if _is_kept(path := getattr(args, side)):
+        if is_statistics(path := getattr(args, side)):
             raise ValueError(f"{side}: got the statistics {path}, a report needs the videos")
-    report.check_output(args.output)
+    page.check_output(args.output)
     plots.check_matplotlib()
-    protocols = _asked_for(args, [])
-    videos = _find_both(args, protocols)
-    metrics = load_metrics(protocols, args.weights)
+    protocols = _asked_for(args) or [find_protocol(DEFAULT, **_overrides(args))]
+    sides: dict[Side, str] = {"real": args.real, "fake": args.fake}
+    videos = {side: find_videos(path, side, protocols) for side, path in sides.items()}
+    calculators = load_calculators(protocols, args.weights)
 
-    make = functools.partial(collect, shown=report.CLIPS_SHOWN)
+    def collected(side: Side) -> list[Collected]:
+        with _progress() as show:
+            total = clips_to_read(videos[side], protocols)
+            show(side, 0, total)
+            made = collect(
+                videos[side],
+                calculators,
+                side,
+                shown=page.CLIPS_SHOWN,
+                workers=args.workers,
+                strict=args.strict,
+                on_progress=lambda position: show(side, position, total),
+            )
+        results = [dataclasses.replace(one.result, name=sides[side]) for one in made]
+        _tell_results(side, results)
+        return [one._replace(result=result) for one, result in zip(made, results, strict=True)]
 
-    def collected(path: str, side: Side) -> list[Collected]:
-        of_side = _go_through(make, videos[side], metrics, side, args)
-        _tell_results(path, side, [one.result for one in of_side])
-        return of_side
-
-    sides = collected(args.real, "real"), collected(args.fake, "fake")
-    for real, fake in zip(*sides, strict=True):
-        for text in cautions(real.result.statistics, fake.result.statistics):
+    both = zip(collected("real"), collected("fake"), strict=True)
+    findings = [page.find(*one) for one in both]
+    for one in findings:
+        for text in one.cautions:
             warnings.warn(text, stacklevel=1)
-    findings = [report.find(*both) for both in zip(*sides, strict=True)]
     failure = None
     try:
-        report.write(args.output, findings, args.real, args.fake)
-    except OSError as error:  # the distances, which took the time, are told all the same
+        page.write(args.output, findings, args.real, args.fake)
+    except OSError as error:  # still print the distances, which took the time
         failure = error
     if args.json:
-        results = [
-            {
-                **one.summary(),
-                "real": _Scored.of_videos(args.real, one.real.result).summary,
-                "fake": _Scored.of_videos(args.fake, one.fake.result).summary,
-            }
-            for one in findings
-        ]
+        results = [one.summary() for one in findings]
         version = srvp_fd_jax.__version__
         output = None if failure else args.output
         print(json.dumps({"results": results, "output": output, "version": version}))
@@ -412,11 +483,13 @@ def _report(args: argparse.Namespace) -> None:
 
 def _stats(args: argparse.Namespace) -> None:
     _start_distributed(args)
-    protocols = _asked_for(args, [])
-    if not _is_kept(args.output):
-        raise ValueError(f"output: got {args.output}, expected a name *{_STATISTICS_SUFFIX}")
+    protocols = _asked_for(args) or [find_protocol(DEFAULT, **_overrides(args))]
+    if not is_statistics(args.output):
+        raise ValueError(
+            f"output: got {args.output}, expected a name that ends in {STATISTICS_SUFFIX}"
+        )
     if len(protocols) > 1 and "{protocol}" not in args.output:
-        raise ValueError(f"output: got {args.output} for several protocols, expected {{protocol}}")
+        raise ValueError(f"output: got {args.output}, several protocols need {{protocol}} in it")
     outputs = {
         p.name: Path(args.output.replace("{protocol}", p.name.replace(":", "_"))) for p in protocols
     }
@@ -425,21 +498,29 @@ def _stats(args: argparse.Namespace) -> None:
             check_writable(output)
     partial = Path(f"{next(iter(outputs.values()))}.partial")
     side: Side = "fake" if args.fake else "real"
-    videos = _find(args.data, side, protocols)
-    metrics = load_metrics(protocols, args.weights)
-    make = evaluate if args.distributed else functools.partial(evaluate, save_to=partial)
-    results = _go_through(make, videos, metrics, side, args)
-    _tell_results(args.data, side, results)
+    videos = find_videos(args.data, side, protocols)
+    total = clips_to_read(videos, protocols)
+    with _progress() as show:
+        show(side, 0, total)
+        results = evaluate(
+            videos,
+            load_calculators(protocols, args.weights),
+            side,
+            workers=args.workers,
+            strict=args.strict,
+            save_to=None if args.distributed else partial,
+            on_progress=lambda position: show(side, position, total),
+        )
+    results = [dataclasses.replace(result, name=args.data) for result in results]
+    _tell_results(side, results)
     if jax.process_index() > 0:
         return
     for result in results:
-        result.statistics.save(outputs[result.protocol.name])
+        states.save(result.statistics, outputs[result.protocol.name])
     partial.unlink(missing_ok=True)
     if args.json:
         summaries = [
-            {**_Scored.of_videos(args.data, result).summary, "output": str(outputs[name])}
-            for result in results
-            for name in [result.protocol.name]
+            {**result.summary(), "output": str(outputs[result.protocol.name])} for result in results
         ]
         print(json.dumps({"statistics": summaries, "version": srvp_fd_jax.__version__}))
     else:
@@ -447,34 +528,8 @@ def _stats(args: argparse.Namespace) -> None:
             print(printable(str(output)))
 
 
-class _Scored(NamedTuple):
-    """Statistics of one side under one protocol, and what there is to say of them."""
-
-    statistics: FeatureStatistics
-    summary: dict[str, Any]
-
-    @classmethod
-    def of_file(cls, path: str, statistics: FeatureStatistics) -> "_Scored":
-        side = dict(statistics.source).get("side")
-        return cls(statistics, {"path": path, "samples": int(statistics.count), "side": side})
-
-    @classmethod
-    def of_videos(cls, path: str, result: Result) -> "_Scored":
-        summary = {
-            "path": path,
-            "protocol": dataclasses.asdict(result.protocol),
-            "samples": int(result.statistics.count),
-            "found": result.found,
-            "used": result.used,
-            "too_short": result.too_short,
-            "unreadable": dict(result.unreadable),
-            "cached": result.cached,
-        }
-        return cls(result.statistics, summary)
-
-
 def _find_cache() -> Path | None:
-    """The folder of the cache; None if it cannot be written, which is told once."""
+    """The folder of the cache, or None with a warning if the folder cannot be written."""
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -494,96 +549,50 @@ def _start_distributed(args: argparse.Namespace) -> None:
 
 
 def _tell_if_one(args: argparse.Namespace) -> None:
-    with contextlib.suppress(OSError):  # told where they are read
+    with contextlib.suppress(OSError):  # reading the files raises the error
         if os.path.samefile(args.real, args.fake):
             _tell(f"warning: REAL and FAKE are one and the same: {args.real}")
 
 
-def _is_kept(path: str) -> bool:
-    return path.endswith(_STATISTICS_SUFFIX)
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in OVERRIDES}
 
 
-def _asked_for(args: argparse.Namespace, kept: Sequence[FeatureStatistics]) -> list[Protocol]:
-    """The protocols of the command line, by default those of statistics that were kept."""
+def _asked_for(args: argparse.Namespace) -> list[Protocol]:
+    """The protocols that the command line names; empty if it names none."""
     if args.protocol and (args.dataset or args.comparison_type):
-        raise ValueError("protocol: got --dataset or --comparison-type too, expected either")
-    of_kept = [dict(s.source)["protocol"] for s in kept if "protocol" in dict(s.source)]
-    if args.protocol:
-        names = args.protocol.split(",")
-    elif args.dataset or args.comparison_type or not of_kept:
-        names = [f"srvp:{args.dataset or DATASETS[0]}:{args.comparison_type or 'frame'}"]
-    else:
-        names = of_kept[:1]
-    overrides = {name: getattr(args, name) for name in OVERRIDES}
-    protocols = {p.name: p for p in (find_protocol(name, **overrides) for name in names)}
-    if kept and len(protocols) > 1:
-        raise ValueError(f"protocol: got {len(protocols)} of them, statistics are of one")
-    return list(protocols.values())
-
-
-def _find(path: str, side: Side, protocols: Sequence[Protocol]) -> list[Video]:
-    """The videos at a path; told before any is read: that they are too few, and strays."""
-    videos = find_videos(path)
-    for protocol in protocols:
-        if len(videos) < (protocol.clips or 1):
-            raise ValueError(
-                f"{path}: holds {len(videos)} videos, protocol {protocol.name!r} takes "
-                f"{protocol.clips} clips"
-            )
-    _tell_strays(side, videos)
-    return videos
-
-
-def _find_both(
-    args: argparse.Namespace, protocols: Sequence[Protocol], kept: Container[str] = ()
-) -> dict[Side, list[Video]]:
-    """The videos of the sides that are no kept statistics."""
-    sides: tuple[Side, ...] = get_args(Side)
-    paths = {side: getattr(args, side) for side in sides}
-    return {s: _find(path, s, protocols) for s, path in paths.items() if path not in kept}
-
-
-def _go_through(
-    make: Callable[..., list[_T]],
-    videos: Sequence[Video],
-    metrics: Sequence[Metric],
-    side: Side,
-    args: argparse.Namespace,
-) -> list[_T]:
-    """What one of `evaluation`'s functions makes of videos; tells how far it is."""
-    clips = min(len(videos), max(metric.protocols[0].clips or len(videos) for metric in metrics))
-    with _progress(side, clips) as show_progress:
-
-        def on_progress(position: int) -> None:
-            _raise_if_terminated()
-            show_progress(position)
-
-        return make(
-            videos,
-            metrics,
-            side,
-            workers=args.workers,
-            strict=args.strict,
-            on_progress=on_progress,
+        raise ValueError(
+            "protocol: --protocol cannot be combined with --dataset or --comparison-type"
         )
+    names = args.protocol.split(",") if args.protocol else []
+    if args.dataset or args.comparison_type:
+        names = [f"srvp:{args.dataset or DATASETS[0]}:{args.comparison_type or 'frame'}"]
+    found = [find_protocol(name, **_overrides(args)) for name in names]
+    return list({protocol.name: protocol for protocol in found}.values())
 
 
-def _tell_strays(side: Side, videos: Sequence[Video]) -> None:
-    strays = [name for video in videos for name in video.strays]
-    if strays:
-        _tell(f"{side}: {len(strays)} images are no frames of the sequences that they lie beside")
-    for name in strays[:_STRAYS_TOLD]:
-        _tell(f"  no frame: {name}")
+def _default(args: argparse.Namespace) -> list[Protocol] | None:
+    """The protocol where none is named: that of statistics, with changes; None without either."""
+    kept = [load_statistics(path) for path in (args.real, args.fake) if is_statistics(path)]
+    names = [name for s in kept if (name := dict(s.source).get("protocol"))]
+    if not names and not any(value is not None for value in _overrides(args).values()):
+        return None
+    if len(kept) == 2 and not names:
+        raise ValueError(
+            "protocol: the files of statistics do not name theirs, name it with --protocol"
+        )
+    return [find_protocol((names or [DEFAULT])[0], **_overrides(args))]
 
 
-def _tell_results(path: str, side: Side, results: Sequence[Result]) -> None:
+def _tell_results(side: Side, results: Sequence[Evaluated]) -> None:
     for result in results:
-        weights = dict(result.statistics.source)["weights_sha256"][:8]
+        source = dict(result.statistics.source)
         cached = "; statistics from the cache (--no-cache computes them anew)"
         _tell(
-            f"{side}: {path}: {result.found} videos, {result.used} used, {len(result.too_short)} "
-            f"too short, {len(result.unreadable)} unreadable; {result.protocol.name}, weights "
-            f"{weights}" + (cached if result.cached else "")
+            f"{side}: {result.name}: {result.found} videos, {result.used} used, "
+            f"{len(result.too_short)} too short, {len(result.unreadable)} unreadable; "
+            f"{source['protocol']}, weights {source['weights_sha256'][:8]}"
+            + (cached if result.cached else "")
         )
         for name in result.too_short:
             _tell(f"  too short: {name}")
@@ -591,42 +600,14 @@ def _tell_results(path: str, side: Side, results: Sequence[Result]) -> None:
             _tell(f"  unreadable: {name}: {error}")
 
 
-def _print_distances(
-    real: Sequence[_Scored], fake: Sequence[_Scored], args: argparse.Namespace
-) -> None:
-    results: list[dict[str, Any]] = []
-    for a, b in zip(real, fake, strict=True):
-        source = dict(b.statistics.source) | dict(a.statistics.source)
-        source.pop("side", None)
-        for text in cautions_of_sides(a.statistics, b.statistics):
-            warnings.warn(text, stacklevel=1)
-        for text in cautions(a.statistics, b.statistics):
-            warnings.warn(text, stacklevel=1)
-        ddof = int(source.get("ddof", 1))
-        for one in (a, b):
-            if one.summary["samples"] <= ddof:
-                path, samples = one.summary["path"], one.summary["samples"]
-                raise ValueError(f"{path}: got {samples} samples for a divisor of n - {ddof}")
-        both = {"real": a.statistics, "fake": b.statistics}
-        distance = float(distance_between(both, args.method))
-        if not math.isfinite(distance):
-            raise ValueError(f"distance: got {distance} of {a.summary['path']}")
-        results.append(
-            {
-                "distance": distance,
-                "protocol": source.get("protocol"),
-                "source": source,
-                "real": a.summary,
-                "fake": b.summary,
-            }
-        )
+def _print_results(results: Sequence[Result], args: argparse.Namespace) -> None:
     if jax.process_index() > 0:
         return
+    summaries = [result.summary() for result in results]
     if args.json:
-        version = srvp_fd_jax.__version__
-        print(json.dumps({"results": results, "method": args.method, "version": version}))
+        print(json.dumps({"results": summaries, "version": srvp_fd_jax.__version__}))
     else:
-        _print_table([(result["protocol"], result["distance"]) for result in results])
+        _print_table([(summary["protocol"], summary["distance"]) for summary in summaries])
 
 
 def _print_table(distances: Sequence[tuple[str | None, float]]) -> None:
@@ -635,30 +616,37 @@ def _print_table(distances: Sequence[tuple[str | None, float]]) -> None:
 
 
 @contextlib.contextmanager
-def _progress(side: Side, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error if that is a terminal, else a line now and then."""
+def _progress() -> Iterator[OnProgress]:
+    """Shows progress on standard error: a bar on a terminal, else a line every 30 seconds."""
     try:
         from tqdm import tqdm
-    except ModuleNotFoundError:  # it comes with the extra "video", which arrays do without
+    except ModuleNotFoundError:  # from the extra "video", which arrays do not need
         tqdm = None
-    if tqdm is None or not sys.stderr.isatty():
-        yield _progress_in_lines(side, total)
-        return
-    with tqdm(total=total, desc=side, unit="video") as bar:
-        yield lambda position: bar.update(min(position, total) - bar.n)
+    bars: dict[Side, Any] = {}
+    begun: dict[Side, float] = {}
+    told = 0.0
 
-
-def _progress_in_lines(side: Side, total: int) -> Callable[[int], None]:
-    begun = told = time.monotonic()
-
-    def tell(position: int) -> None:
+    def show(side: Side, position: int, total: int) -> None:
         nonlocal told
+        _raise_if_terminated()
         now = time.monotonic()
-        if now - told >= _SECONDS_A_LINE and jax.process_index() == 0:
+        if side not in begun:
+            begun[side] = told = now
+        if tqdm and sys.stderr.isatty():
+            if side not in bars:
+                bars[side] = tqdm(total=total, desc=side, unit="video")
+            bars[side].update(min(position, total) - bars[side].n)
+            if position >= total:  # the next message begins on a new line
+                bars[side].close()
+        elif now - told >= _SECONDS_A_LINE and jax.process_index() == 0:
             told = now
-            _tell(f"{side}: {min(position, total)} of {total} videos in {now - begun:.0f} s")
+            _tell(f"{side}: {min(position, total)} of {total} videos in {now - begun[side]:.0f} s")
 
-    return tell
+    try:
+        yield show
+    finally:
+        for bar in bars.values():
+            bar.close()
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

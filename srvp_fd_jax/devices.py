@@ -1,4 +1,4 @@
-"""Where arrays are: which values can be read, and how samples are divided over devices."""
+"""Finds out which arrays can be read, and how samples are divided over devices."""
 
 import functools
 import math
@@ -15,13 +15,13 @@ from jaxtyping import Array, Shaped
 AnyArray = Array | np.ndarray
 
 Shards = tuple[jax.sharding.Mesh | jax.sharding.AbstractMesh, Any]
-"""A mesh, and those of its axes that the samples are sharded over."""
+"""A mesh, and the axes of it over which the samples are sharded."""
 
 Division = Shards | int
 """How the first axis of samples is divided over devices.
 
-Either the shards, where they are known, or the number of equal parts such that no part crosses the
-boundary of a shard. One part is samples that are not divided.
+Either the shards, if they are known, or a number of equal parts of which none crosses the boundary
+of a shard. Samples that are not divided are one part.
 """
 
 
@@ -29,45 +29,43 @@ boundary of a shard. One part is samples that are not divided.
 def zeros(
     shape: tuple[int, ...], dtype: DTypeLike, *, sharding: jax.sharding.Sharding | None = None
 ) -> Shaped[Array, "..."]:
-    """An array of zeros, without the transfer of a zero that `jnp.zeros` makes."""
+    """Makes an array of zeros without the transfer of a zero that `jnp.zeros` makes."""
     return jnp.zeros(shape, dtype, device=sharding)
 
 
 def is_tracing() -> bool:
-    """Whether a function is being traced, so that what is computed now has no values yet."""
+    """Whether a function is being traced, so that results have no values yet."""
     return isinstance(zeros((), jnp.float32), jax.core.Tracer)
 
 
 def values(x: Any) -> np.ndarray | None:
-    """The values of an array on the host, or None where this process cannot read them.
-
-    Reading an array of a device waits until it is computed.
+    """Reads the values of an array, which waits until they are computed.
 
     Args:
         x: A JAX array, traced or not, or anything that `np.asarray` takes.
 
     Returns:
-        A NumPy array; None for a traced array, and for one that other processes hold parts of.
+        A NumPy array; None if `x` is traced or if other processes hold parts of it.
     """
     if isinstance(x, jax.core.Tracer):
         return None
     if isinstance(x, jax.Array):
         if not (x.is_fully_addressable or x.is_fully_replicated):
             return None
-        return np.asarray(jax.device_get(x))  # an explicit transfer, which every guard allows
+        return np.asarray(jax.device_get(x))  # explicit, so that transfer guards allow it
     return np.asarray(x)
 
 
 def own(x: Shaped[AnyArray, "..."]) -> Shaped[AnyArray, "..."]:
-    """An array that nobody else changes, a copy if it is NumPy's.
+    """Copies a NumPy array, so that nobody else changes it; returns a JAX array as it is.
 
-    JAX may read NumPy's memory after a call has returned, and a generator may fill it again.
+    JAX may read a NumPy array after a call has returned, when a generator may already refill it.
     """
     return np.array(x) if isinstance(x, np.ndarray) else x
 
 
 def on_host(x: Shaped[AnyArray, "..."]) -> bool:
-    """Whether an array lies in the memory of the host, where NumPy works on it without a copy."""
+    """Whether an array is in the memory of the host, where NumPy reads it without a copy."""
     if not isinstance(x, jax.Array):
         return True
     if isinstance(x, jax.core.Tracer):
@@ -77,17 +75,17 @@ def on_host(x: Shaped[AnyArray, "..."]) -> bool:
 
 
 def find_division(samples: Shaped[AnyArray, "n *sample"]) -> Division:
-    """How the first axis of samples is divided over devices.
+    """Finds out how the first axis of samples is divided over devices.
 
-    The type of a traced array tells the axes of explicit meshes only. Where it tells none, the
-    compiler may still divide the samples over as many devices as there are: the parts are then so
-    many that none of them crosses a boundary, whatever the sharding turns out to be.
+    The type of a traced array shows the axes of explicit meshes only. For other traced arrays, the
+    compiler may still divide the samples over up to all devices. The parts are then so many that
+    none of them crosses a boundary, whatever the sharding.
 
     Args:
         samples: Frames, clips or features, concrete or traced.
 
     Returns:
-        The mesh with the axes that the samples are sharded over, or a number of parts.
+        The mesh and the axes over which the samples are sharded, or the number of parts.
     """
     if isinstance(samples, np.ndarray):
         return 1
@@ -100,14 +98,14 @@ def find_division(samples: Shaped[AnyArray, "n *sample"]) -> Division:
         return 1
     if not traced:
         return math.gcd(n, len(sharding.device_set))
-    manual = jax.sharding.get_abstract_mesh().manual_axes  # a shard of its own, in `shard_map`
+    manual = jax.sharding.get_abstract_mesh().manual_axes  # one shard, inside of `shard_map`
     return 1 if manual else math.gcd(n, jax.device_count())
 
 
 def resharded(x: Shaped[Array, "n ..."], shards: Shards) -> Shaped[Array, "n ..."]:
-    """The same array with its first axis sharded as said, and no other.
+    """Shards the first axis of an array as `shards` says, and no other axis.
 
-    Explicit meshes want that said before `jax.shard_map`; on others it is done there.
+    `jax.shard_map` requires this on explicit meshes; on other meshes it does this itself.
     """
     mesh, axes = shards
     names = axes if isinstance(axes, tuple) else (axes,)
@@ -117,7 +115,7 @@ def resharded(x: Shaped[Array, "n ..."], shards: Shards) -> Shaped[Array, "n ...
 
 
 def replicated(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-    """The same array whole on every device, where its type says that the first axis is sharded."""
+    """Replicates an array on every device if its type says that its first axis is sharded."""
     division = find_division(x)
     if isinstance(division, int) or not division[0].explicit_axes:
         return x
@@ -125,16 +123,15 @@ def replicated(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
 
 
 def varying(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-    """The same array, typed inside `jax.shard_map` as one that may differ between devices.
+    """Types an array inside `jax.shard_map` as one that may differ between devices.
 
-    There a loop must carry what it was given the type of, and what is computed from a device's own
-    samples differs from device to device.
+    A loop must carry one type throughout, and what is computed from a device's own samples varies.
     """
     axes = jax.sharding.get_abstract_mesh().manual_axes
     return jax.lax.pcast(x, axes, to="varying") if axes else x
 
 
 def varying_axes(x: Shaped[Array, "..."]) -> frozenset[Any]:
-    """Axes of `jax.shard_map` that an array may differ along, none where it does not track them."""
+    """Axes of `jax.shard_map` along which an array may differ; none if JAX does not track them."""
     manual = getattr(jax.typeof(x), "manual_axis_type", None)
     return frozenset(manual.varying) if manual is not None else frozenset()

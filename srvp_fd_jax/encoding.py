@@ -1,7 +1,7 @@
-"""From samples to features and their statistics: jitted, in batches, over devices.
+"""Encodes samples and makes their statistics: jitted, in batches and over devices.
 
-What is computed of a batch is an `Extract`, a function bound to its network. As a pytree it is an
-argument of the jitted functions here, the network's weights among its leaves.
+What is computed for a batch is an `Extract`, a function that is bound to its network. As a pytree,
+whose leaves hold the network's weights, it is an argument of the jitted functions below.
 """
 
 import collections
@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
@@ -29,60 +28,36 @@ from srvp_fd_jax.devices import (
     values,
     zeros,
 )
-from srvp_fd_jax.inputs import as_count
-from srvp_fd_jax.statistics import FeatureStatistics, fold
+from srvp_fd_jax.distances.states import State
+from srvp_fd_jax.networks.base import Moments, Output
 
 _T = TypeVar("_T")
 
-Moments = dict[str, Float[Array, "n _ _"]]
-"""Of n samples k feature vectors each under "features", of mixtures "variances" beside."""
-
 Extract = jax.tree_util.Partial
-"""Maps samples [n, ...] to a pytree of arrays [n, k, d]; for statistics to a tuple of moments."""
+"""Maps samples [n, ...] to a pytree of arrays [n, k, d]; for statistics, to a tuple of moments."""
 
-Statistics = tuple[FeatureStatistics, ...]
-"""As many as there are moments."""
+States = tuple[State, ...]
+"""One state per element of the tuple of moments."""
 
-# Of the samples that are encoded in one call of a stream, unless a single batch is larger.
+# Largest block that a stream encodes in one call, unless a single batch is larger.
 _BLOCK_BYTES = 64 * 2**20
-
-
-def network_pytree(*static: str) -> Callable[[type[_T]], type[_T]]:
-    """Makes a class a pytree of its attribute `network`; the attributes named are static."""
-
-    def register(cls: type[_T]) -> type[_T]:
-        def flatten(instance: Any) -> tuple[Any, Any]:
-            network = (jax.tree_util.GetAttrKey("network"), instance.network)
-            return (network,), tuple(getattr(instance, name) for name in static)
-
-        def unflatten(values: Any, children: Any) -> _T:
-            instance = object.__new__(cls)
-            for name, value in zip(("network", *static), (*children, *values), strict=True):
-                setattr(instance, name, value)
-            return instance
-
-        jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
-        nnx.register_data_type(cls)  # so that a module may have one for an attribute
-        return cls
-
-    return register
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "division"))
 def encode(
     extract: Extract, samples: Shaped[Array, "n *sample"], batch_size: int, division: Division
 ) -> PyTree[Float[Array, "n _ _"]]:
-    """What is extracted from samples; each device encodes its own.
+    """Encodes samples in batches, each device its own samples.
 
     Args:
-        extract: What to compute.
+        extract: Function that is applied to each batch.
         samples: Frames or clips.
-        batch_size: How many are encoded at a time: by each device where the samples are sharded
-            over axes that are known, by all together where they are not.
+        batch_size: Number of samples encoded at a time: by each device if `division` names the axes
+            over which samples are sharded, else by all devices together.
         division: How the samples are divided over devices, see `devices.find_division`.
 
     Returns:
-        What `extract` gives for all samples, in their order and sharded as they are.
+        Result of `extract` for all samples, in their order and with their sharding.
     """
     if isinstance(division, int):
         return _map_batches(extract, samples, batch_size, division)
@@ -98,58 +73,49 @@ def encode(
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "division"))
-def _fold_samples(
-    state: Statistics,
+def fold_samples(
+    state: States,
     extract: Extract,
     samples: Shaped[Array, "n *sample"],
     batch_size: int,
     division: Division,
-) -> Statistics:
-    """Statistics with samples folded in, which each device does with its own."""
+) -> States:
+    """Folds samples into states, which each device does with its own samples."""
     return update(state, encode(extract, samples, batch_size, division), None, division)
 
 
 def statistics(
-    extract: Extract, samples: Shaped[AnyArray, "n *sample"], batch_size: int, empty: Statistics
-) -> Statistics:
-    """Statistics of one set of samples.
+    extract: Extract, samples: Shaped[AnyArray, "n *sample"], batch_size: int, empty: States
+) -> States:
+    """Computes the states of one set of samples, see `stream` for the arguments.
 
-    What NumPy holds is streamed, except where a function is being traced.
-
-    Args:
-        extract: What to compute, a tuple of moments.
-        samples: Frames or clips, on the host or on any devices.
-        batch_size: How many are encoded at a time.
-        empty: Statistics of no samples, one for each of the moments.
-
-    Returns:
-        Statistics in the form of `empty` and with its marks.
+    NumPy arrays are streamed, unless a function is being traced.
     """
     if isinstance(samples, np.ndarray) and not is_tracing():
         return stream(extract, [samples], batch_size, empty)
-    return _fold_samples(empty, extract, samples, batch_size, find_division(samples))
+    return fold_samples(empty, extract, samples, batch_size, find_division(samples))
 
 
 def stream(
     extract: Extract,
     batches: Iterable[Shaped[AnyArray, "..."]],
     batch_size: int,
-    empty: Statistics,
-) -> Statistics:
-    """Statistics of batches of any lengths and number, in a fixed amount of memory.
+    empty: States,
+) -> States:
+    """Computes the states of any number of batches of any lengths, in a fixed amount of memory.
 
-    Batches that are divided over devices are encoded where they are, each by itself; all others are
-    joined to blocks of one size. In a function that is being traced all batches are part of the
-    program, whatever is done with them: there they are joined to one.
+    Batches that are sharded over devices are encoded where they are, each by itself; all others are
+    joined into blocks of one size. While a function is traced, all batches become part of its
+    program in any case, so they are joined into one.
 
     Args:
-        extract: What to compute, a tuple of moments.
-        batches: Frames or clips.
-        batch_size: How many are encoded at a time.
-        empty: Statistics of no samples, one for each of the moments.
+        extract: Function from samples to a tuple of moments.
+        batches: Frames or clips, on the host or on devices.
+        batch_size: Number of samples encoded at a time.
+        empty: States of no samples, one per element of the tuple.
 
     Returns:
-        Statistics of all of them, in the form of `empty` and with its marks.
+        States of all samples, in the form of `empty` and with its marks.
     """
     state = empty
     if is_tracing():
@@ -157,41 +123,35 @@ def stream(
         if present and all(find_division(batch) == 1 for batch in present):
             present = [jnp.concatenate(present)]
         for batch in present:
-            state = _fold_samples(state, extract, batch, batch_size, find_division(batch))
+            state = fold_samples(state, extract, batch, batch_size, find_division(batch))
         return state
-    for samples, count in blocks(batches, batch_size, _batches_a_block()):
+    # The batches of one call share its fixed costs (on a CPU, memory pages and transforms of
+    # kernels) and one QR of all their rows. Other devices have larger batches, so they need fewer.
+    at_once = 16 if jax.default_backend() == "cpu" else 4
+    for samples, count in blocks(batches, batch_size, at_once):
         before = state
         if count is None:
-            state = _fold_samples(before, extract, samples, batch_size, find_division(samples))
+            state = fold_samples(before, extract, samples, batch_size, find_division(samples))
         else:
             counting = np.arange(len(samples)) < count
             block = jax.device_put((samples, counting, np.int32(count)))
             state = _fold_block(before, extract, *block, min(batch_size, len(samples)))
-        jax.block_until_ready(before)  # one block waits on the device, never more
+        jax.block_until_ready(before)  # at most one block is in flight
     return state
-
-
-def _batches_a_block() -> int:
-    """How many batches are encoded in one call.
-
-    They share what a call costs whatever it encodes, on a CPU pages of memory of its own and the
-    transforms of kernels, and one QR of their rows. Batches on other devices are larger.
-    """
-    return 16 if jax.default_backend() == "cpu" else 4
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
 def _fold_block(
-    state: Statistics,
+    state: States,
     extract: Extract,
     samples: Shaped[Array, "size *sample"],
     counting: Bool[Array, " size"],
     count: Int[Array, ""],
     batch_size: int,
-) -> Statistics:
-    """Statistics with a block folded in, by one program for any number of samples that count.
+) -> States:
+    """Folds the first `count` samples of a block into states, by one program for all counts.
 
-    Batches of which none does are not encoded.
+    Batches that hold padding only are not encoded.
     """
     batches = jnp.reshape(samples, (-1, batch_size, *samples.shape[1:]))
 
@@ -210,32 +170,62 @@ def _fold_block(
 
 @functools.partial(jax.jit, static_argnames="division")
 def update(
-    statistics: Statistics,
+    states: States,
     moments: tuple[Moments, ...],
     counting: Bool[AnyArray, " n"] | None,
     division: Division = 1,
-) -> Statistics:
-    """Statistics with those samples of a block folded in that count."""
+) -> States:
+    """Folds samples into states, except for those where `counting` is False."""
     return tuple(
-        fold(own, **rows(new, counting), division=division)
-        for own, new in zip(statistics, moments, strict=True)
+        state.fold(**rows(new, counting), division=division)
+        for state, new in zip(states, moments, strict=True)
     )
 
 
 def rows(moments: Moments, counting: Bool[AnyArray, " n"] | None = None) -> dict[str, Any]:
-    """Arguments of `FeatureStatistics.update`: the vectors of all samples, of those that count."""
+    """Arguments of `State.fold`: one row per feature vector, masked where `counting` is False."""
     k = moments["features"].shape[1]
     mask = None if counting is None else jnp.repeat(counting, k)
     vectors = {name: f.reshape(-1, f.shape[-1]) for name, f in moments.items()}
     return {"mask": mask, "variances": None} | vectors
 
 
+def used_frames(
+    clips: Shaped[AnyArray, "n t ..."], outputs: Iterable[Output]
+) -> Shaped[AnyArray, "n s ..."]:
+    """Drops the frames that no output looks at, so that they never go to a device."""
+    most = {"all": 0, "first": 0, "last": 0}
+    for output in outputs:
+        most[output.looks_at] = max(most[output.looks_at], output.frames)
+    length, first, last = clips.shape[1], most["first"], most["last"]
+    if most["all"] or first + last >= length:
+        return clips
+    if not last:
+        return _between(clips, 0, first)
+    if not first:
+        return _between(clips, length - last, length)
+    xp = jnp if isinstance(clips, jax.Array) else np
+    ends = [_between(clips, 0, first), _between(clips, length - last, length)]
+    return xp.concatenate(ends, axis=1)
+
+
+def _between(clips: Shaped[AnyArray, "n t ..."], start: int, end: int) -> Shaped[AnyArray, "..."]:
+    if isinstance(clips, jax.Array):
+        return jax.lax.slice_in_dim(clips, start, end, axis=1)  # indexing would transfer the bounds
+    return clips[:, start:end]
+
+
 def checked(
     batches: Iterable[Any], check: Callable[[Any, str], Shaped[AnyArray, "..."]]
 ) -> Iterator[Shaped[AnyArray, "..."]]:
-    """What `check` makes of each batch, all of one shape and type of sample."""
+    """Applies `check` to batches, all of which must have samples of one shape and dtype.
+
+    JAX arrays on the host become NumPy arrays, for which nothing is compiled per length.
+    """
     expected = None
     for i, batch in enumerate(batches):
+        if isinstance(batch, jax.Array) and on_host(batch) and not is_tracing():
+            batch = values(batch)
         samples = check(batch, f"batches[{i}]")
         got = samples.shape[1:], samples.dtype
         expected = expected or got
@@ -248,33 +238,29 @@ def checked(
 
 
 def peek(items: Iterable[_T]) -> tuple[_T | None, Iterable[_T]]:
-    """The first of some items, None if there are none, and all of them."""
+    """Returns the first item, None if there is none, and an iterable of all items."""
     rest = iter(items)
     first = next(rest, None)
     return first, rest if first is None else itertools.chain([first], rest)
 
 
-def check_batch_size(batch_size: int | None, default: int) -> int:
-    """The batch size or its default; a `ValueError` unless it is a whole number above 0."""
-    return default if batch_size is None else as_count(batch_size, "batch_size", least=1)
-
-
 def blocks(
     batches: Iterable[Shaped[AnyArray, "..."]], batch_size: int, most: int
 ) -> Iterator[tuple[Shaped[AnyArray, "size *sample"], int | None]]:
-    """Joins batches of any lengths to blocks of one size, the last of which is padded.
+    """Joins batches of any lengths into blocks of one size, the last of which is padded.
 
-    Where fewer samples arrive than `batch_size`, the block is no larger than they are, rounded up
-    to a power of two, so that few programs serve them all.
+    If fewer than `batch_size` samples arrive, the size is their number rounded up to a power of
+    two, so that few programs are compiled.
 
     Args:
         batches: Frames or clips.
-        batch_size: How many samples are encoded at a time.
-        most: Of how many times that a block may be, within the budget of memory.
+        batch_size: Number of samples encoded at a time.
+        most: Largest size of a block as a multiple of `batch_size`; blocks are smaller if they
+            would exceed `_BLOCK_BYTES`.
 
     Yields:
-        Blocks, each with how many of its samples count. A batch that is divided over devices comes
-        as it is, with None.
+        Blocks, each with the number of samples that are not padding. Batches that are sharded over
+        devices are passed on unchanged, with None.
     """
     for place, group in itertools.groupby(batches, _place):
         if place is None:
@@ -287,10 +273,10 @@ _HOST = "host"
 
 
 def _place(batch: Shaped[AnyArray, "..."]) -> jax.sharding.Sharding | str | None:
-    """Where a batch is joined to others: on the host, on its device, or nowhere.
+    """Where a batch is joined to others: on the host, on its device, or nowhere (None).
 
-    NumPy joins batches without compiling anything. On a device a small program is compiled for each
-    length of a batch. What is divided over devices, or differentiated, is not joined.
+    NumPy joins batches without compilation; on a device, a small program is compiled per length.
+    Batches that are sharded over devices or differentiated are not joined.
     """
     if on_host(batch):
         return _HOST
@@ -342,7 +328,7 @@ def _put_on_host(
     filled: int,
     taken: int,
 ) -> Shaped[np.ndarray, "size *sample"]:
-    # Always a copy: a generator may fill its array again while the device still reads the block.
+    # Always a copy, as a generator may refill its array while the device still reads the block.
     new = np.asarray(values(batch))[taken : taken + len(block) - filled]
     block[filled : filled + len(new)] = new
     return block
@@ -365,24 +351,24 @@ def _scatter(
     taken: Int[Array, ""],
 ) -> Shaped[Array, "size *sample"]:
     i = jnp.arange(len(batch))
-    beyond = len(block)  # rows there are dropped
+    beyond = len(block)  # `set` drops these rows
     return block.at[jnp.where(i < taken, beyond, filled + i - taken)].set(batch, mode="drop")
 
 
 def _map_batches(
     extract: Extract, samples: Shaped[Array, "n *sample"], batch_size: int, parts: int
 ) -> PyTree[Float[Array, "n _ _"]]:
-    """Applies a function to batches one after the other, one compilation for all.
+    """Applies a function to one batch after the other, compiled once.
 
-    Every batch takes as many samples from each part, so that all devices work on each batch, and on
-    no others than their own samples.
+    Each batch takes equally many samples from each part, so that every device works on every batch,
+    and only on its own samples.
     """
     n, *sample = samples.shape
     of_part, size = n // parts, max(1, batch_size // parts)
     if of_part <= size:
         return extract(samples)
     steps = -(-of_part // size)
-    size = -(-of_part // steps)  # no larger than it takes: fewer samples are padding
+    size = -(-of_part // steps)  # the smallest size has the least padding
     split = samples.reshape(parts, of_part, *sample)
     padding = ((0, 0), (0, steps * size - of_part), *[(0, 0)] * len(sample))
     padded = jnp.pad(split, padding).reshape(parts, steps, size, *sample)

@@ -1,406 +1,390 @@
-"""From stored videos to statistics, under one protocol or several in one pass.
+"""Computes distances between two sets of videos in files or in memory, see `compute`."""
 
-After each round of videos its features are folded into the statistics, and what has been reached
-can be saved: an interrupted pass that goes on from there does the same operations in the same order
-as an unbroken one.
-"""
-
-import contextlib
 import dataclasses
-import hashlib
-import json
+import functools
+import html
 import os
-import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, overload
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
-from jaxtyping import Float
 
-import srvp_fd_jax
-from srvp_fd_jax.encoding import Moments, Statistics, update
-from srvp_fd_jax.files import CHECKSUM, read_safetensors, write_safetensors
-from srvp_fd_jax.metrics import Metric
-from srvp_fd_jax.statistics import FeatureStatistics, mark
-from srvp_fd_jax.videos.protocols import Protocol, Side
-from srvp_fd_jax.videos.rounds import VIDEOS_A_ROUND, Clips, Progress, Taken, rounds
-from srvp_fd_jax.videos.sources import Video, fingerprint
+from srvp_fd_jax.distances import DISTANCES, load_statistics
+from srvp_fd_jax.distances.states import State, check_comparable, check_counts, mark
+from srvp_fd_jax.files import printable
+from srvp_fd_jax.inputs import warn
+from srvp_fd_jax.passes import Evaluated, evaluate, evaluate_cached, load_calculators
+from srvp_fd_jax.protocols import Protocol, Side, find_protocol
+from srvp_fd_jax.videos.sources import Video, as_videos
+
+DEFAULT = "fvd2048_16f"
+"""Name of the default protocol."""
+
+STATISTICS_SUFFIX = ".safetensors"
+
+_STRAYS_TOLD = 20
+
+OnProgress = Callable[[Side, int, int], None]
+"""Type of `on_progress`, see `compute`."""
+
+OnSide = Callable[[Side, Sequence[Evaluated]], None]
+"""Type of `on_side`, see `compute`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """One side of a comparison that is given by existing statistics.
+
+    Attributes:
+        statistics: State of the distance.
+        name: Path of the statistics; empty if they are in memory.
+    """
+
+    statistics: State
+    name: str = ""
+
+    def described(self) -> str:
+        """Describes the side in one line."""
+        side = dict(self.statistics.source).get("side", "unknown")
+        where = f"{self.name}: " if self.name else ""
+        return f"{where}{int(self.statistics.count)} samples, side {side}"
+
+    def summary(self) -> dict[str, Any]:
+        """Describes the side by values for JSON."""
+        side = dict(self.statistics.source).get("side")
+        return {"path": self.name, "samples": int(self.statistics.count), "side": side}
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What came of the videos of one side under one protocol.
+    """A distance between two sets of videos, and what it was computed from.
+
+    `float(result)` is the distance, and `print(result)` describes it in words.
 
     Attributes:
-        protocol: How they were sampled and encoded.
-        statistics: Of the features, marked with what they are of.
-        found: Number of videos.
-        used: Number of those that gave a clip, of all processes.
-        too_short: Names of those that were too short, of this process.
-        unreadable: Names of those that could not be read, of this process, each with the reason.
-        cached: Whether it was computed before.
+        distance: The distance.
+        protocol: Protocol by which the videos were sampled, encoded and compared; None if it is not
+            known, as for statistics that name no protocol.
+        real: Statistics of the real videos.
+        fake: Statistics of the generated videos.
+        cautions: Reasons not to rely on the distance, one sentence each.
+
+    Example:
+        With statistics instead of videos:
+
+        >>> import numpy as np
+        >>> import srvp_fd_jax
+        >>> features = np.random.default_rng(0).normal(size=(50, 4))
+        >>> make = srvp_fd_jax.FeatureStatistics.from_features
+        >>> result = srvp_fd_jax.compute(make(features), make(features + 3))
+        >>> round(float(result), 3), result.cautions
+        (36.0, ())
     """
 
-    protocol: Protocol
-    statistics: FeatureStatistics
-    found: int
-    used: int
-    too_short: tuple[str, ...]
-    unreadable: tuple[tuple[str, str], ...]
-    cached: bool = False
+    distance: float
+    protocol: Protocol | None
+    real: Evaluated | Kept
+    fake: Evaluated | Kept
+    cautions: tuple[str, ...] = ()
+
+    def __float__(self) -> float:
+        """The distance."""
+        return self.distance
+
+    def __str__(self) -> str:
+        """The distance, its protocol, both sides, the network and the cautions, line by line."""
+        (name, number), *rows = self._rows()
+        width = max(len(label) for label, _ in rows)
+        lines = [f"{name}: {number}", *(f"  {label:{width}}  {text}" for label, text in rows)]
+        return "\n".join(printable(line) for line in lines)
+
+    def _repr_html_(self) -> str:
+        """The lines of `str(result)` as a table for notebooks."""
+        (name, number), *rows = self._rows()
+        head = f"<tr><th>{html.escape(name)}</th><th>{number}</th></tr>"
+        cells = (
+            f"<tr><td>{html.escape(label)}</td><td>{html.escape(text)}</td></tr>"
+            for label, text in rows
+        )
+        return f"<table>{head}{''.join(cells)}</table>"
+
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        source = dict(self.fake.statistics.source) | dict(self.real.statistics.source)
+        name = self.protocol.name if self.protocol else source.get("output", "distance")
+        yield name, f"{self.distance:.6g}"
+        yield "real", self.real.described()
+        yield "generated", self.fake.described()
+        yield (
+            "network",
+            ", ".join(
+                [
+                    f"{source.get('network', 'unknown')}, output {source.get('output', 'unknown')}",
+                    f"weights {source.get('weights_sha256', 'unknown')[:8]}",
+                ]
+            ),
+        )
+        for caution in self.cautions:
+            yield "caution", caution
+
+    def summary(self) -> dict[str, Any]:
+        """The result as values for JSON."""
+        source = dict(self.fake.statistics.source) | dict(self.real.statistics.source)
+        source.pop("side", None)
+        return {
+            "distance": self.distance,
+            "protocol": self.protocol.name if self.protocol else source.get("protocol"),
+            "source": source,
+            "real": self.real.summary(),
+            "fake": self.fake.summary(),
+        }
 
 
-def evaluate(
-    videos: Sequence[Video],
-    metrics: Sequence[Metric],
-    side: Side,
+@overload
+def compute(
+    real: Any,
+    fake: Any,
+    protocol: Protocol | str | None = None,
     *,
+    weights: str | os.PathLike[str] | None = None,
     workers: int = 0,
     strict: bool = False,
-    save_to: Path | None = None,
-    on_progress: Callable[[int], None] = lambda position: None,
-) -> list[Result]:
-    """Makes the statistics of videos.
+    cache: Path | None = None,
+    on_progress: OnProgress | None = None,
+    on_side: OnSide | None = None,
+) -> Result: ...
+
+
+@overload
+def compute(
+    real: Any,
+    fake: Any,
+    protocol: Sequence[Protocol | str],
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    workers: int = 0,
+    strict: bool = False,
+    cache: Path | None = None,
+    on_progress: OnProgress | None = None,
+    on_side: OnSide | None = None,
+) -> list[Result]: ...
+
+
+def compute(
+    real: Any,
+    fake: Any,
+    protocol: Protocol | str | Sequence[Protocol | str] | None = None,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    workers: int = 0,
+    strict: bool = False,
+    cache: Path | None = None,
+    on_progress: OnProgress | None = None,
+    on_side: OnSide | None = None,
+) -> Result | list[Result]:
+    """Computes the distance of two sets of videos under one protocol, or several in one pass.
 
     Args:
-        videos: Where they are; on every process all of them.
-        metrics: What to make of them, see `metrics.load_metrics`.
-        side: Whether they are sampled as "real" or as "fake" ones.
-        workers: Processes that read videos; 0 for threads of this one.
-        strict: Whether a video that cannot be read is an error.
-        save_to: File that what has been reached is saved in from time to time, and that the pass
-            goes on from if it is of the same videos, metrics and release. Of one process only.
-        on_progress: Called after each round with the number of videos that are done.
+        real: Real videos: the path of a folder, .zip or .tar of videos, of a .npy or .npz file of
+            clips, or of statistics (.safetensors); a list of paths of single videos; an array of
+            clips [N, T, H, W, C] or [N, T, C, H, W]; statistics; or any object with `__len__` and
+            `__getitem__` whose items are videos [T, H, W, C] or [T, C, H, W], such as a data source
+            of Grain or TensorFlow Datasets or a column of a Hugging Face dataset.
+        fake: Generated videos, in any of the same forms.
+        protocol: How videos are sampled, encoded and compared: a `Protocol`, a name that
+            `find_protocol` takes, or a list of these. By default the protocol of given statistics,
+            else "fvd2048_16f".
+        weights: File of the network's weights; by default looked up, see `load_network`.
+        workers: Number of processes that read files; 0 to read in threads of this process.
+        strict: Whether a video that cannot be read raises an error. By default such videos are
+            counted and skipped.
+        cache: Folder that keeps statistics of real videos, if these are files, for later calls with
+            the same videos, protocol, weights and release. None for no cache.
+        on_progress: Called from time to time with the side, the number of its videos that are done,
+            and the number of all its videos.
+        on_side: Called when the videos of a side are done, with the side and its statistics, one
+            `Evaluated` per protocol.
 
     Returns:
-        A result a protocol, in the order of the metrics.
+        The result, or a list of results in the order of the protocols if these are a list.
 
     Raises:
-        ValueError: If clips are fewer than asked for or none, or of several lengths where whole
-            videos are asked for; or under `strict`.
+        FileNotFoundError: If a path does not exist, or no weights are found.
+        ValueError: If there are too few videos, if statistics were made with another protocol,
+            network or weights, or if another argument is not valid.
+
+    Example:
+        >>> import numpy as np
+        >>> import srvp_fd_jax
+        >>> from srvp_fd_jax.demo.moving_digits import moving_digits
+        >>> rng = np.random.default_rng(0)
+        >>> real, fake = (moving_digits(rng, n=30, length=6) for _ in range(2))
+        >>> print(srvp_fd_jax.compute(real, fake[:, ::-1], "srvp:digits:dynamics"))
+        ... # doctest: +ELLIPSIS
+        srvp:digits:dynamics: 2.8...
+          real       30 of 30 videos, 30 samples
+          generated  30 of 30 videos, 30 samples
+          network    digits, output dynamics, weights ...
     """
-    save = (save_to, _job(fingerprint(videos), metrics, side)) if save_to else None
-    state = _run(videos, metrics, side, workers, strict, save, on_progress)
-    return _results(videos, metrics, side, state)
+    given: dict[Side, Any] = {"real": real, "fake": fake}
+    kept = {side: state for side, of in given.items() if (state := _statistics(of)) is not None}
+    several = not isinstance(protocol, str | Protocol | None)
+    protocols = _protocols(protocol, list(kept.values()))
+    if len(kept) == 2 and weights is not None:
+        raise ValueError(f"weights: got {weights}, but both sides are statistics")
+    videos = {
+        side: find_videos(of, side, protocols) for side, of in given.items() if side not in kept
+    }
+    calculators = load_calculators(dict.fromkeys(protocols), weights) if videos else []
+    for side, state in kept.items():  # checked before any video is read
+        if protocols:
+            marked = mark(state, **protocols[0].marks())  # adds the marks of the protocol
+            check_comparable(state, calculators[0].nothing()[0] if calculators else marked)
+            kept[side] = marked
+
+    def evaluated(side: Side) -> Sequence[Evaluated | Kept]:
+        name = str(given[side]) if isinstance(given[side], str | os.PathLike) else ""
+        if side in kept:
+            return [Kept(kept[side], name)]
+        make: Callable[..., list[Evaluated]] = evaluate
+        if side == "real" and cache and all(video.files for video in videos[side]):
+            make = functools.partial(evaluate_cached, folder=cache)
+        total = clips_to_read(videos[side], protocols)
+        told = functools.partial(on_progress, side) if on_progress else lambda *_: None
+        told(0, total)
+        made = make(
+            videos[side],
+            calculators,
+            side,
+            workers=workers,
+            strict=strict,
+            on_progress=lambda position: told(min(position, total), total),
+        )
+        by_protocol = {one.protocol: dataclasses.replace(one, name=name) for one in made}
+        of_side = [by_protocol[protocol] for protocol in protocols]
+        if on_side:
+            on_side(side, of_side)
+        return of_side
+
+    of_real, of_fake = evaluated("real"), evaluated("fake")
+    under: Sequence[Protocol | None] = protocols or [None]
+    results = [compare(*one) for one in zip(of_real, of_fake, under, strict=True)]
+    return results if several else results[0]
 
 
-def cautions_of_sides(real: FeatureStatistics, fake: FeatureStatistics) -> list[str]:
-    """What is to be said where statistics are not of the side that they are taken for.
+def compare(
+    real: Evaluated | Kept,
+    fake: Evaluated | Kept,
+    protocol: Protocol | None = None,
+    distance: str | None = None,
+) -> Result:
+    """Computes the distance between the statistics of two sides.
 
-    Args:
-        real: Statistics that are taken for those of real videos.
-        fake: Statistics that are taken for those of generated ones.
+    The distance is by default that of the protocol, or "frechet" if no protocol is known. The
+    cautions of the result are given as warnings, too.
 
-    Returns:
-        Sentences; none of statistics that do not know their side.
+    Raises:
+        ValueError: If the statistics are not comparable, hold too few samples or are not finite.
     """
+    name = distance or (protocol.distance if protocol else "frechet")
+    sides = [real.name or "real", fake.name or "fake"]
+    if sides[0] == sides[1]:
+        sides = ["real", "fake"]
+    both = dict(zip(sides, (real.statistics, fake.statistics), strict=True))
+    measure = DISTANCES[name]
+    check_comparable(real.statistics, fake.statistics)
+    got, expected = type(real.statistics), type(measure.empty(1, False))
+    if got is not expected:
+        kinds = f"got {got.__name__}, but {name!r} compares {expected.__name__}"
+        raise ValueError(f"statistics: {kinds}")
+    check_counts(measure, {side: s.count for side, s in both.items()})
+    found = cautions(name, real.statistics, fake.statistics)
+    for text in found:
+        warn(text)
+    number = float(measure.between(both))
+    if not np.isfinite(number):
+        raise ValueError(f"distance: got {number} for {real.name or 'real'}, which is not finite")
+    return Result(number, protocol, real, fake, tuple(found))
+
+
+def cautions(distance: str, real: State, fake: State) -> list[str]:
+    """Finds reasons not to rely on a distance, one sentence each.
+
+    They follow from the marks and the numbers of samples of the statistics that are used as those
+    of real and of generated videos.
+    """
+    n, m = int(real.count), int(fake.count)
     texts = {
-        "the real side is statistics that were sampled as generated videos (stats --fake)": (
+        "the real side is statistics of videos sampled as generated ones (stats --fake)": (
             ("side", "fake") in real.source
         ),
-        "the generated side is statistics that were sampled as real videos: those of generated "
-        "ones are made by stats --fake": ("side", "real") in fake.source,
+        "the generated side is statistics of videos sampled as real ones: make it again "
+        "with stats --fake": ("side", "real") in fake.source,
+        f"{n} real and {m} generated samples: a distance depends on their number": n != m,
     }
-    return [text for text, holds in texts.items() if holds]
+    few = DISTANCES[distance].caution(min(n, m), real.dim)
+    return [text for text, holds in texts.items() if holds] + ([few] if few else [])
 
 
-class Collected(NamedTuple):
-    """What came of the videos of one side, and what it is made of.
+def find_videos(source: Any, name: str, protocols: Sequence[Protocol]) -> list[Video]:
+    """Finds the videos of one side in the order in which protocols take them.
 
-    Attributes:
-        result: As `evaluate` gives it.
-        features: By clip [clips, samples, d]; under "variances" those of mixtures.
-        shown: The first clips as the network saw them.
-    """
-
-    result: Result
-    features: dict[str, Float[np.ndarray, "clips samples d"]]
-    shown: list[Float[np.ndarray, "_ size size c"]]
-
-
-def collect(
-    videos: Sequence[Video],
-    metrics: Sequence[Metric],
-    side: Side,
-    *,
-    shown: int,
-    workers: int = 0,
-    strict: bool = False,
-    on_progress: Callable[[int], None] = lambda position: None,
-) -> list[Collected]:
-    """Makes the statistics of videos, and keeps the features that they are of.
-
-    Args:
-        videos: As for `evaluate`; of one process only.
-        metrics: As for `evaluate`.
-        side: As for `evaluate`.
-        shown: How many clips are kept as the network saw them.
-        workers: As for `evaluate`.
-        strict: As for `evaluate`.
-        on_progress: As for `evaluate`.
-
-    Returns:
-        As for `evaluate`, in the same order.
+    `source` is one of the forms that `compute` takes, and `name` is its name in messages.
 
     Raises:
-        ValueError: As for `evaluate`.
+        FileNotFoundError: If a path does not exist.
+        ValueError: If a protocol needs more videos, or the source has another form.
     """
-    first: list[Clips] = [[] for _ in metrics]
-    kept: list[list[tuple[Moments, ...]]] = [[] for _ in metrics]
+    videos = as_videos(source, name)
+    for protocol in protocols:
+        if len(videos) < (protocol.clips or 1):
+            where = source if isinstance(source, str | os.PathLike) else name
+            raise ValueError(
+                f"{where}: holds {len(videos)} videos, protocol {protocol.name!r} takes "
+                f"{protocol.clips} clips"
+            )
+    strays = [stray for video in videos for stray in video.strays]
+    if strays:
+        warn(
+            f"{name}: ignored {len(strays)} images that are not part of the sequences beside them: "
+            + ", ".join(strays[:_STRAYS_TOLD])
+            + (", ..." if len(strays) > _STRAYS_TOLD else "")
+        )
+    return videos
 
-    def keep(i: int, clips: Clips, moments: tuple[Moments, ...]) -> None:
-        first[i] += clips[: shown - len(first[i])]
-        kept[i].append(jax.tree.map(lambda f: f[: len(clips)], moments))
 
-    state = _run(videos, metrics, side, workers, strict, None, on_progress, keep)
-    results = iter(_results(videos, metrics, side, state))
-    collected = []
-    for metric, clips, rounds_kept in zip(metrics, first, kept, strict=True):
-        prepared = [np.asarray(metric.prepare(clip[None])[0]) for clip in clips]
-        together = jax.tree.map(lambda *f: np.concatenate(f), *rounds_kept)
-        collected += [Collected(next(results), features, prepared) for features in together]
-    return collected
+def clips_to_read(videos: Sequence[Video], protocols: Sequence[Protocol]) -> int:
+    """The number of videos that a pass reads if none is too short or damaged."""
+    return min(len(videos), max(protocol.clips or len(videos) for protocol in protocols))
 
 
-def evaluate_cached(
-    videos: Sequence[Video],
-    metrics: Sequence[Metric],
-    side: Side,
-    *,
-    folder: Path,
-    workers: int = 0,
-    strict: bool = False,
-    on_progress: Callable[[int], None] = lambda position: None,
-) -> list[Result]:
-    """Makes the statistics of videos, or takes those that were made before.
+def is_statistics(source: Any) -> bool:
+    """Whether a source of videos is the path of a file of statistics."""
+    return isinstance(source, str | os.PathLike) and os.fspath(source).endswith(STATISTICS_SUFFIX)
 
-    Args:
-        videos: As for `evaluate`; of one process only.
-        metrics: As for `evaluate`.
-        side: As for `evaluate`.
-        folder: Where results are kept under the fingerprint of the videos (see
-            `videos.sources.fingerprint`), the protocols, the weights and the release. An
-            interrupted pass goes on from what it saved.
-        workers: As for `evaluate`.
-        strict: As for `evaluate`.
-        on_progress: As for `evaluate`.
 
-    Returns:
-        As for `evaluate`, each with whether it was computed before.
+def _statistics(source: Any) -> State | None:
+    if is_statistics(source):
+        return load_statistics(source)
+    return source if isinstance(source, State) else None
 
-    Raises:
-        ValueError: As for `evaluate`.
+
+def _protocols(
+    protocol: Protocol | str | Sequence[Protocol | str] | None, kept: Sequence[State]
+) -> list[Protocol]:
+    """Finds the requested protocols without duplicates, by default the protocol of the statistics.
+
+    The list is empty if both sides are statistics that name no protocol.
     """
-    alone = {protocol: metric.of([protocol]) for metric in metrics for protocol in metric.protocols}
-    of_videos = fingerprint(videos)
-    paths = {
-        protocol: folder / f"{_job(of_videos, [metric], side)}.safetensors"
-        for protocol, metric in alone.items()
-    }
-    kept: dict[Protocol, _State] = {}
-    for protocol, path in paths.items():
-        if state := _load(path, path.stem, [alone[protocol]]):
-            kept[protocol] = state
-            if strict:
-                _check_readable(state)
-    cached = set(kept)
-    missing = [metric.of(set(metric.protocols) - cached) for metric in metrics]
-    missing = [metric for metric in missing if metric.protocols]
-    if missing:
-        job = _job(of_videos, missing, side)
-        partial = folder / f"{job}.partial"
-        state = _run(videos, missing, side, workers, strict, (partial, job), on_progress)
-        for protocol, own in _split(state, missing).items():
-            kept[protocol] = own
-            _keep(paths[protocol], paths[protocol].stem, own)
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-    return [
-        dataclasses.replace(result, cached=protocol in cached)
-        for protocol, metric in alone.items()
-        for result in _results(videos, [metric], side, kept[protocol])
-    ]
-
-
-class _State(NamedTuple):
-    """How far a pass is, and the statistics so far, a tuple a metric."""
-
-    progress: Progress
-    statistics: tuple[Statistics, ...]
-
-    @classmethod
-    def start(cls, metrics: Sequence[Metric]) -> "_State":
-        return cls(
-            Progress.start([metric.protocols[0] for metric in metrics]),
-            tuple(metric.empty for metric in metrics),
-        )
-
-
-def _run(
-    videos: Sequence[Video],
-    metrics: Sequence[Metric],
-    side: Side,
-    workers: int,
-    strict: bool,
-    save: tuple[Path, str] | None,
-    on_progress: Callable[[int], None],
-    on_moments: Callable[[int, Clips, tuple[Moments, ...]], None] = lambda *_: None,
-) -> _State:
-    """Goes through the videos.
-
-    What is reached is saved under a path and the hash of the job; `on_moments` gets the number of
-    a metric and what is of it.
-    """
-    state = (_load(*save, metrics) if save else None) or _State.start(metrics)
-    if strict:
-        _check_readable(state)
-    at, cost = time.monotonic(), 0.0
-    for progress, clips in rounds(
-        videos,
-        [metric.protocols[0] for metric in metrics],
-        side,
-        progress=state.progress,
-        workers=workers,
-        strict=strict,
-    ):
-        for metric, taken in zip(metrics, progress.taken, strict=True):
-            metric.check_length(taken.frames)
-        statistics = list(state.statistics)
-        for i, (metric, own) in enumerate(zip(metrics, clips, strict=True)):
-            if own:
-                moments = metric.encode(own)
-                statistics[i] = update(statistics[i], moments, np.arange(VIDEOS_A_ROUND) < len(own))
-                on_moments(i, own, moments)
-        jax.block_until_ready(state.statistics)  # one round waits on the device, never more
-        state = _State(progress, tuple(statistics))
-        on_progress(progress.position)
-        # Saving waits for the device: done so seldom that it takes a twentieth of the time.
-        if save and time.monotonic() - at > 20 * cost:
-            begun = time.monotonic()
-            save = save if _keep(*save, state) else None
-            at = time.monotonic()
-            cost = at - begun
-    return state
-
-
-def _results(
-    videos: Sequence[Video], metrics: Sequence[Metric], side: Side, state: _State
-) -> list[Result]:
-    results = []
-    unreadable = state.progress.unreadable
-    for metric, taken, of_metric in zip(
-        metrics, state.progress.taken, state.statistics, strict=True
-    ):
-        _check_enough(metric.protocols[0], taken, side, len(videos), unreadable)
-        for protocol, statistics in zip(metric.protocols, of_metric, strict=True):
-            if jax.process_count() > 1:
-                statistics = multihost_utils.process_allgather(statistics).reduce()
-            marked = mark(statistics, frames=taken.frames, side=side)
-            result = Result(protocol, marked, len(videos), taken.used, taken.too_short, unreadable)
-            results.append(result)
-    return results
-
-
-def _check_enough(
-    protocol: Protocol,
-    taken: Taken,
-    side: Side,
-    found: int,
-    unreadable: Sequence[tuple[str, str]],
-) -> None:
-    if taken.used >= (protocol.clips or 1):
-        return
-    reasons = [
-        f"{len(names)} {what} (such as {names[0]})"
-        for what, names in (
-            (f"shorter than {protocol.shortest(side)} frames", taken.too_short),
-            ("unreadable", [": ".join(pair) for pair in unreadable]),
-        )
-        if names
-    ]
-    raise ValueError(
-        f"protocol {protocol.name!r} takes {protocol.clips or 'any number of'} clips, got "
-        f"{taken.used} of {found} videos" + "".join(f"; {reason}" for reason in reasons)
-    )
-
-
-def _check_readable(state: _State) -> None:
-    for name, error in state.progress.unreadable:
-        raise ValueError(f"{name}: {error}")
-
-
-def _job(of_videos: str, metrics: Sequence[Metric], side: Side) -> str:
-    """Hash of all that a result depends on."""
-    made_by = {
-        "release": srvp_fd_jax.__version__,
-        "state": [field.name for field in dataclasses.fields(FeatureStatistics)],
-        "videos": of_videos,
-        "side": side,
-        "protocols": [dataclasses.asdict(p) for metric in metrics for p in metric.protocols],
-        "sources": [empty.source for metric in metrics for empty in metric.empty],
-    }
-    return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
-
-
-def _split(state: _State, metrics: Sequence[Metric]) -> dict[Protocol, _State]:
-    return {
-        protocol: _State(dataclasses.replace(state.progress, taken=(taken,)), ((statistics,),))
-        for metric, taken, of_metric in zip(
-            metrics, state.progress.taken, state.statistics, strict=True
-        )
-        for protocol, statistics in zip(metric.protocols, of_metric, strict=True)
-    }
-
-
-def _keep(path: Path, job: str, state: _State) -> bool:
-    """Saves what spares work later; whether that went well, else it is told and done without."""
-    try:
-        _save(path, job, state)
-    except OSError as error:
-        warnings.warn(f"going on without keeping what is computed: {error}", stacklevel=2)
-        return False
-    return True
-
-
-def _save(path: Path, job: str, state: _State) -> None:
-    leaves = jax.tree.leaves(state.statistics)
-    arrays = {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}
-    metadata = {"job": job, "progress": json.dumps(dataclasses.asdict(state.progress))}
-    write_safetensors(path, arrays, metadata)
-
-
-def _load(path: Path, job: str, metrics: Sequence[Metric]) -> _State | None:
-    """What was saved of this job, if anything was; what is damaged is told and not taken."""
-
-    def check_metadata(metadata: Mapping[str, str]) -> None:
-        if CHECKSUM not in metadata:
-            raise ValueError("not what this command saves")
-
-    try:
-        metadata, arrays = read_safetensors(path, check_metadata)
-        with contextlib.suppress(OSError):
-            os.utime(path)  # what was used last is kept longest
-    except OSError:
-        return None
-    except ValueError as error:
-        warnings.warn(f"{path}: {error}; it is made anew", stacklevel=4)
-        return None
-    if metadata.get("job") != job:
-        return None
-    saved = json.loads(metadata["progress"])
-    progress = Progress(
-        taken=tuple(
-            Taken(taken["used"], taken["frames"], tuple(taken["too_short"]))
-            for taken in saved["taken"]
-        ),
-        position=saved["position"],
-        unreadable=tuple((name, error) for name, error in saved["unreadable"]),
-    )
-    leaves = [jnp.asarray(arrays[str(i)]) for i in range(len(arrays))]
-    structure = jax.tree.structure(tuple(metric.empty for metric in metrics))
-    return _State(progress, jax.tree.unflatten(structure, leaves))
+    if protocol is None:
+        of_kept = [name for s in kept if (name := dict(s.source).get("protocol"))]
+        if len(kept) == 2 and not of_kept:
+            return []
+        protocol = of_kept[0] if of_kept else DEFAULT
+    given = [protocol] if isinstance(protocol, str | Protocol) else list(protocol)
+    if not given:
+        raise ValueError("protocol: got an empty list")
+    protocols = [find_protocol(one) if isinstance(one, str) else one for one in given]
+    if kept and len(protocols) > 1:
+        raise ValueError(f"protocol: got {len(protocols)} protocols, but statistics have only one")
+    return protocols

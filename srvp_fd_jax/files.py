@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and are checked before they are read."""
+"""Reads files with checks and writes them atomically."""
 
 import errno
 import hashlib
@@ -16,18 +16,18 @@ import safetensors
 import safetensors.numpy
 
 CHECKSUM = "content_sha256"
-"""Name in a safetensors file's metadata of the hash of all that the file holds besides."""
+"""Name of the hash of all other content, in the metadata of a safetensors file."""
 
-# Of the types of safetensors those that NumPy has, bfloat16 by ml_dtypes.
+# Types of safetensors that NumPy has too (bfloat16 from ml_dtypes).
 _READ_TYPES = {"BOOL", "BF16", *(f"F{n}" for n in (16, 32, 64))} | {
     f"{kind}{n}" for kind in "IU" for n in (8, 16, 32, 64)
 }
 
 
 def cache_folder() -> Path:
-    """Where what was computed once is kept: `$XDG_CACHE_HOME/srvp-fd-jax`.
+    """Folder of cached files, `$XDG_CACHE_HOME/srvp-fd-jax`, by default in `~/.cache`.
 
-    Without that variable and a home it is a path that can neither be there nor be written.
+    If neither that variable nor the home folder is known, it is a path that cannot exist.
     """
     try:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -37,17 +37,12 @@ def cache_folder() -> Path:
 
 
 def size_of(paths: Iterable[Path]) -> int:
-    """Bytes of files together, of those that are there."""
+    """Total size of files in bytes, where missing files count as empty."""
     return sum(size for size, _ in map(_size_and_use, paths))
 
 
 def trim(paths: Iterable[Path], limit: int) -> None:
-    """Removes the files that were not used for the longest time, until the others fit.
-
-    Args:
-        paths: Of files that can be made anew.
-        limit: Bytes of those that stay.
-    """
+    """Removes the least recently used files until the others have at most `limit` bytes."""
     files = {path: _size_and_use(path) for path in paths}
     total = sum(size for size, _ in files.values())
     for path, (size, _) in sorted(files.items(), key=lambda item: item[1][1]):
@@ -66,11 +61,9 @@ def _size_and_use(path: Path) -> tuple[int, float]:
 
 
 def printable(text: str, limit: int = 2000) -> str:
-    """Text as it may reach a terminal or a page: one line, not too long, no control characters.
+    """Escapes line breaks and control characters in text that may contain names of files.
 
-    Args:
-        text: With names of files and members in it, which may be of any characters.
-        limit: Characters of the result; the middle of a longer text is left out.
+    The middle of a text with more than `limit` characters is left out.
     """
     if len(text) > limit:
         kept = limit // 2 - 20
@@ -81,17 +74,11 @@ def printable(text: str, limit: int = 2000) -> str:
 
 
 def open_file(path: str | os.PathLike[str]) -> BufferedReader:
-    """Opens a file to read it, and nothing else: opening a pipe waits for whoever writes to it.
-
-    Args:
-        path: Path of the file.
-
-    Returns:
-        The open file.
+    """Opens a regular file to read its bytes.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        OSError: If it is a folder, a pipe or a device, or may not be read; the message names it.
+        OSError: If the file is missing, is a folder, pipe or device, or may not be read. Opening a
+            pipe would wait for a writer.
     """
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
@@ -101,14 +88,16 @@ def open_file(path: str | os.PathLike[str]) -> BufferedReader:
     return open(path, "rb")
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def arrays_sha256(arrays: Mapping[str, np.ndarray]) -> str:
-    """Hash of arrays: of their names, types, shapes and little-endian bytes, by name.
+    """SHA-256 of the names, types, shapes and little-endian bytes of arrays, in hexadecimal.
 
-    Args:
-        arrays: In any order and memory layout, which make no difference.
-
-    Returns:
-        A SHA-256 in hexadecimal.
+    The order of the arrays and their memory layouts make no difference.
     """
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
@@ -121,23 +110,22 @@ def arrays_sha256(arrays: Mapping[str, np.ndarray]) -> str:
 def read_safetensors(
     path: str | os.PathLike[str], check_metadata: Callable[[Mapping[str, str]], None]
 ) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Reads the metadata and, once `check_metadata` has let it through, the arrays of a file.
+    """Reads the metadata and the arrays of a safetensors file.
 
     Args:
-        path: Path of the file. What `write_safetensors` wrote is held to its checksum; older files
-            have none.
-        check_metadata: Raises a `ValueError` where the file is not the one that is looked for.
+        path: Path of the file. If the file has a checksum, as all files of `write_safetensors`, it
+            is verified.
+        check_metadata: Called before the arrays are read; raises a `ValueError` for a wrong file.
 
     Returns:
         Metadata, and arrays by name.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        OSError: If it is a folder, a pipe or a device, or may not be read.
-        ValueError: If it is not a safetensors file, has arrays of a type that NumPy has not, was
-            altered since it was written, or what `check_metadata` raises.
+        OSError: If the file cannot be opened, see `open_file`.
+        ValueError: If the file is not a safetensors file, has arrays of a type that NumPy lacks,
+            does not match its checksum, or is rejected by `check_metadata`.
     """
-    # Opened here first: safetensors says "No such file" of those that may not be read as well.
+    # Opened here first, because safetensors reports "No such file" for unreadable files too.
     with open_file(path):
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
@@ -146,7 +134,9 @@ def read_safetensors(
                 names = list(file.keys())
                 for name in names:
                     if (dtype := file.get_slice(name).get_dtype()) not in _READ_TYPES:
-                        raise ValueError(f"the array {name!r:.80} is of the type {dtype}")
+                        raise ValueError(
+                            f"the array {name!r:.80} is of the type {dtype}, which NumPy lacks"
+                        )
                 arrays = {name: file.get_tensor(name) for name in names}
         except safetensors.SafetensorError as error:
             raise ValueError(printable(str(error), 400)) from error
@@ -158,18 +148,15 @@ def read_safetensors(
 def write_safetensors(
     path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes a safetensors file with a checksum; it appears whole or not at all.
+    """Writes a safetensors file with a checksum, see `write_atomically`.
 
-    Args:
-        path: Path of the file; what is there is replaced.
-        arrays: By name. The same arrays and metadata give the same bytes.
-        metadata: By name.
+    The same arrays and metadata give the same bytes.
     """
-    # Memory in another order than C's, safetensors would write as it lies.
+    # safetensors writes an array's memory as it is, so the memory must be in C order.
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     metadata = {**metadata, CHECKSUM: _checksum(metadata, arrays)}
     data = safetensors.numpy.save(arrays, metadata)
-    # It writes metadata in an order that differs from call to call.
+    # The order in which safetensors writes metadata differs from call to call.
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:end])
     header["__metadata__"] = dict(sorted(metadata.items()))
@@ -184,10 +171,9 @@ def _checksum(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> 
 
 
 def check_writable(path: Path) -> None:
-    """Raises an `OSError` unless a file can be written there; nothing is left of the trial.
+    """Raises an `OSError` unless a file can be written to `path`, and leaves no trace.
 
-    Args:
-        path: Path of the file; folders above it may still be missing.
+    Folders of the path may be missing, as `write_atomically` makes them.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder, expected a file")
@@ -199,12 +185,12 @@ def check_writable(path: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file under a temporary name beside it and renames it into place.
+    """Writes a file under a temporary name in the same folder, then renames it.
 
-    A reader sees the old file or the new one, and an interrupted writer leaves the old one.
+    A reader sees either the old or the new file, and an interrupted write leaves the old one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not `tempfile`, whose files are private: open() gives the permissions that the umask allows.
+    # Files of `tempfile` would be private; open() gives the permissions that the umask allows.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with open(temporary, "xb") as file:

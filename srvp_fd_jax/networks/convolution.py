@@ -1,14 +1,14 @@
-"""Convolution without bias, on the CPU by Winograd's minimal filtering.
+"""Convolution without bias, which uses Winograd's minimal filtering on the CPU.
 
-XLA's convolutions on the CPU do every multiplication of the definition. A tile of 2×2 outputs of a
-convolution with r×r kernels needs only (r + 1)² of its (2r)² (Winograd 1980; Lavin & Gray 2016,
-arXiv 1509.09308): tile and kernel are transformed, multiplied point by point (over many tiles and
-channels that is one matrix product a point), and the products are transformed to outputs,
+For a tile of 2×2 outputs, XLA's convolution with an r×r kernel does (2r)² multiplications on the
+CPU. Minimal filtering needs (r + 1)² (Winograd 1980; Lavin & Gray 2016, arXiv 1509.09308). It
+transforms the tile X and the kernel K, multiplies them pointwise, which for many tiles and channels
+is one matrix product per point, and transforms the products to the outputs:
 
     Y = A [(G K Gᵀ) ⊙ (B X Bᵀ)] Aᵀ.
 
-At r = 2 and 3 the transforms are sums of a few terms with coefficients of 1 and ½: results are as
-near to exact ones as those of the definition. Larger tiles save more and lose digits.
+For r = 2 and r = 3 the transforms are sums of a few terms with coefficients 1 and ½, so the results
+are as accurate as those of direct convolution. Larger tiles would save more and lose digits.
 """
 
 import functools
@@ -20,12 +20,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Precision = Literal["float32", "bfloat16"]
-"""What the factors of a convolution's products are rounded to; sums are float32 in any case."""
+"""Type to which a convolution's inputs and kernel are rounded; sums are always float32."""
 
 XLA_PRECISION: dict[Precision, str] = {"float32": "highest", "bfloat16": "default"}
-"""What to ask XLA for: "default" is the fastest that a backend has for float32."""
+"""XLA's name of each precision; "default" is a backend's fastest one for float32 arrays."""
 
-# A, B and G by kernel size r: F(2, 2) and F(2, 3) of Lavin & Gray.
+# A, B and G for each kernel size r: F(2, 2) and F(2, 3) of Lavin & Gray.
 _Matrix = tuple[tuple[float, ...], ...]
 _TRANSFORMS: dict[int, tuple[_Matrix, _Matrix, _Matrix]] = {
     2: (
@@ -40,8 +40,8 @@ _TRANSFORMS: dict[int, tuple[_Matrix, _Matrix, _Matrix]] = {
     ),
 }
 
-# Multiplications for one tap of the kernel below which the transforms cost more than they save,
-# and the longer compilation more than either: 16 frames in a layer of the published DCGAN64.
+# With fewer multiplications per kernel tap, the transforms and the longer compilation cost more
+# than they save. This is reached by 16 frames in a layer of the published DCGAN64.
 _LEAST_WORK = 2**27
 
 _Grid = list[list[Array]]
@@ -55,21 +55,13 @@ def convolution(
     padding: int,
     precision: Precision = "float32",
 ) -> Float[Array, "n h2 w2 d"]:
-    """Cross-correlation of images with square kernels.
+    """Cross-correlation of float32 images with square kernels.
 
-    Args:
-        x: Images.
-        kernel: Kernels.
-        strides: Step between outputs, in both directions.
-        padding: Zeros added on all four sides.
-        precision: The same on every backend.
-
-    Returns:
-        Images, float32.
+    `strides` are equal in both directions, and `padding` zeros are added on each of the four sides.
     """
     x, kernel = rounded(precision, x, kernel)
     if x.shape[1:3] == kernel.shape[:2] and padding == 0:
-        # One output, which as a matrix product takes a CPU a quarter of XLA's convolution.
+        # On a CPU a matrix product takes a quarter of the time of XLA's convolution.
         product = jnp.tensordot(x, kernel, 3, precision=XLA_PRECISION[precision])
         return product[:, None, None]
     direct = functools.partial(
@@ -82,10 +74,10 @@ def convolution(
 
 
 def rounded(precision: Precision, *arrays: Float[Array, "..."]) -> list[Float[Array, "..."]]:
-    """Arrays whose products XLA is free to compute at `XLA_PRECISION[precision]`.
+    """Rounds arrays so that their products at `XLA_PRECISION[precision]` agree on all backends.
 
-    Units that multiply in bfloat16 (TPU) or TF32 (GPU) round the arguments to 8 or 11 significant
-    bits: of arguments that have 8 the products are exact there, and alike on every backend.
+    Units that multiply in bfloat16 (TPU) or TF32 (GPU) round their inputs to 8 or 11 significant
+    bits. Products of inputs with 8 significant bits are exact there.
     """
     if precision == "float32":
         return list(arrays)
@@ -95,21 +87,16 @@ def rounded(precision: Precision, *arrays: Float[Array, "..."]) -> list[Float[Ar
 def winograd(
     x: Float[Array, "n h w c"], kernel: Float[Array, "r r c d"]
 ) -> Float[Array, "n h2 w2 d"]:
-    """The convolution of padding 1 with 3×3 kernels and stride 1, or with 4×4 and stride 2.
+    """Convolution with padding 1 and either 3×3 kernels and stride 1 or 4×4 kernels and stride 2.
 
-    Args:
-        x: Images, whose height and width over the stride are even.
-        kernel: Kernels.
-
-    Returns:
-        Images.
+    Height and width of the images `x`, divided by the stride, must be even.
     """
     n, h, w, c = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     if kernel.shape[0] == 3:
         return _outputs(_products(padded, kernel), 3)
-    # A sum of two convolutions of stride 1 with 2×2 kernels, one over the even rows and one over
-    # the odd ones, with pairs of columns for channels.
+    # The sum of two convolutions with stride 1 and 2×2 kernels, one on the even rows and one on the
+    # odd rows, with pairs of columns as channels.
     rows = padded.reshape(n, h // 2 + 1, 2, w // 2 + 1, 2 * c)
     kernels = kernel.reshape(2, 2, 2, 2 * c, -1)
     even, odd = (_products(rows[:, :, i], kernels[:, i]) for i in (0, 1))
@@ -128,7 +115,7 @@ def _direct(x: Array, kernel: Array, *, strides: int, padding: int, precision: s
 
 
 def _products(x: Array, kernel: Array) -> _Grid:
-    """(G K Gᵀ) ⊙ (B X Bᵀ), a grid of arrays [n, tiles down, tiles across, d]."""
+    """(G K Gᵀ) ⊙ (B X Bᵀ) as a grid of arrays [n, rows of tiles, columns of tiles, d]."""
     r = kernel.shape[0]
     _, b, g = _TRANSFORMS[r]
     h, w = x.shape[1] - r + 1, x.shape[2] - r + 1
@@ -141,7 +128,7 @@ def _products(x: Array, kernel: Array) -> _Grid:
 
 
 def _outputs(products: _Grid, r: int) -> Array:
-    """A M Aᵀ, its tiles side by side."""
+    """A M Aᵀ, with the tiles of outputs joined to images."""
     y = _transform(_TRANSFORMS[r][0], products)
     stacked = jnp.stack([jnp.stack(row, 3) for row in y], 2)
     n, down, _, across, _, d = stacked.shape
@@ -150,7 +137,7 @@ def _outputs(products: _Grid, r: int) -> Array:
 
 def _transform(matrix: _Matrix, x: _Grid) -> _Grid:
     """M X Mᵀ for a grid X of arrays."""
-    for _ in range(2):  # each time M Xᵀ, columns first
+    for _ in range(2):  # X ← (M X)ᵀ
         x = [[_combine(row, column) for row in matrix] for column in zip(*x, strict=True)]
     return x
 

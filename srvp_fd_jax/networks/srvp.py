@@ -1,61 +1,106 @@
-"""The inference networks of SRVP that features are taken from.
+"""SRVP: its inference networks, which compute the features, and their published weights.
 
 SRVP (Franceschi et al., Stochastic Latent Residual Video Prediction, ICML 2020, arXiv 2002.09219)
-encodes every frame with a convolutional network, and infers from the encodings a content variable
-w and a Gaussian over the initial state y₀. These three are restated here after the authors' code
-(https://github.com/edouardelasalles/srvp, Apache-2.0) for inference; the decoder and the residual
-dynamics are not needed.
+encodes every frame with a convolutional network. From the encodings it infers a content variable w
+and a Gaussian over the initial state y₀. This module follows the authors' code
+(https://github.com/edouardelasalles/srvp, Apache-2.0) for these three networks and leaves out the
+decoder and the residual dynamics.
 
-Convolutions and matrix products run in float32 on every backend ("highest" precision), unless
-another `precision` is set for the convolutions, as `load_network` does.
+The outputs are those of the PyTorch package srvp-fd 0.4.1:
+
+- "frame": the encoding of a single frame, which represents appearance.
+- "static_content": the content variable w, inferred from the last nt_inf frames of a clip, which
+  represents what does not change over time.
+- "dynamics": the Gaussian over the initial state, inferred from the first nt_inf frames of a clip,
+  which represents motion. Each clip is one component of a Gaussian mixture.
+
+`precision` applies to the convolutions only; linear layers always run in float32 ("highest").
 """
 
 import dataclasses
 import functools
 import itertools
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from srvp_fd_jax import hub
+from srvp_fd_jax.checkpoint import check_arrays, check_written_out, read_state_dict
+from srvp_fd_jax.files import cache_folder, file_sha256, open_file
+from srvp_fd_jax.networks.base import (
+    CONFIG_LIMIT,
+    Architecture,
+    Network,
+    Output,
+    Weights,
+    parameter_shapes,
+    parse_config,
+)
 from srvp_fd_jax.networks.convolution import Precision, convolution
 
-FRAME_SIZE = 64
+HUB_REPOSITORY = "nkiyohara/srvp-pretrained-model-mirror"
 
-# Far above those of any model, and small enough that the layers' shapes are found in a moment: the
-# weights are held to those before anything is made of them.
+HUB_REVISION = "main"
+"""Branch, tag or commit of the hub repository to download."""
+
+HUB_FOLDERS = {
+    "mmnist_stochastic": "mmnist/stochastic",
+    "mmnist_deterministic": "mmnist/deterministic",
+    "bair": "bair",
+    "kth": "kth",
+    "human": "human",
+}
+"""Folders of the published checkpoints in the hub repository, by the names of the models."""
+
+DATASETS = (*HUB_FOLDERS, "digits")
+"""Names of the SRVP models: the authors' five and the small one in this package."""
+
+TORCH_PARTS = ("encoder.", "w_proj.", "w_inf.", "q_y.")
+"""Prefixes of the inference networks' keys in the authors' state dicts."""
+
+_MODEL = "model.pt"
+
+# Limits far above any model's values, and low enough that the shapes of the layers are computed in
+# a moment. The weights are checked against these shapes before anything else.
 _LARGEST_SIZE, _LARGEST_DEPTH = 1 << 16, 100
 
 ComparisonType = Literal["frame", "static_content", "dynamics"]
-"""Whose features are compared: of the encodings, of w or of y₀."""
+"""Features to compare: the encodings, w or y₀."""
 
 COMPARISON_TYPES: tuple[ComparisonType, ...] = get_args(ComparisonType)
 
-_Conv = functools.partial(nnx.Conv, use_bias=False)  # holds the kernel, `ConvBlock` applies it
+_Conv = functools.partial(nnx.Conv, use_bias=False)  # only holds the kernel for `ConvBlock`
 _Linear = functools.partial(nnx.Linear, precision="highest")
 _leaky_relu = functools.partial(jax.nn.leaky_relu, negative_slope=0.2)
 
 
 @dataclasses.dataclass(frozen=True)
-class SRVPConfig:
-    """Architecture of the inference networks, under the names of a checkpoint's config.json.
+class SRVPArchitecture(Architecture):
+    """Architecture of the inference networks, with the field names of a checkpoint's config.json.
 
     Attributes:
-        archi: Encoder, "dcgan" or "vgg".
-        nx: Height and width of a frame; both encoders need 64.
-        nc: Channels of a frame.
-        nf: Filters of the first convolution.
-        nhx: Size of a frame's encoding.
-        ny: Size of the state y.
-        nt_inf: Number of frames that content and initial state are inferred from.
-        nh_inf: Size of the content variable w and of the hidden layers of the initial state's MLP.
+        archi: Type of the encoder, "dcgan" or "vgg".
+        nx: Height and width of a frame, 64 for both encoders.
+        nc: Number of channels of a frame.
+        nf: Number of filters of the first convolution.
+        nhx: Dimension of a frame's encoding.
+        ny: Dimension of the state y.
+        nt_inf: Number of frames from which w and the initial state are inferred.
+        nh_inf: Dimension of w and of the hidden layers in the MLP that infers the initial state.
         nlayers_inf: Number of linear layers in that MLP.
-        skipco: Whether the model was trained with skip connections from encoder to decoder, which
-            let detail bypass the encoding.
+        skipco: Whether the model was trained with skip connections from the encoder to the decoder,
+            through which detail bypasses the encoding.
     """
+
+    family = "srvp"
+    size = 64
 
     archi: Literal["dcgan", "vgg"]
     nx: int
@@ -69,18 +114,8 @@ class SRVPConfig:
     skipco: bool
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> "SRVPConfig":
-        """Reads the fields from a parsed config.json; other fields are of the parts not used.
-
-        Args:
-            config: Values by field.
-
-        Returns:
-            The architecture.
-
-        Raises:
-            ValueError: If a field is missing or its value is not allowed.
-        """
+    def from_config(cls, config: Mapping[str, Any]) -> "SRVPArchitecture":
+        """See `Architecture.from_config`; fields of the decoder and the dynamics are ignored."""
         values = {}
         for field in dataclasses.fields(cls):
             if field.name not in config:
@@ -97,13 +132,82 @@ class SRVPConfig:
         if values["archi"] not in ("dcgan", "vgg"):
             came = f"config: archi is {values['archi']!r:.80}"
             raise ValueError(f"{came}, allowed are 'dcgan', 'vgg'")
-        if values["nx"] != FRAME_SIZE:
-            raise ValueError(f"config: nx is {values['nx']}, both encoders need {FRAME_SIZE}")
+        if values["nx"] != cls.size:
+            raise ValueError(f"config: nx is {values['nx']}, both encoders need {cls.size}")
         return cls(**values)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of a frame."""
+        return self.nc
+
+    @functools.cached_property
+    def outputs(self) -> Mapping[str, Output]:
+        """The outputs "frame", "static_content" and "dynamics"."""
+        return {
+            "frame": Output(self.nhx, per_frame=True),
+            "static_content": Output(self.nh_inf, frames=self.nt_inf, looks_at="last"),
+            "dynamics": Output(
+                self.ny, frames=self.nt_inf, looks_at="first", gaussian=gaussian_from_raw
+            ),
+        }
+
+    @property
+    def caution(self) -> str | None:
+        """Predicate of a warning about skip connections, or None."""
+        if not self.skipco:
+            return None
+        return (
+            "was trained with skip connections (skipco), which let detail bypass the encoder: its "
+            "features may capture less than those of a model without skip connections"
+        )
+
+    def module(self, precision: Precision, rngs: nnx.Rngs) -> "SRVP":
+        """Makes the inference networks with random weights."""
+        network = SRVP(self, rngs=rngs)
+        # Linear layers have an attribute of the same name, which stays "highest".
+        network.set_attributes(ConvBlock, precision=precision)
+        return network
+
+    def features(
+        self, module: "SRVP", clips: Float[Array, "n t h w c"], outputs: tuple[str, ...]
+    ) -> Mapping[str, Float[Array, "n k _"]]:
+        """Computes encodings, w, and means with raw scales of q(y₀); encodes each frame once."""
+        encodings = _encodings(module.encoder, clips, 4 * self.frames_at_once())
+
+        def features_of(output: str) -> Float[Array, "n k _"]:
+            match output:
+                case "frame":
+                    return encodings
+                case "static_content":
+                    return module.content(encodings[:, -self.nt_inf :])[:, None]
+                case _:
+                    return module.initial_state(encodings[:, : self.nt_inf])[:, None]
+
+        return {output: features_of(output) for output in outputs}
+
+
+def _encodings(
+    encoder: Callable[[Array], Array], clips: Float[Array, "n t h w c"], most: int
+) -> Float[Array, "n t nhx"]:
+    """Encodes the frames of clips, about `most` at a time to bound the memory."""
+
+    def encode(part: Float[Array, "n s h w c"]) -> Float[Array, "n s nhx"]:
+        return encoder(part.reshape(-1, *part.shape[2:])).reshape(*part.shape[:2], -1)
+
+    n, t = clips.shape[:2]
+    length = -(-t // max(1, n * t // most))
+    if length == t:
+        return encode(clips)
+    steps = -(-t // length)
+    padded = jnp.pad(clips, ((0, 0), (0, steps * length - t), *[(0, 0)] * 3))
+    parts = padded.reshape(n, steps, length, *clips.shape[2:]).swapaxes(0, 1)
+    encodings = jax.lax.map(encode, parts).swapaxes(0, 1)
+    return encodings.reshape(n, steps * length, -1)[:, :t]
 
 
 class ConvBlock(nnx.Module):
-    """Convolution, batch normalisation with the statistics of training, activation."""
+    """Convolution, batch normalisation with the statistics from training, activation."""
 
     def __init__(
         self,
@@ -117,7 +221,7 @@ class ConvBlock(nnx.Module):
         normalise: bool = True,
         activation: Callable[[Array], Array] = _leaky_relu,
     ):
-        """Makes the layers, for square kernels."""
+        """Makes the layers with random weights."""
         self.conv = _Conv(in_features, out_features, (kernel_size, kernel_size), rngs=rngs)
         self.strides, self.padding = strides, padding
         self.precision: Precision = "float32"
@@ -142,14 +246,14 @@ class ConvBlock(nnx.Module):
         return self.activation(x)
 
 
-def _last_conv(config: SRVPConfig, rngs: nnx.Rngs) -> ConvBlock:
+def _last_conv(config: SRVPArchitecture, rngs: nnx.Rngs) -> ConvBlock:
     return ConvBlock(8 * config.nf, config.nhx, 4, padding=0, activation=jnp.tanh, rngs=rngs)
 
 
 class DCGAN64Encoder(nnx.Module):
-    """Five strided convolutions (Radford et al. 2016), 64×64 frames to vectors in [-1, 1]."""
+    """Five convolutions (Radford et al. 2016) from 64×64 frames to vectors in [-1, 1]."""
 
-    def __init__(self, config: SRVPConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: SRVPArchitecture, *, rngs: nnx.Rngs):
         """Makes the layers with random weights."""
         nf = config.nf
         widths = [config.nc, nf, 2 * nf, 4 * nf, 8 * nf]
@@ -168,9 +272,9 @@ class DCGAN64Encoder(nnx.Module):
 
 
 class VGG64Encoder(nnx.Module):
-    """Four stages of 3×3 convolutions (Simonyan & Zisserman 2015) with max pooling between."""
+    """Four stages of 3×3 convolutions (Simonyan & Zisserman 2015), each before max pooling."""
 
-    def __init__(self, config: SRVPConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: SRVPArchitecture, *, rngs: nnx.Rngs):
         """Makes the layers with random weights."""
         nf = config.nf
         stages = [[nf] * 2, [2 * nf] * 2, [4 * nf] * 3, [8 * nf] * 3]
@@ -195,22 +299,22 @@ class VGG64Encoder(nnx.Module):
 
 
 class Content(nnx.Module):
-    """The content variable w, a permutation-invariant function of a clip's encodings."""
+    """Infers the content variable w, a permutation-invariant function of a clip's encodings."""
 
-    def __init__(self, config: SRVPConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: SRVPArchitecture, *, rngs: nnx.Rngs):
         """Makes the layers with random weights."""
         self.projection = _Linear(config.nhx, config.nh_inf, rngs=rngs)
         self.output = _Linear(config.nh_inf, config.nh_inf, rngs=rngs)
 
     def __call__(self, encodings: Float[Array, "n t nhx"]) -> Float[Array, "n nh_inf"]:
-        """Infers w, in [-1, 1]."""
+        """Computes w with values in [-1, 1]."""
         return jnp.tanh(self.output(jax.nn.relu(self.projection(encodings)).sum(axis=1)))
 
 
 class InitialState(nnx.Module):
-    """The Gaussian q(y₀) over the initial state, from a clip's encodings in the order of time."""
+    """Infers the Gaussian q(y₀) over the initial state from a clip's encodings, in time order."""
 
-    def __init__(self, config: SRVPConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: SRVPArchitecture, *, rngs: nnx.Rngs):
         """Makes the layers with random weights."""
         hidden = [config.nh_inf] * (config.nlayers_inf - 1)
         sizes = [config.nt_inf * config.nhx, *hidden, 2 * config.ny]
@@ -219,7 +323,7 @@ class InitialState(nnx.Module):
         )
 
     def __call__(self, encodings: Float[Array, "n nt_inf nhx"]) -> Float[Array, "n two_ny"]:
-        """Infers the mean and the raw scale of q(y₀), side by side."""
+        """Computes the mean and the raw scale of q(y₀), concatenated."""
         x = encodings.reshape(encodings.shape[0], -1)
         for i, layer in enumerate(self.layers):
             x = layer(x if i == 0 else jax.nn.relu(x))
@@ -230,18 +334,16 @@ class SRVP(nnx.Module):
     """The inference networks of one SRVP model.
 
     Attributes:
-        config: The architecture.
-        encoder: Frames [n, 64, 64, nc], float32 in [0, 1], to encodings [n, nhx].
-        content: Encodings [n, t, nhx] to w [n, nh_inf].
-        initial_state: Encodings [n, nt_inf, nhx] to mean and raw scale of q(y₀) [n, 2 ny].
-        precision: Of the encoder's convolutions.
+        architecture: Architecture of the networks.
+        encoder: Maps frames [n, 64, 64, nc], float32 in [0, 1], to encodings [n, nhx].
+        content: Maps encodings [n, t, nhx] to w [n, nh_inf].
+        initial_state: Maps encodings [n, nt_inf, nhx] to mean and raw scale of q(y₀) [n, 2 ny].
     """
 
-    def __init__(self, config: SRVPConfig, *, rngs: nnx.Rngs):
-        """Makes the networks with random weights; `weights.Weights.network` with given ones."""
-        encoder = {"dcgan": DCGAN64Encoder, "vgg": VGG64Encoder}[config.archi]
-        self.config = config
-        self.precision: Precision = "float32"
+    def __init__(self, config: SRVPArchitecture, *, rngs: nnx.Rngs):
+        """Makes the networks with random weights."""
+        encoder = DCGAN64Encoder if config.archi == "dcgan" else VGG64Encoder
+        self.architecture = config
         self.encoder = encoder(config, rngs=rngs)
         self.content = Content(config, rngs=rngs)
         self.initial_state = InitialState(config, rngs=rngs)
@@ -250,14 +352,172 @@ class SRVP(nnx.Module):
 def gaussian_from_raw(
     raw: Float[Array, "*n two_ny"],
 ) -> tuple[Float[Array, "*n ny"], Float[Array, "*n ny"]]:
-    """Gaussians q(y₀) from what `InitialState` gives.
+    """Computes the means and variances of the Gaussians q(y₀).
 
     Args:
-        raw: Mean and raw scale side by side. The standard deviation is softplus(raw scale) + 1e-8,
-            as in the authors' code.
-
-    Returns:
-        Means and variances.
+        raw: Mean and raw scale from `SRVP.initial_state`, concatenated. The standard deviation is
+            softplus(raw scale) + 1e-8, as in the authors' code.
     """
     mean, raw_scale = jnp.split(raw, 2, axis=-1)
     return mean, (jax.nn.softplus(raw_scale) + 1e-8) ** 2
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Weights:
+    """Reads a checkpoint folder (config.json and model.pt) without PyTorch.
+
+    Args:
+        path: Path of the folder, or of the model.pt in it, which srvp-fd takes too. The name of the
+            folder becomes the name of the model ("mmnist_stochastic" for "mmnist/stochastic").
+
+    Returns:
+        The weights, all float32.
+
+    Raises:
+        OSError: If one of the two files is missing or cannot be read.
+        ValueError: If a file is damaged or has another format, or if the two files do not fit each
+            other; the message names the missing, unexpected and mis-shaped keys.
+    """
+    folder = Path(path)
+    if folder.name == _MODEL:
+        folder = folder.parent
+    if folder.is_file():
+        raise ValueError(
+            f"{folder}: neither a converted file nor the folder of a checkpoint, which holds "
+            "config.json and model.pt"
+        )
+    config_path, model_path = folder / "config.json", folder / _MODEL
+    for file_path in (config_path, model_path):
+        if not file_path.exists():
+            raise FileNotFoundError(
+                f"{file_path}: no such file; a checkpoint folder holds config.json and model.pt"
+            )
+    with open_file(config_path) as file:
+        text = file.read(CONFIG_LIMIT + 1)
+    try:
+        config = parse_config(text)
+        architecture = SRVPArchitecture.from_config(config)
+    except ValueError as error:
+        raise ValueError(f"{config_path}: {error}") from error
+    state_dict = read_state_dict(model_path)
+    try:
+        used = _used(state_dict)
+        # Checked before any copy, because an expanded tensor in a small file can have any size.
+        check_written_out(used.values(), model_path)
+        arrays = from_torch(used, architecture)
+    except ValueError as error:
+        raise ValueError(f"{model_path} does not fit {config_path}: {error}") from error
+    return Weights(_name_of(folder), architecture, arrays, config, file_sha256(model_path))
+
+
+def download(name: str) -> Path:
+    """Finds the folder of a published checkpoint in the hub's cache or downloads it.
+
+    Raises:
+        FileNotFoundError: If the hub cannot be reached and a file is not in its cache.
+        DamagedError: If a file is damaged, see `hub.fetch`.
+    """
+    files = [f"{HUB_FOLDERS[name]}/{file}" for file in ("config.json", _MODEL)]
+    try:
+        paths = [hub.fetch(HUB_REPOSITORY, file, HUB_REVISION) for file in files]
+    except hub.DamagedError:
+        raise
+    except Exception as error:
+        cached = cache_folder() / f"{name}.safetensors"
+        raise FileNotFoundError(
+            f"the weights of {name!r} are not in {cached} and could not be downloaded from "
+            f"huggingface.co/{HUB_REPOSITORY} ({hub.reason(error)}); on a machine with a network, "
+            f"run `python -m convert {name} {name}.safetensors`, then pass that file as weights="
+        ) from error
+    return paths[-1].parent
+
+
+def from_torch(
+    state_dict: Mapping[str, np.ndarray], config: SRVPArchitecture
+) -> dict[str, np.ndarray]:
+    """Maps a PyTorch state dict of a whole SRVP model to the Flax parameters used here.
+
+    Kernels go from [out, in, height, width] to [height, width, in, out], matrices from [out, in]
+    to [in, out]. Raises a `ValueError` if arrays of the inference networks do not fit `config`.
+    """
+    used = _used(state_dict)
+    expected = parameter_shapes(config)
+    keys = {name: _torch_key(name, config) for name in expected}
+    check_arrays(used, {keys[name]: _torch_shape(expected[name]) for name in expected})
+    return {
+        name: np.ascontiguousarray(_to_flax_layout(used[key]), np.float32)
+        for name, key in keys.items()
+    }
+
+
+def _used(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {
+        key: array
+        for key, array in state_dict.items()
+        if key.startswith(TORCH_PARTS) and not key.endswith(".num_batches_tracked")
+    }
+
+
+def _to_flax_layout(array: np.ndarray) -> np.ndarray:
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+
+
+def _torch_key(name: str, config: SRVPArchitecture) -> str:
+    """The authors' name, e.g. "encoder.conv.1.1.running_mean" for "encoder.conv.1.norm.mean"."""
+    layer, parameter = name.rsplit(".", 1)
+    parameters = {"kernel": "weight", "scale": "weight", "mean": "running_mean"}
+    parameter = (parameters | {"var": "running_var"}).get(parameter, parameter)
+    return f"{_torch_layers(config)[layer]}.{parameter}"
+
+
+def _torch_layers(config: SRVPArchitecture) -> dict[str, str]:
+    if config.archi == "dcgan":
+        blocks = {f"encoder.conv.{i}": f"encoder.conv.{i}" for i in range(4)}
+        blocks["encoder.last_conv"] = "encoder.last_conv"
+    else:  # in the authors' numbering, every stage but the first begins with the max pooling
+        blocks = {
+            f"encoder.conv.{stage}.{block}": f"encoder.conv.{stage}.{block + (stage > 0)}"
+            for stage in range(4)
+            for block in range(3)
+        }
+        blocks["encoder.last_conv"] = "encoder.last_conv.1"
+    layers = {"content.projection": "w_proj.0", "content.output": "w_inf.0"}
+    for flax, torch in blocks.items():
+        layers |= {f"{flax}.conv": f"{torch}.0", f"{flax}.norm": f"{torch}.1"}
+    for i in range(config.nlayers_inf):  # every layer but the first follows an activation
+        layers[f"initial_state.layers.{i}"] = f"q_y.module.{i}.{int(i > 0)}"
+    return layers
+
+
+def _name_of(folder: Path) -> str:
+    """Name of the model in a folder that is laid out as on the hub or has the model's name."""
+    resolved = folder.resolve().as_posix()
+    for dataset, hub_folder in HUB_FOLDERS.items():
+        if resolved.endswith(f"/{hub_folder}"):
+            return dataset
+    return folder.resolve().name
+
+
+_ATTRIBUTIONS = {
+    **dict.fromkeys(
+        HUB_FOLDERS,
+        "SRVP, Franceschi, Delasalles, Chen, Lamprier, Gallinari, ICML 2020, arXiv 2002.09219, "
+        "https://github.com/edouardelasalles/srvp",
+    ),
+    "digits": "srvp-fd-jax; trained on the UCI handwritten digits of E. Alpaydin and C. Kaynak "
+    "(CC BY 4.0); not the SRVP authors' weights",
+}
+
+NETWORKS = {
+    name: Network(
+        SRVPArchitecture,
+        find=functools.partial(download, name),
+        read=read_checkpoint,
+        attribution=attribution,
+        licence="Apache-2.0",
+    )
+    for name, attribution in _ATTRIBUTIONS.items()
+}

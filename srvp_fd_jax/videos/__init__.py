@@ -1,1 +1,1 @@
-"""Videos to score: where they come from and what is done to them."""
+"""Finds stored videos and reads clips from them."""

@@ -1,7 +1,6 @@
-"""Loads the clips of many videos ahead of their use, in order, whatever the number of workers.
+"""Loads the clips of many videos in parallel, in the order of the videos.
 
-The loader is Grain (extra "video"). A video is opened once for all protocols that ask for a clip
-of it.
+The loader is Grain, which comes with the extra "video". A video is opened once for all protocols.
 """
 
 import contextlib
@@ -20,22 +19,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from srvp_fd_jax.videos.protocols import Protocol, Side
+from srvp_fd_jax.networks import NETWORKS
+from srvp_fd_jax.protocols import Protocol, Side
+from srvp_fd_jax.resizing import check_size
 from srvp_fd_jax.videos.reading import check_clip, read_frames
-from srvp_fd_jax.videos.resizing import check_size
-from srvp_fd_jax.videos.sources import ARRAY_SUFFIXES, Video
+from srvp_fd_jax.videos.sources import Video
 
-# Clips are large: no more are kept ready than hide the time of a slow one.
+# Number of videos that are loaded ahead: clips are large, and a few hide the time of a slow one.
 _READY = 8
 
 
 class Loaded(NamedTuple):
-    """What came of one video.
+    """The clips of one video.
 
     Attributes:
-        video: Which one.
-        clips: A clip [T, H, W, C] a protocol; None where the video is too short for it.
-        error: Why it could not be read, or has frames that a protocol does not take; else None.
+        video: The video.
+        clips: One clip [T, H, W, C] per protocol; None where the video is too short or unreadable.
+        error: Why the video cannot be read or has frames of a wrong size; None if it was read.
     """
 
     video: Video
@@ -44,16 +44,10 @@ class Loaded(NamedTuple):
 
 
 def clip_frames(length: int, number: int, protocol: Protocol, side: Side) -> Int[np.ndarray, " t"]:
-    """Chooses the frames of a clip.
+    """Chooses the rising indices of the frames that make the clip of a video.
 
-    Args:
-        length: Frames of the video.
-        number: Number of the video among all, with the protocol's seed the seed of a random start.
-        protocol: How to sample.
-        side: Whose sampling.
-
-    Returns:
-        Numbers of frames; none if the video is too short.
+    `length` is the number of frames in the video; no frame is chosen if the video is too short. A
+    random start is seeded by the protocol's seed and `number`, the index of the video.
     """
     if length < protocol.shortest(side):
         return np.arange(0)
@@ -63,14 +57,17 @@ def clip_frames(length: int, number: int, protocol: Protocol, side: Side) -> Int
     start = 0
     if sampling.start == "random":
         start = int(np.random.default_rng([protocol.seed, number]).integers(length - span + 1))
-    return np.array(range(start, start + span, sampling.step))  # of steps of any size
+    # `np.arange` would give objects for steps beyond int64.
+    return np.array(range(start, start + span, sampling.step))
 
 
 class _Load:
-    """Loads clips of a video; picklable, for worker processes."""
+    """Loads the clips of one video; picklable, so that it can be sent to worker processes."""
 
     def __init__(self, protocols: Sequence[Protocol], side: Side):
         self.protocols, self.side = protocols, side
+        # Looked up here, since worker processes may lack networks that the user has registered.
+        self.sizes = [NETWORKS[p.network].architecture.size for p in protocols]
 
     def __call__(self, numbered: tuple[int, Video]) -> Loaded:
         number, video = numbered
@@ -78,19 +75,19 @@ class _Load:
 
         def choose(length: int) -> Int[np.ndarray, " t"]:
             wanted[:] = [clip_frames(length, number, p, self.side) for p in self.protocols]
-            for protocol, frames in zip(self.protocols, wanted, strict=True):
-                # As the network sees them: small frames grow, and bytes become floats.
-                check_clip(len(frames), protocol.size, protocol.size, 3 * 4)
+            for size, frames in zip(self.sizes, wanted, strict=True):
+                # Clips must also fit in memory as float32 at the network's size.
+                check_clip(len(frames), size, size, 3 * 4)
             return np.unique(np.concatenate(wanted))
 
         try:
             frames = read_frames(video, choose)
             _, height, width, _ = frames.shape
-            for protocol in self.protocols if len(frames) else ():
-                check_size(height, width, protocol.resize, protocol.size)
+            for protocol, size in zip(self.protocols, self.sizes, strict=True):
+                if len(frames):
+                    check_size(height, width, protocol.resize, size)
         except Exception as error:
-            # Whatever it is: of damaged files libraries raise errors of any type, and one file
-            # stops no run of thousands. What else goes wrong is not caught like this.
+            # For damaged files libraries raise errors of any type; one must not stop thousands.
             return Loaded(video, (None,) * len(self.protocols), str(error) or repr(error))
         read = np.unique(np.concatenate(wanted))
         return Loaded(
@@ -107,27 +104,26 @@ def load_clips(
     start: int = 0,
     shard: tuple[int, int] = (0, 1),
 ) -> Iterator[Loaded]:
-    """Loads a clip a protocol of each video.
+    """Loads one clip per protocol from each video.
 
     Args:
-        videos: Where they are.
-        protocols: How clips are sampled.
-        side: Whose sampling, "real" or "fake".
-        workers: Processes that read; 0 for threads of this one.
-        start: Number of the first video to load.
-        shard: Number of this process and of all: of the videos from the first on it loads those
-            that are its own in turn.
+        videos: Videos to load.
+        protocols: Protocols that choose the frames of the clips.
+        side: Side that the videos belong to, "real" or "fake".
+        workers: Number of processes that read videos; 0 to read in threads of this process.
+        start: Index of the first video to load.
+        shard: Pair (i, n): from the video `start + i` on, every n-th video is loaded.
 
     Yields:
-        One result a video, in order.
+        One `Loaded` per video, in order.
 
     Raises:
-        ModuleNotFoundError: If the extra "video" is not installed; arrays do without.
-        ChildProcessError: If a process that reads dies.
+        ModuleNotFoundError: If the extra "video" is not installed and not all videos are arrays.
+        ChildProcessError: If a worker process dies.
     """
     load = _Load(tuple(protocols), side)
     numbered = list(enumerate(videos))[start:][shard[0] :: shard[1]]
-    if all(video.files[0].suffix in ARRAY_SUFFIXES for video in videos):
+    if all(video.is_array for video in videos):
         yield from map(load, numbered)
         return
     grain = _import_grain()
@@ -145,37 +141,37 @@ def load_clips(
             first = list(map(_copied, itertools.islice(iterator, 1)))  # starts the processes
         yield from first
         yield from map(_copied, iterator)
-    except RuntimeError as error:  # videos raise none: see _Load
-        raise ChildProcessError(f"a process that reads videos has died: {error}") from error
+    except RuntimeError as error:  # not of a video, whose errors `_Load` catches
+        raise ChildProcessError(f"a worker process that reads videos died: {error}") from error
     finally:
-        if hasattr(iterator, "close"):  # not in every release that is allowed
+        if hasattr(iterator, "close"):  # some supported releases of Grain lack it
             iterator.close()
         del iterator
         _wait_for_shared_memory()
 
 
 def _copied(loaded: Loaded) -> Loaded:
-    """Out of the memory shared with a worker, of which a container has little."""
+    """Copies clips out of the memory shared with a worker, which is scarce in containers."""
     return loaded._replace(
         clips=tuple(None if clip is None else np.array(clip) for clip in loaded.clips)
     )
 
 
 def _wait_for_shared_memory() -> None:
-    """Grain gives it back in a thread, which the end of the process would cut short."""
+    """Waits for Grain's thread that frees shared memory, as it would end with the process."""
     until = time.monotonic() + 2
-    # By the type itself: asked by `isinstance`, objects of other libraries may run their own code.
+    # Not `isinstance`, for which objects of other libraries may run their own code.
     while time.monotonic() < until and any(type(one) is SharedMemory for one in gc.get_objects()):
         time.sleep(0.01)
 
 
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Processes that start here never see Ctrl-C; this one sees it afterwards.
+    """Delays Ctrl-C for this process, and hides it from processes that are started meanwhile.
 
-    A terminal sends it to all, and each would print its traceback.
+    A terminal sends Ctrl-C to all processes, and each worker would print a traceback.
     """
-    resource_tracker.ensure_running()  # starting it would end the blocking
+    resource_tracker.ensure_running()  # its start unblocks the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -184,7 +180,7 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """In a worker process: one that was killed could not end its workers, which read for ever."""
+    """Ends a worker when its parent ends, since a killed parent cannot stop its workers."""
 
     def wait() -> None:
         if parent := multiprocessing.parent_process():
@@ -195,7 +191,7 @@ def _end_with_parent(worker: int, workers: int) -> None:
 
 
 def _parse_flags() -> None:
-    """Grain starts processes only in programs that have parsed absl's flags."""
+    """Marks absl's flags as parsed, without which Grain starts no processes."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
@@ -203,13 +199,13 @@ def _parse_flags() -> None:
 
 
 def _import_grain() -> Any:
-    """Grain, and the readers by the way, before worker threads miss them."""
+    """Imports Grain, and the readers so that their absence raises an error before work starts."""
     try:
         import av  # noqa: F401 (used in reading.py)
         import grain
         import PIL  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f'{error}: reading videos takes the extra "video", pip install "srvp-fd-jax[video]"'
+            f'{error}: reading videos needs the extra "video": pip install "srvp-fd-jax[video]"'
         ) from error
     return grain

@@ -1,12 +1,12 @@
-"""Reads frames of one video, exactly those asked for.
+"""Reads chosen frames of one video.
 
-Video files are decoded by FFmpeg (PyAV), images by Pillow; both come with the extra "video".
+FFmpeg (PyAV) decodes video files, and Pillow images; both come with the extra "video".
 """
 
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from io import BufferedReader, BytesIO
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from srvp_fd_jax.inputs import as_clips
+from srvp_fd_jax.devices import values
+from srvp_fd_jax.inputs import as_array, as_clips
 from srvp_fd_jax.videos.sources import (
-    ARRAY_SUFFIXES,
     MEMBER_BYTES,
     VIDEO_SUFFIXES,
     File,
@@ -31,7 +31,7 @@ Frame = Shaped[np.ndarray, "h w c"]
 Frames = Shaped[np.ndarray, "t h w c"]
 
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
-"""All that Pillow may open: others run programs (EPS) or hold other files' names."""
+"""Formats that Pillow may open: others run programs (EPS) or refer to other files."""
 
 _DEMUXERS = {
     **dict.fromkeys((".mp4", ".m4v", ".mov"), "mov"),
@@ -39,51 +39,49 @@ _DEMUXERS = {
     ".avi": "avi",
     ".gif": "gif",
 }
-"""What FFmpeg may read a file as: other demuxers open what a file names, over a network too."""
+"""Demuxers that FFmpeg may use: others open files that a file names, even over a network."""
 
 
 FRAME_BYTES = 1 << 28
-"""Most bytes of a decoded frame, 89 megapixels: a small file may claim to be larger."""
+"""Most bytes of one decoded frame, 89 megapixels; a small file may claim to hold more."""
 
 CLIP_BYTES = 1 << 31
-"""Most bytes of all frames of a video that are read at once, 340 frames of 1080p."""
+"""Most bytes of all frames that are read from one video, 340 frames of 1080p."""
 
-# Sizes may change within a video, before one can look.
+# FFmpeg checks the size too, since it may change from frame to frame.
 _LIMITS = {"max_pixels": str(FRAME_BYTES // 3)}
 
 
 class Source(NamedTuple):
-    """Where a video is read from, a path or a member of an archive, and the demuxer for it."""
+    """The path or the bytes of a video file, and the FFmpeg demuxer for it."""
 
     content: str | bytes
     demuxer: str
 
     def open(self) -> BufferedReader | BytesIO:
-        """The bytes."""
+        """The content as a binary stream."""
         return open(self.content, "rb") if isinstance(self.content, str) else BytesIO(self.content)
 
 
 Choose = Callable[[int], Int[np.ndarray, " t"]]
-"""Chooses, knowing how many frames there are, which to read: numbers that rise."""
+"""Takes the number of frames in a video and returns rising indices of the frames to read."""
 
 
 def read_frames(video: Video, choose: Choose) -> Frames:
-    """Reads frames of a video.
-
-    Args:
-        video: Where it is.
-        choose: Which frames to read, by number from 0.
+    """Reads the frames of a video that `choose` picks.
 
     Returns:
-        uint8 frames, or floats in [0, 1] of an array of floats; RGB, or grey from arrays and
-        images that are.
+        Frames in uint8, or floats in [0, 1] if the video is an array of floats. Frames are RGB, or
+        grey if the video is a grey array or consists of grey images.
 
     Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is damaged or not a video, frames are missing or not of one size.
+        OSError: If the file cannot be read.
+        ValueError: If it is damaged or not a video, or if frames are missing or differ in size.
         ModuleNotFoundError: If the extra "video" is not installed.
     """
-    if video.row is not None or video.files[0].suffix in ARRAY_SUFFIXES:
+    if video.items is not None:
+        return _read_item(video, choose)
+    if video.is_array:
         return _read_array(video, choose)
     if video.files[0].suffix in VIDEO_SUFFIXES:
         return _read_video_file(video.files[0], choose)
@@ -93,13 +91,9 @@ def read_frames(video: Video, choose: Choose) -> Frames:
 
 
 def check_clip(frames: int, height: int, width: int, pixel_bytes: int = 3) -> None:
-    """Raises a `ValueError` if decoded frames take too much memory, before they do.
+    """Raises a `ValueError` if decoded frames would take too much memory.
 
-    Args:
-        frames: How many are read at once.
-        height: Height of a frame.
-        width: Width of a frame.
-        pixel_bytes: Bytes of a pixel, all channels together.
+    A pixel takes `pixel_bytes`, all channels together, and `frames` are in memory at once.
     """
     frame = height * width * pixel_bytes
     check_budget(frame, FRAME_BYTES, f"a frame of {height}×{width}")
@@ -111,10 +105,44 @@ def _read_array(video: Video, choose: Choose) -> Frames:
     array = load_array(video.files[0], limit)
     is_clip = array.ndim > 4 or video.row is None
     if video.row is not None:
-        # Rows of [N, H, W, C] are frames, rows of [N, T, H, W] are grey clips.
+        # A row of [N, H, W, C] is a single frame, a row of [N, T, H, W] is a grey clip.
         is_clip = is_clip or not {1, 3} & {array.shape[1], array.shape[-1]}
         array = array[video.row]
-    clip = array if is_clip else array[None]
+    return _frames_of(array if is_clip else array[None], video.name, choose)
+
+
+def _read_item(video: Video, choose: Choose) -> Frames:
+    """Reads frames of one item of an object that holds videos."""
+    item = video.items[video.row]
+    if isinstance(item, Mapping):  # such as an example of a data set with labels
+        arrays = [value for value in item.values() if _has_frames(value)]
+        if len(arrays) != 1:
+            raise ValueError(f"got an item with {len(arrays)} arrays of frames, expected one")
+        (item,) = arrays
+    if _is_decoder(item):
+        numbers = choose(len(item))
+        if not len(numbers):
+            return _stack([])
+        check_clip(len(numbers), *item[0].shape[-2:])
+        item = item.get_frames_at(indices=numbers.tolist()).data
+        choose = np.arange
+    return _frames_of(np.asarray(values(as_array(item, video.name))), video.name, choose)
+
+
+def _has_frames(value: Any) -> bool:
+    if _is_decoder(value):  # NumPy would decode all of it to find its shape
+        return True
+    with contextlib.suppress(ValueError):  # raised for nested lists of unequal lengths
+        return len(np.shape(value)) >= 3
+    return False
+
+
+def _is_decoder(item: Any) -> bool:
+    """Whether the item is a video decoder such as that of TorchCodec."""
+    return not hasattr(item, "shape") and hasattr(item, "get_frames_at")
+
+
+def _frames_of(clip: Any, name: str, choose: Choose) -> Frames:
     if clip.ndim == 3:
         clip = clip[..., None]
     if clip.ndim != 4:
@@ -127,7 +155,7 @@ def _read_array(video: Video, choose: Choose) -> Frames:
         raise ValueError(f"got dtype {frames.dtype}, JAX takes floats of at most 8 bytes")
     if not frames.dtype.isnative:
         frames = frames.astype(frames.dtype.newbyteorder("="))
-    return np.asarray(as_clips(frames[None], video.name)[0]) if len(frames) else frames
+    return np.asarray(as_clips(frames[None], name)[0]) if len(frames) else frames
 
 
 def _read_images(files: tuple[File, ...], choose: Choose) -> Frames:
@@ -149,7 +177,7 @@ def _read_animation(file: File, choose: Choose) -> Frames:
     from PIL import Image
 
     frames = []
-    image: Any  # with n_frames, which the base class has not
+    image: Any  # has `n_frames`, which the base class lacks
     with Image.open(file.open(), formats=_IMAGE_FORMATS) as image:
         numbers = choose(image.n_frames)
         check_clip(len(numbers), image.height, image.width)
@@ -160,17 +188,17 @@ def _read_animation(file: File, choose: Choose) -> Frames:
 
 
 def _pixels(image: Any) -> Frame:
-    """Grey where the image is, else RGB."""
-    image.info.pop("transparency", None)  # Pillow would warn that it is lost
+    """Pixels of a grey image [H, W, 1], or of another image in RGB."""
+    image.info.pop("transparency", None)  # Pillow would warn that it is dropped
     grey = image.mode in ("1", "L", "LA")
     frame = np.asarray(image.convert("L" if grey else "RGB"))
     return frame[..., None] if grey else frame
 
 
 def _check_numbering(files: tuple[File, ...]) -> None:
-    """Frames that carry numbers carry all, in steps of one length.
+    """Raises a `ValueError` if the numbers in the names show a missing or duplicate frame.
 
-    Of several numbers in a name, one must count so: "frame_0002_t0.08_256x256".
+    If names have several numbers ("frame_0002_t0.08_256x256"), one without gaps is enough.
     """
     names = [re.findall(r"[0-9]+", PurePosixPath(file.name).stem) for file in files]
     numbers = [[int(number) for number in column] for column in zip(*names, strict=False)]
@@ -184,16 +212,15 @@ def _flaw(numbers: list[int]) -> str | None:
     step = steps.min()
     if step < 1:
         return f"two frames with number {numbers[int(steps.argmin()) + 1]}"
-    if (steps != step).any() and not (steps % step).any():  # times are no numbers of frames
+    if (steps != step).any() and not (steps % step).any():  # else the numbers are times
         return f"frame {numbers[int((steps != step).argmax())] + step} is missing"
     return None
 
 
 def _read_video_file(file: File, choose: Choose) -> Frames:
-    """Frames from the key frame before the first one on, found by their times.
+    """Finds frames by their times and decodes from the key frame before the first one.
 
-    Where packets do not tell the times of frames, or a container's index misleads, the file is
-    decoded from the start.
+    If packets lack times or the container's index is wrong, all frames are decoded.
     """
     import av
 
@@ -215,7 +242,7 @@ def _read_video_file(file: File, choose: Choose) -> Frames:
         decoded = enumerate(_decoded(source, len(numbers)))
         return _stack([frame for i, (_, frame) in decoded if i in numbers])
     except av.error.ArgumentError as error:
-        # FFmpeg does not say which: its demuxer is not allowed, or a frame has too many pixels.
+        # FFmpeg raises the same for a demuxer that is not allowed and for too large a frame.
         limit = FRAME_BYTES >> 20
         text = f"another kind of file, or frames of more than {limit} MiB"
         raise ValueError(f"cannot be decoded as {file.suffix}: {text}") from error
@@ -224,9 +251,9 @@ def _read_video_file(file: File, choose: Choose) -> Frames:
 
 
 def _check_length(source: Source) -> None:
-    """Raises a `ValueError` if the file breaks off, where FFmpeg takes what there is.
+    """Raises a `ValueError` if the file is cut short and FFmpeg would decode the rest silently.
 
-    A truncated mp4 file does not open, or has fewer frames than it says.
+    A truncated mp4 file is found elsewhere: it does not open, or has fewer frames than it states.
     """
     with source.open() as stream:
         head = stream.read(256)
@@ -234,9 +261,9 @@ def _check_length(source: Source) -> None:
         stream.seek(max(0, length - 64))
         tail = stream.read()
     if head.startswith(b"GIF8") and not tail.rstrip(b"\0").endswith(b";"):
-        raise ValueError("truncated: has no end")
+        raise ValueError("truncated: the end of the file is missing")
     if head.startswith(b"RIFF"):
-        # Less would only lack in the index; not all writers count alike.
+        # Writers differ in what they count, and the last 1024 bytes hold only the index.
         expected = int.from_bytes(head[4:8], "little") % 0xFFFFFFFF - 1024
     elif head.startswith(b"\x1aE\xdf\xa3"):  # EBML, of Matroska and WebM
         start, size = _ebml_size(head, 4)
@@ -245,18 +272,18 @@ def _check_length(source: Source) -> None:
     else:
         return
     if length < expected:
-        raise ValueError(f"truncated: has {length} bytes, says that they are {expected} at least")
+        raise ValueError(f"truncated: has {length} bytes, its header states at least {expected}")
 
 
 def _ebml_size(head: bytes, start: int) -> tuple[int, int]:
-    """Where an element begins whose size stands at `start`, and the size; 0 if it is unknown."""
+    """The start of the element whose size is stored at `start`, and the size or 0 if unknown."""
     width = 9 - (head[start : start + 1] or b"\1")[0].bit_length()
     value = int.from_bytes(head[start : start + width], "big") % (1 << 7 * width)
     return start + width, value if value + 1 < 1 << 7 * width else 0
 
 
 def _times(source: Source) -> list[int] | None:
-    """Times of the frames in order of display, from the packets; None if those do not tell."""
+    """Times of the frames in display order, from the packets; None if packets lack them."""
     with _open(source) as (container, stream):
         # Packets of VP8 may hold frames that are never shown.
         if stream.codec_context.name == "vp8":
@@ -267,11 +294,11 @@ def _times(source: Source) -> list[int] | None:
         times = [p.pts for p in packets if p.pts is not None and not p.is_discard]
         if len(set(times)) < len(packets):
             return None
-        # AVI stores no times. Where frames are reordered but times are not, they are guesses.
+        # AVI stores no times: if frames are reordered but their times are not, these are guesses.
         if stream.codec_context.has_b_frames and times == sorted(times):
             return None
         times.sort()
-    # Frames that refer to ones before the cut that a file begins with are never shown.
+    # A cut may have left frames at the start whose references are gone: they are not shown.
     first = next(_decoded(source), None)
     return times if first and times[:1] == [first[0]] else None
 
@@ -279,10 +306,10 @@ def _times(source: Source) -> list[int] | None:
 def _decoded(
     source: Source, kept: int = 1, times: list[int] | None = None
 ) -> Iterator[tuple[int, Frame]]:
-    """All frames in RGB, or those of certain times, with their times; so many are kept at once."""
+    """Yields (time, RGB frame), for all frames or those at `times`; `kept` are held at once."""
     from av.video.reformatter import VideoReformatter
 
-    # One for all frames: making FFmpeg's scaler takes ten times as long as a small frame.
+    # Reused, since making FFmpeg's scaler takes ten times as long as scaling a small frame.
     reformatter = VideoReformatter()
     with _open(source, kept) as (container, stream):
         if times:
@@ -307,15 +334,15 @@ def _open(source: Source, kept: int = 1) -> Iterator[tuple[Any, Any]]:
         options={
             "format_whitelist": source.demuxer,
             "protocol_whitelist": "file",
-            **_LIMITS,  # of the decoder that looks for the size
+            **_LIMITS,  # for the decoder that finds the size
         },
-        metadata_errors="replace",  # a title in another encoding does not matter
+        metadata_errors="replace",  # a title may be in another encoding
     ) as container:
         if not container.streams.video:
             raise ValueError("holds no video")
         stream = container.streams.video[0]
         if stream.codec_context is None:
-            raise ValueError("cannot be decoded: FFmpeg has no decoder of its codec")
+            raise ValueError("cannot be decoded: FFmpeg has no decoder for its codec")
         check_clip(kept, stream.codec_context.height, stream.codec_context.width)
         stream.codec_context.options = _LIMITS
         stream.codec_context.thread_count = 1  # videos are read in parallel
@@ -323,7 +350,7 @@ def _open(source: Source, kept: int = 1) -> Iterator[tuple[Any, Any]]:
 
 
 def _stack(frames: list[Frame]) -> Frames:
-    """Frames of one size; none at all if none were asked for."""
+    """Stacks frames of one size; no frames give the shape [0, 0, 0, 3]."""
     shapes = list(dict.fromkeys(frame.shape for frame in frames))
     if len(shapes) > 1:
         raise ValueError(f"got frames of several sizes, {shapes[0]} and {shapes[1]}")

@@ -1,8 +1,8 @@
-"""Goes through videos in rounds of a few a process, and settles which of their clips count.
+"""Reads videos in rounds of a few per process, and chooses which of their clips count.
 
 A protocol that asks for a number of clips gets those of the first videos that are long enough.
-Over processes (`jax.distributed`) each loads its own videos of a round, and what they found is
-gathered, so that the choice does not depend on the number of processes.
+With `jax.distributed`, each process loads its own videos of a round. The processes exchange the
+lengths of their clips, so that the choice does not depend on the number of processes.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Int, Shaped
 
+from srvp_fd_jax.protocols import Protocol, Side
 from srvp_fd_jax.videos.loading import Loaded, load_clips
-from srvp_fd_jax.videos.protocols import Protocol, Side
 from srvp_fd_jax.videos.sources import Video
 
-# Clips of a round are held in memory: 16 of 128 frames of 256×256 are 400 MB.
+# The clips of a round are held in memory: 16 clips of 128 frames of 256×256 take 400 MB.
 VIDEOS_A_ROUND = 16
 
 Clips = list[Shaped[np.ndarray, "t h w c"]]
@@ -26,12 +26,12 @@ Clips = list[Shaped[np.ndarray, "t h w c"]]
 
 @dataclasses.dataclass(frozen=True)
 class Taken:
-    """What one protocol has taken of the videos so far.
+    """The clips that one protocol has taken so far.
 
     Attributes:
-        used: How many gave a clip that counts, of all processes.
-        frames: Frames of a clip; None before the first where whole videos are taken.
-        too_short: Names of those that were too short, of this process.
+        used: Number of clips that count, over all processes.
+        frames: Number of frames per clip; None before the first clip if clips are whole videos.
+        too_short: Names of videos of this process that were too short.
     """
 
     used: int = 0
@@ -41,12 +41,12 @@ class Taken:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a pass over the videos is.
+    """How far a pass over the videos has come.
 
     Attributes:
-        taken: By each protocol.
-        position: How many videos are done, of all processes.
-        unreadable: Names of those that could not be read, of this process, each with the reason.
+        taken: One `Taken` per protocol.
+        position: Number of videos that are done, over all processes.
+        unreadable: Names of videos of this process that could not be read, with the reasons.
     """
 
     taken: tuple[Taken, ...]
@@ -55,7 +55,7 @@ class Progress:
 
     @classmethod
     def start(cls, protocols: Iterable[Protocol]) -> "Progress":
-        """Before the first video."""
+        """The progress before the first video."""
         return cls(tuple(Taken(frames=protocol.frames) for protocol in protocols))
 
 
@@ -68,23 +68,16 @@ def rounds(
     workers: int = 0,
     strict: bool = False,
 ) -> Iterator[tuple[Progress, list[Clips]]]:
-    """Goes through videos until they end or no protocol asks for more.
+    """Reads videos until they end or no protocol needs more clips.
 
-    Args:
-        videos: Where they are; on every process all of them.
-        protocols: Which clips to take.
-        side: Whose sampling, "real" or "fake".
-        progress: Where to go on from.
-        workers: Processes that read; 0 for threads of this one.
-        strict: Whether a video that cannot be read is an error.
+    Every process passes all `videos` and continues from `progress`. If `strict`, an unreadable
+    video raises an error. For the other arguments see `load_clips`.
 
     Yields:
-        After each round the progress, and the clips that count of this process's videos in it, a
-        list a protocol.
+        The progress after each round, and for each protocol the clips of this process that count.
 
     Raises:
-        ValueError: If clips are of several lengths where whole videos are asked for; or of a video
-            that cannot be read, if `strict`.
+        ValueError: If `strict` and a video cannot be read, or if whole videos differ in length.
     """
     process, processes = jax.process_index(), jax.process_count()
     loaded = load_clips(
@@ -129,9 +122,9 @@ def _take(
     i: int,
     lengths: Int[np.ndarray, "turns processes"],
 ) -> tuple[Taken, Clips]:
-    """What protocol number i takes of a round: the first clips until it has all that it asks for.
+    """Takes the first clips of a round, as many as protocol number i still needs.
 
-    The lengths are of all processes' clips, 0 for none; row after row they are in order of videos.
+    `lengths` of all processes' clips, 0 for no clip, follow the order of the videos row by row.
     """
     limit = np.inf if protocol.clips is None else protocol.clips - before.used
     exist = lengths > 0
@@ -140,7 +133,7 @@ def _take(
     if (lengths[counting] != frames).any():
         others = sorted(set(lengths[counting].tolist()) - {frames})
         raise ValueError(
-            f"videos: got some of {frames} frames and some of {others[0]}: {protocol.name!r} takes "
+            f"videos: got videos of {frames} and of {others[0]} frames: {protocol.name!r} takes "
             "whole videos, which must have one length; choose a number of frames (--frames)"
         )
     taken = Taken(

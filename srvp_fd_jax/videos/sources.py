@@ -1,8 +1,7 @@
-"""Finds videos in the forms that people store them in.
+"""Finds videos in the forms in which people store them.
 
-A folder, zip or tar of video files, frame folders and arrays, in any depth, and array files of many
-videos: all become a list of `Video`s, small descriptions that worker processes read from. Archives
-are not unpacked.
+Folders, archives, array files and objects in memory all become lists of `Video`s, which are small
+descriptions that worker processes read from. Archives are not unpacked.
 """
 
 import contextlib
@@ -17,7 +16,6 @@ import posixpath
 import re
 import stat
 import tarfile
-import warnings
 import zipfile
 import zlib
 from collections import Counter, defaultdict
@@ -28,26 +26,28 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
+from srvp_fd_jax.devices import values
+from srvp_fd_jax.inputs import as_array, warn
+
 VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mov", ".mkv", ".gif", ".m4v")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 ARRAY_SUFFIXES = (".npy", ".npz")
 ARCHIVE_SUFFIXES = (".zip", ".tar")
 _MEDIA_SUFFIXES = VIDEO_SUFFIXES + IMAGE_SUFFIXES + ARRAY_SUFFIXES
 
-# A RuntimeError is raised of members that are encrypted or compressed in an unknown way.
+# Members that are encrypted or compressed in an unknown way raise a RuntimeError.
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, KeyError, RuntimeError)
 
 
 MEMBER_BYTES = 1 << 30
-"""Most bytes of a member of an archive or of a compressed array: a bomb would fill the memory."""
+"""Largest member of an archive or compressed array in bytes: a zip bomb would fill the memory."""
 
-# Content is part of the fingerprint up to this many bytes: reading them costs little more than
-# opening the file.
+# Fingerprints cover the content of files up to this size: reading it costs little beyond opening.
 _SMALL_FILE = 1 << 20
 
 
 class File(NamedTuple):
-    """A file on disk, or inside an archive."""
+    """A file on disk, or a member of an archive."""
 
     path: str
     member: str | None = None
@@ -55,16 +55,16 @@ class File(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its own path, in the archive if it is in one."""
+        """Path of the file, or of the member within its archive."""
         return self.member or self.path
 
     @property
     def suffix(self) -> str:
-        """By which it is read."""
+        """Suffix in lower case, which decides how the file is read."""
         return _suffix(self.name)
 
     def open(self) -> str | io.BytesIO:
-        """The path, or the bytes if they are in an archive."""
+        """The path of a file on disk, or the content of a member of an archive."""
         _check_regular(self.path)
         if self.member is None:
             return self.path
@@ -79,10 +79,10 @@ class File(NamedTuple):
 
 
 def is_animated(file: File) -> bool:
-    """Whether a WebP is a video: its header has the flag of animation."""
+    """Whether a file is an animated WebP, by the flag in its header."""
     if file.suffix != ".webp":
         return False
-    # What cannot be read is told as the frame that it would be.
+    # A file that cannot be read counts as a frame, and raises its error when it is read.
     with contextlib.suppress(Exception), _head(file) as stream:
         head = stream.read(21)
         return head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
@@ -99,36 +99,97 @@ def _head(file: File) -> Any:
 
 
 class Video(NamedTuple):
-    """Where one video is.
+    """Where one video is stored.
 
     Attributes:
-        name: Path for people to find it by.
-        files: One video or array file, or one file a frame, in order.
-        row: Its place in an array of many videos.
-        strays: Names of images beside its frames that are none.
+        name: Path by which messages name the video.
+        files: One video or array file, or one image per frame, in order; empty if `items` is set.
+        row: Index of the video in an array file of many videos or in `items`; else None.
+        strays: Names of images in the folder of its frames that are not frames themselves.
+        items: Object in memory that gives videos by index; None for videos in files.
     """
 
     name: str
-    files: tuple[File, ...]
+    files: tuple[File, ...] = ()
     row: int | None = None
     strays: tuple[str, ...] = ()
+    items: Any = None
+
+    @property
+    def is_array(self) -> bool:
+        """Whether the video is read without a decoder."""
+        return self.items is not None or self.files[0].suffix in ARRAY_SUFFIXES
+
+
+def as_videos(source: Any, name: str) -> list[Video]:
+    """Finds videos in files or in memory.
+
+    Args:
+        source: A path as for `find_videos`; a list of paths, each as for `find_videos` or of a
+            single video, which may be an array [T, H, W, C]; an array of clips; or any object with
+            `__len__` and `__getitem__` whose items are videos.
+        name: Name of the source in messages.
+
+    Returns:
+        The videos, in natural order of their names within a path, else in the order given.
+
+    Raises:
+        FileNotFoundError: If a path does not exist.
+        ValueError: If the source has another form or holds no videos.
+    """
+    if isinstance(source, str | os.PathLike):
+        return find_videos(source)
+    if isinstance(source, list | tuple) and all(isinstance(p, str | os.PathLike) for p in source):
+        if not source:
+            raise ValueError(f"{name}: got an empty list")
+        return [video for path in source for video in _at(path)]
+    if hasattr(source, "shape"):
+        source = as_array(source, name)
+        array = values(source)
+        if array is None or array.ndim != 5:
+            raise ValueError(
+                f"{name}: got an array of shape {source.shape}, expected clips [N, T, H, W, C] or "
+                "[N, T, C, H, W] with values that this process holds"
+            )
+        source = array
+    elif isinstance(source, Mapping) or not (
+        hasattr(source, "__len__") and hasattr(source, "__getitem__")
+    ):
+        raise ValueError(
+            f"{name}: got a {type(source).__name__}, expected a path, paths, an array, statistics "
+            "or an object with __len__ and __getitem__"
+        )
+    if not len(source):
+        raise ValueError(f"{name}: holds no videos")
+    return [Video(f"{name}[{i}]", row=i, items=source) for i in range(len(source))]
+
+
+def _at(path: str | os.PathLike[str]) -> list[Video]:
+    """The video at a path, or all videos in the folder, archive or array file at the path."""
+    file, suffix = File(os.fspath(path)), _suffix(path)
+    if os.path.isfile(path) and (
+        suffix in VIDEO_SUFFIXES
+        or (suffix in ARRAY_SUFFIXES and load_array(file, memory()).ndim < 5)
+    ):
+        return [Video(file.path, (file,))]
+    return find_videos(path)
 
 
 def find_videos(path: str | os.PathLike[str]) -> list[Video]:
-    """Finds videos.
+    """Finds videos in files.
 
     Args:
-        path: A folder, .zip or .tar with, in any depth, video files, folders of frames, arrays of
-            one video each [T, H, W, C] and, in a folder, archives of the same; or a .npy or .npz
-            file of many videos [N, T, H, W, C], of grey ones [N, T, H, W] or of single frames
-            [N, H, W, C]. Channels may stand before height and width.
+        path: Path of a folder, .zip or .tar that holds, in any depth, video files, folders of
+            frames or arrays of one video each [T, H, W, C]; a folder may also hold such archives.
+            Or path of a .npy or .npz file of many videos [N, T, H, W, C], grey videos
+            [N, T, H, W] or single frames [N, H, W, C]. Channels may come before height and width.
 
     Returns:
-        Videos in natural order of their names (v2 before v10).
+        The videos in natural order of their names (v2 before v10).
 
     Raises:
-        FileNotFoundError: If there is nothing at `path`.
-        ValueError: If it is nothing of these, is damaged, or holds no videos.
+        FileNotFoundError: If `path` does not exist.
+        ValueError: If `path` is of another kind, is damaged or holds no videos.
     """
     if not os.fspath(path):
         raise ValueError("videos: got an empty path")
@@ -144,7 +205,7 @@ def find_videos(path: str | os.PathLike[str]) -> list[Video]:
         videos = _grouped(dict(_files(root)))
     else:
         raise ValueError(
-            f"{path}: expected a folder, or a file {', '.join(ARCHIVE_SUFFIXES + ARRAY_SUFFIXES)}"
+            f"{path}: expected a folder or a {', '.join(ARCHIVE_SUFFIXES + ARRAY_SUFFIXES)} file"
         )
     if not videos:
         raise ValueError(
@@ -155,11 +216,11 @@ def find_videos(path: str | os.PathLike[str]) -> list[Video]:
 
 
 def fingerprint(videos: Sequence[Video]) -> str:
-    """Hash of the videos and of the files that they are in.
+    """Hash of the videos and the files that hold them.
 
-    Of a file count its name below the folder that all files share, its size, its time of change,
-    its place on the disk and, of a small one, its content: two files of one size and time, as
-    unpacking an archive leaves them, are told apart.
+    A file counts by its path below the folder that all files share, size, modification time, device
+    and inode. A small file also counts by its content, since unpacking an archive may give two
+    files the same size and time.
     """
     digest = hashlib.sha256()
     numbers: dict[str, int] = {}
@@ -176,7 +237,7 @@ def fingerprint(videos: Sequence[Video]) -> str:
 
 
 def check_budget(size: int, limit: int, what: str = "its content") -> None:
-    """Raises a `ValueError` if so many bytes are more than the limit, before they are allocated."""
+    """Raises a `ValueError` if content of `size` bytes, not allocated yet, exceeds `limit`."""
     if size > limit:
         raise ValueError(
             f"{what} would take {size / 2**20:,.0f} MiB, allowed are {limit / 2**20:,.0f} MiB"
@@ -184,16 +245,13 @@ def check_budget(size: int, limit: int, what: str = "its content") -> None:
 
 
 def load_array(file: File, limit: int = MEMBER_BYTES) -> Shaped[np.ndarray, "..."]:
-    """The array of a .npy file, mapped to memory where it can be, or the only one of a .npz file.
+    """Loads the array of a .npy file, or the only array of frames of a .npz file.
 
-    Only arrays of at least three axes count, so that labels may stand beside.
-
-    Args:
-        file: Where it is.
-        limit: Bytes of an array that is not mapped.
+    Arrays of fewer than three axes, such as labels, are ignored. A .npy file on disk is mapped to
+    memory; any other array may take at most `limit` bytes.
 
     Raises:
-        ValueError: If the file is damaged, or holds no such array, several, or too large a one.
+        ValueError: If the file is damaged or has no, several or too large arrays of frames.
     """
     return _kept_array(file, limit, _version(file.path))
 
@@ -211,7 +269,7 @@ def _kept_array(file: File, limit: int, version: tuple[int, ...]) -> Shaped[np.n
 
 
 def _arrays(source: str | io.BytesIO, suffix: str, limit: int) -> list[Shaped[np.ndarray, "..."]]:
-    """Arrays of at least three axes."""
+    """Loads the arrays of at least three axes."""
     if suffix == ".npz":
         with zipfile.ZipFile(source) as archive:
             names = [name for name in archive.namelist() if _suffix(name) == ".npy"]
@@ -226,10 +284,10 @@ def _arrays(source: str | io.BytesIO, suffix: str, limit: int) -> list[Shaped[np
 def _read_npy(
     open_: Callable[[], Any], limit: int, *, objects: bool = True
 ) -> list[Shaped[np.ndarray, "..."]]:
-    """The array, if it is of frames: its header is read first."""
+    """Loads the array if its header has the shape of frames; else returns an empty list."""
     with open_() as stream:
         shape, dtype = _npy_header(stream)
-    # Labels may be arrays of objects, which are not read.
+    # An array of objects may hold labels.
     if len(shape) < 3 or (dtype.hasobject and not objects):
         return []
     check_budget(math.prod(shape) * dtype.itemsize, limit, "its array")
@@ -243,22 +301,22 @@ def _npy_header(stream: Any) -> tuple[tuple[int, ...], np.dtype]:
         shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
     elif version == (2, 0):
         shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
-    else:  # of names of fields, which frames do not have
-        raise ValueError(f"format version {version}")
+    else:  # (3, 0) is for names of fields, which frames lack
+        raise ValueError(f"got format version {version}, expected (1, 0) or (2, 0)")
     return shape, dtype
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Sorts numbers in names by value, names that differ in leading zeros only as they are."""
+    """Sort key that compares numbers in names by value; leading zeros break ties."""
     parts = re.split(r"([0-9]+)", name)
-    # By length and digits: Python makes no number of more than 4,300.
+    # Compares numbers by length and digits: `int` takes at most 4,300 digits.
     digits = ((part.lstrip("0"), i % 2) for i, part in enumerate(parts))
     keys = [(len(d), d) if number else (-1, parts[i]) for i, (d, number) in enumerate(digits)]
     return keys, name
 
 
 def _files(root: Path) -> Iterator[tuple[str, File]]:
-    """Files of a folder or archive by name, the path of the root in front."""
+    """Yields the files of a folder or archive, with names that begin with the path of `root`."""
     if root.is_dir():
         yield from _files_of_folder(root)
         return
@@ -267,7 +325,7 @@ def _files(root: Path) -> Iterator[tuple[str, File]]:
         with _told(str(root), "archive"):
             members = _zip(str(root)).namelist()
         for member in members:
-            if not _is_hidden(member) and not member.endswith("/"):  # a folder
+            if not _is_hidden(member) and not member.endswith("/"):  # not a folder
                 yield f"{root.as_posix()}/{member}", File(str(root), member)
     else:
         yield from _files_of_tar(root)
@@ -275,7 +333,7 @@ def _files(root: Path) -> Iterator[tuple[str, File]]:
 
 @contextlib.contextmanager
 def _told(name: str, what: str) -> Iterator[None]:
-    """What readers raise of damaged content, of many types, is told with the name of the file."""
+    """Turns the many errors of damaged content into a `ValueError` that names the file."""
     try:
         yield
     except OSError:
@@ -285,7 +343,7 @@ def _told(name: str, what: str) -> Iterator[None]:
 
 
 def _check_regular(path: str) -> None:
-    """Raises a `ValueError` of what is there but no file: opening a FIFO would wait for ever."""
+    """Raises a `ValueError` unless `path` is a regular file: a FIFO would block for ever."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         raise ValueError(
@@ -296,7 +354,7 @@ def _check_regular(path: str) -> None:
 def _files_of_folder(
     folder: Path, above: frozenset[str] = frozenset()
 ) -> Iterator[tuple[str, File]]:
-    above |= {os.path.realpath(folder)}  # a link may lead back
+    above |= {os.path.realpath(folder)}  # a link may lead to a folder above
     with os.scandir(folder) as entries:
         for entry in entries:
             path = Path(entry)
@@ -312,7 +370,7 @@ def _files_of_folder(
 
 
 def _files_of_tar(root: Path) -> Iterator[tuple[str, File]]:
-    """Files and links to files; links to nothing are told where they are read."""
+    """Yields files and links to files; a broken link raises its error when it is read."""
     with _told(str(root), "archive"), tarfile.open(root, "r:") as archive:
         members = {posixpath.normpath(info.name): info for info in archive}
     links = []
@@ -325,16 +383,16 @@ def _files_of_tar(root: Path) -> Iterator[tuple[str, File]]:
         elif _is_link(info):
             links.append(info.name)
     if links:
-        text = f"{root}: {len(links)} links to folders or to nothing in it are not followed"
-        warnings.warn(f"{text}, such as {links[0]}", stacklevel=2)
+        text = f"{root}: {len(links)} links to folders or to missing files are not followed"
+        warn(f"{text}, such as {links[0]}")
 
 
 def _target(info: tarfile.TarInfo, members: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo:
-    """What a member links to in the end, or still a link where that is missing or in a circle."""
+    """The file that a member links to, or a link if the target is missing or circular."""
     at, seen = info, set()
     while _is_link(at) and at.name not in seen:
         seen.add(at.name)
-        # Hard links tell paths from the root of the archive, symbolic ones from where they are.
+        # Hard links hold paths from the archive's root, symbolic links from their own folder.
         folder = "" if at.islnk() else posixpath.dirname(at.name)
         at = members.get(posixpath.normpath(posixpath.join(folder, at.linkname)), info)
     return at
@@ -345,7 +403,7 @@ def _is_link(info: tarfile.TarInfo) -> bool:
 
 
 def _read_tar(path: str, offset: int) -> bytes:
-    """The content of one member, sparse ones with their holes."""
+    """The content of one member; holes of a sparse member are read as zeros."""
     try:
         with open(path, "rb") as file:
             file.seek(offset)
@@ -354,7 +412,7 @@ def _read_tar(path: str, offset: int) -> bytes:
                 content = archive.extractfile(info) if info and info.isfile() else None
                 if info is None or content is None:
                     target = info.linkname if info else ""
-                    raise ValueError(f"a link to {target!r}, which is no file in the archive")
+                    raise ValueError(f"is a link to {target!r}, which is not a file in the archive")
                 check_budget(info.size, MEMBER_BYTES)
                 return content.read()
     except tarfile.TarError as error:
@@ -364,12 +422,12 @@ def _read_tar(path: str, offset: int) -> bytes:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # such as a link in a circle, which is told where it is read
+    except OSError:  # such as a circular link, which raises its error when it is read
         return False
 
 
 def _grouped(files: dict[str, File]) -> list[Video]:
-    """Video and array files for themselves, images by the folder that they are in."""
+    """Makes one video per video file, array file and folder of images."""
     videos, folders = {}, defaultdict(list)
     for name in sorted(files, key=natural_key):
         if _suffix(name) in VIDEO_SUFFIXES + ARRAY_SUFFIXES or is_animated(files[name]):
@@ -384,10 +442,10 @@ def _grouped(files: dict[str, File]) -> list[Video]:
 
 
 def _strays(names: Sequence[str]) -> set[str]:
-    """Images that are no frames of the sequence that most of them are.
+    """Names of images in a folder that are not frames of its sequence.
 
-    A sequence has numbers after the same beginning. Beside it a name without a number, or the only
-    one with its beginning, is a stray; a second sequence is none, but a flaw to be told.
+    If more than half of the names share a beginning before a number, a name without a number or
+    with a unique beginning is a stray. A second sequence is kept: reading it raises an error.
     """
     beginnings = {}
     for name in names:
@@ -401,12 +459,12 @@ def _strays(names: Sequence[str]) -> set[str]:
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether it is hidden, or one of the files that macOS adds to archives."""
+    """Whether a file is hidden or was added to an archive by macOS."""
     return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
 
 
 def memory() -> int:
-    """Bytes that this machine has."""
+    """Memory of this machine in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -415,7 +473,7 @@ def _suffix(path: str | os.PathLike[str]) -> str:
 
 
 def _zip(path: str) -> zipfile.ZipFile:
-    # Kept open: the table of contents of a large archive is slow to read. Threads may share it.
+    # Kept open: the directory of a large archive is slow to read. Threads may share the object.
     return _kept_zip(path, _version(path))
 
 
@@ -425,23 +483,23 @@ def _kept_zip(path: str, version: tuple[int, ...]) -> zipfile.ZipFile:
 
 
 def _version(path: str) -> tuple[int, ...]:
-    """Changes when the file does."""
+    """Numbers that change when the file changes."""
     status = os.stat(path)
     return status.st_mtime_ns, status.st_size, status.st_dev, status.st_ino
 
 
 def _state(path: str) -> tuple[object, ...]:
-    """The version of a file and the hash of a small one; nothing of a link to nothing."""
+    """Version of a file and, for a small one, hash of its content; empty for a broken link."""
     try:
         status = os.stat(path)
         content = None
         if stat.S_ISREG(status.st_mode) and status.st_size <= _SMALL_FILE:
             content = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         return *_version(path), content
-    except OSError:  # reading the video will tell
+    except OSError:  # reading the video raises the error
         return ()
 
 
 def _add(digest: Any, *parts: object) -> None:
-    # JSON keeps the parts apart, and holds names that are not UTF-8.
+    # JSON separates the parts, and can hold names that are not UTF-8.
     digest.update(json.dumps(parts).encode() + b"\n")

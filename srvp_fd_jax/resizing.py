@@ -1,7 +1,7 @@
-"""How each tool brings frames of any size to the size that the network takes.
+"""Resizes frames of any size to the size that a network takes, as each tool does it.
 
-None agree: in where a pixel's centre is, in whether shrinking averages (antialiasing), in whether
-the aspect is kept, in the kernel. Values are floats in [0, 1] before and after.
+The tools differ in where the centre of a pixel is, in whether shrinking averages (antialiasing), in
+whether the aspect is kept, and in the kernel. Values are floats in [0, 1] before and after.
 """
 
 import math
@@ -10,7 +10,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
+
+from srvp_fd_jax.inputs import to_unit_range
 
 Resize = Literal[
     "none", "bilinear_tf1", "bilinear", "shorter_side", "cd_fvd", "srvp_kth", "srvp_human"
@@ -20,24 +22,51 @@ Clips = Float[Array, "n t h w c"]
 Resized = Float[Array, "n t h2 w2 c"]
 
 
+def prepare(
+    clips: Shaped[Array, "n t h w c"], rule: Resize, size: int, channels: int
+) -> Float[Array, "n t size size channels"]:
+    """Converts clips to the size, channels and values that a network takes.
+
+    Args:
+        clips: Grey or RGB, uint8 (0 to 255) or floats (0 to 1).
+        rule: How frames are resized, see `resize`.
+        size: Height and width of the result.
+        channels: Number of channels of the result. Grey frames are repeated to 3 channels, and RGB
+            frames are converted to luma for 1 channel.
+
+    Returns:
+        Clips, float32 in [0, 1].
+    """
+    resized = resize(to_unit_range(clips), rule, size)
+    if channels == 1 and resized.shape[-1] == 3:
+        # Luma of ITU-R BT.601. For uint8 it is rounded, so that grey stored as RGB is restored.
+        weights = jnp.array([0.299, 0.587, 0.114])
+        luma = jnp.tensordot(resized, weights, 1, precision="highest")[..., None]
+        return jnp.round(luma * 255) / 255 if clips.dtype == jnp.uint8 else luma
+    return jnp.broadcast_to(resized, (*resized.shape[:-1], channels))
+
+
 def resize(clips: Clips, rule: Resize, size: int = 224) -> Float[Array, "n t size size c"]:
-    """Resizes the frames of clips.
+    """Resizes the frames of clips; values stay in [0, 1].
 
     Args:
         clips: Floats in [0, 1].
-        rule: "none": frames must have the size. "bilinear_tf1": `tf.image.resize_bilinear` of
-            TensorFlow 1, whose pixel i lies at i and not at i + ½ (google-research's FVD).
-            "bilinear": pixel centres at i + ½ (`torch.nn.functional.interpolate`; StyleGAN-V).
-            "shorter_side": the same at the scale that brings the shorter side to the size, then
-            the centre (common_metrics). "cd_fvd": the shorter side to 128 with antialiasing, the
-            centre, stored as bytes, then "bilinear". "srvp_kth" and "srvp_human": what SRVP's
-            authors did to the originals of KTH (FFmpeg's bicubic, aspect ignored) and Human3.6M
-            (the square from (100, 100) to (900, 900), then Lanczos), stored as bytes; frames that
-            have the size already are taken as they are.
-        size: Height and width of the result.
+        rule: How each tool resizes:
 
-    Returns:
-        Clips of that size, in [0, 1].
+            - "none": frames must have the size already.
+            - "bilinear_tf1": `tf.image.resize_bilinear` of TensorFlow 1, where pixel i lies at i
+              and not at i + ½ (google-research's FVD).
+            - "bilinear": pixel centres at i + ½ (`torch.nn.functional.interpolate`; StyleGAN-V).
+            - "shorter_side": "bilinear" to the scale where the shorter side has the size, then the
+              centre (common_metrics).
+            - "cd_fvd": the shorter side to 128 with antialiasing, the centre, stored as bytes, then
+              "bilinear".
+            - "srvp_kth" and "srvp_human": what SRVP's authors did to the original videos of KTH
+              (FFmpeg's bicubic, aspect ignored) and of Human3.6M (the square from (100, 100) to
+              (900, 900), then Lanczos), stored as bytes. Frames that have the size already are not
+              changed.
+
+        size: Height and width of the result.
 
     Raises:
         ValueError: If the rule does not take frames of that size.
@@ -57,19 +86,19 @@ def resize(clips: Clips, rule: Resize, size: int = 224) -> Float[Array, "n t siz
         case _ if (height, width) == (size, size):
             return clips
         case "srvp_kth":
-            # FFmpeg bounds what is in between in 15 bits, from above only.
+            # FFmpeg stores the intermediate image in 15 bits, and clips it from above only.
             narrow = jnp.minimum(_bicubic(clips, size, axis=3), (2**15 - 1) / (255 * 2**7))
             return _as_bytes(_bicubic(narrow, size, axis=2))
         case _:
             square = clips[:, :, 100:900, 100:900]
             n, t, side, _, c = square.shape
-            # As Pillow, in bytes also in between.
+            # Pillow stores the intermediate image as bytes, too.
             narrow = _as_bytes(jax.image.resize(square, (n, t, side, size, c), "lanczos3"))
             return _as_bytes(jax.image.resize(narrow, (n, t, size, size, c), "lanczos3"))
 
 
 def check_size(height: int, width: int, rule: Resize, size: int) -> None:
-    """Raises a `ValueError` unless the rule takes frames of that height and width."""
+    """Raises a `ValueError` if the rule does not take frames of that height and width."""
     fits = height == width == size or (rule == "srvp_human" and min(height, width) >= 900)
     if rule in ("none", "srvp_human") and not fits:
         expected = f"{size}×{size}" + (" or at least 900×900" if rule == "srvp_human" else "")
@@ -82,7 +111,7 @@ def _bilinear(clips: Clips, size: tuple[int, int], *, antialias: bool = False) -
 
 
 def _shorter_side(clips: Clips, size: int, *, antialias: bool = False) -> Resized:
-    """The centre square of frames whose shorter side is resized to `size`."""
+    """Resizes the shorter side of frames to `size` and cuts out the centre square."""
     h, w = clips.shape[2:4]
     scale = size / min(h, w)
     height, width = (size, math.ceil(w * scale)) if h < w else (math.ceil(h * scale), size)
@@ -92,7 +121,7 @@ def _shorter_side(clips: Clips, size: int, *, antialias: bool = False) -> Resize
 
 
 def _bilinear_tf1(clips: Clips, size: int, axis: int) -> Resized:
-    """Along one axis, output pixel i at the input's i · (old size / new size)."""
+    """Resizes one axis; output pixel i lies at i · (old size / new size) of the input."""
     old = clips.shape[axis]
     position = jnp.arange(size) * jnp.float32(old / size)
     lower = jnp.minimum(jnp.floor(position).astype(jnp.int32), old - 1)
@@ -103,9 +132,9 @@ def _bilinear_tf1(clips: Clips, size: int, axis: int) -> Resized:
 
 
 def _bicubic(clips: Clips, size: int, axis: int) -> Resized:
-    """Along one axis, the cubic kernel with a = −0.6 of FFmpeg's scaler, widened to shrink.
+    """Resizes one axis with the cubic kernel of FFmpeg's scaler, a = −0.6, widened to shrink.
 
-    Keys 1981; Pillow and `jax.image` have a = −0.5.
+    The kernel is from Keys 1981; Pillow and `jax.image` use a = −0.5.
     """
     a, old = -0.6, clips.shape[axis]
     scale = old / size
@@ -116,7 +145,7 @@ def _bicubic(clips: Clips, size: int, axis: int) -> Resized:
     near = (a + 2) * x**3 - (a + 3) * x**2 + 1
     far = a * (x**3 - 5 * x**2 + 8 * x - 4)
     taps = np.where(x < 1, near, np.where(x < 2, far, 0))
-    # Beyond the edges, frames go on as they end.
+    # Beyond the edges, the pixels of the edge are repeated.
     weights = taps @ (pixels.clip(0, old - 1)[:, None] == np.arange(old))
     weights /= weights.sum(axis=1, keepdims=True)
     kernel = jnp.asarray(weights, clips.dtype)

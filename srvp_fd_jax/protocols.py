@@ -1,19 +1,20 @@
-"""Evaluation protocols, as data: everything between stored videos and a number.
+"""Evaluation protocols as data: everything between stored videos and a distance.
 
-The code that FVD was published with says nothing about how clips are chosen, and every tool
-samples, resizes and divides in its own way; numbers made under different protocols cannot be
-compared. The presets restate what the field's tools do.
+The code that FVD was published with does not say how clips are chosen, and every tool samples,
+resizes and divides in its own way, so distances under different protocols cannot be compared. The
+presets follow the tools of the field.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Collection
 from typing import Any, Literal, get_args
 
 import jax
 
-from srvp_fd_jax.networks.i3d import CLIP_SIZE
-from srvp_fd_jax.networks.srvp import FRAME_SIZE, ComparisonType
-from srvp_fd_jax.videos.resizing import Resize
+from srvp_fd_jax.distances import DISTANCES
+from srvp_fd_jax.networks import NETWORKS
+from srvp_fd_jax.resizing import Resize
 
 Side = Literal["real", "fake"]
 Start = Literal["first", "random"]
@@ -21,11 +22,12 @@ Start = Literal["first", "random"]
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """Which frames of a video make its clip.
+    """How the frames of a clip are chosen from a video.
 
     Attributes:
-        start: "first" for frame 0, "random" for any from which the clip fits, all equally likely.
-        step: Every step-th frame is taken.
+        start: "first" to start at frame 0, "random" to start at any frame from which the clip fits,
+            with equal probability.
+        step: Step between frames; 1 to take every frame.
 
     Example:
         >>> import srvp_fd_jax
@@ -37,7 +39,7 @@ class Sampling:
     step: int = 1
 
     def __str__(self) -> str:
-        """As in "random, every 8th"."""
+        """Words such as "random, every 8th"."""
         return self.start if self.step == 1 else f"{self.start}, every {self.step}th"
 
 
@@ -47,25 +49,26 @@ _FIRST, _RANDOM = Sampling("first"), Sampling("random")
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How videos become a number: a video gives one clip, and clips give the statistics.
+    """How videos become a distance: each video gives one clip, and the clips give statistics.
 
     Attributes:
-        name: What a result is called by; overrides are part of it, see `find_protocol`.
-        network: "i3d", or the SRVP dataset whose model encodes.
-        comparison_type: Of SRVP; None for I3D.
-        frames: Frames of a clip; None for whole videos, which then have one length.
-        clips: Clips a side, those of the first videos that are long enough, in natural order of
-            their names; None for all.
+        name: Name of the protocol in results; it includes overrides, see `find_protocol`.
+        network: Name of the network that encodes clips, in `networks.NETWORKS`.
+        output: Name of the network's output that is compared.
+        distance: Name of the distance, in `distances.DISTANCES`.
+        frames: Number of frames per clip; None for whole videos, which must then have one length.
+        clips: Number of clips per side, taken from the first videos that are long enough in the
+            natural order of their names; None for all.
         real: How real videos are sampled.
         fake: How generated videos are sampled.
-        drop_below: Shorter videos are dropped: those below the (frames − 1)·step + 1 frames that a
-            clip spans ("span"), or below frames·step ("steps").
-        resize: How frames are brought to the network's size, see `videos.resizing.resize`.
-        ddof: Covariances are divided by n − ddof.
-        seed: Of random starts. Not part of what statistics are compared by.
+        drop_below: Which videos are dropped as too short: those below the (frames − 1)·step + 1
+            frames that a clip spans ("span"), or below frames·step ("steps").
+        resize: How frames are resized for the network, see `resizing.resize`.
+        ddof: Covariances of n samples are divided by n − ddof.
+        seed: Seed of random starts. Statistics of different seeds may be compared.
 
     Example:
-        One of your own, and what a preset drops:
+        A protocol of your own, and the shortest video that a preset takes:
 
         >>> import dataclasses
         >>> import srvp_fd_jax
@@ -78,7 +81,8 @@ class Protocol:
 
     name: str
     network: str = "i3d"
-    comparison_type: ComparisonType | None = None
+    output: str = "logits"
+    distance: str = "frechet"
     frames: int | None = None
     clips: int | None = None
     real: Sampling = _FIRST
@@ -88,72 +92,47 @@ class Protocol:
     ddof: int
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        """Raises a `ValueError` unless there is a comparison for SRVP and only for it."""
-        if (self.comparison_type is None) != (self.network == "i3d"):
-            raise ValueError(
-                f"comparison_type: got {self.comparison_type!r} for the network {self.network!r}"
-            )
-
-    @property
-    def size(self) -> int:
-        """Height and width of the frames that the network takes."""
-        return CLIP_SIZE if self.network == "i3d" else FRAME_SIZE
-
     def described(self) -> dict[str, str]:
-        """The protocol in words, all that a number depends on but the weights."""
-        i3d = self.network == "i3d"
+        """Describes in words all that a distance depends on except the weights."""
+        architecture = NETWORKS[self.network].architecture
+        low, high = architecture.value_range
         return {
             "protocol": self.name,
             "network": self.network,
+            "output": self.output,
+            "distance": self.distance,
             "clips": str(self.clips or "all"),
             "frames": str(self.frames or "all"),
             "real from": str(self.real),
             "fake from": str(self.fake),
             "dropped below": f"{self.shortest('real')}, {self.shortest('fake')}",
-            "resize": f"{self.resize}, {self.size}×{self.size}",
-            "values": "-1 to 1" if i3d else "0 to 1",
+            "resize": f"{self.resize}, {architecture.size}×{architecture.size}",
+            "values": f"{low:g} to {high:g}",
             "divisor": f"n - {self.ddof}" if self.ddof else "n",
             "seed": str(self.seed),
         }
 
     def marks(self, frames: int | None = None) -> dict[str, object]:
-        """What statistics are marked with: of another protocol they are not compared.
+        """Marks for statistics: statistics with different marks are not compared.
 
-        Args:
-            frames: Frames of a clip, where the protocol leaves them to the videos.
-
-        Returns:
-            Values by name; None for what is not known.
+        `frames` is the number of frames per clip, needed if the protocol takes whole videos. A
+        value that is not known is None.
         """
         return {
             "ddof": self.ddof,
             "frames": frames or self.frames,
-            "protocol": self.name,
+            # Statistics do not depend on the distance that compares them.
+            "protocol": re.sub(r"\+distance=\w+", "", self.name),
             "resize": self.resize,
         }
 
     def shortest(self, side: Side) -> int:
-        """Frames of the shortest video that gives a clip.
-
-        Args:
-            side: "real" or "fake".
-
-        Returns:
-            At least 1.
-        """
+        """Number of frames that a video of this side must have at least to give a clip."""
         frames, step = self.frames or 1, self.sampling(side).step
         return frames * step if self.drop_below == "steps" else (frames - 1) * step + 1
 
     def sampling(self, side: Side) -> Sampling:
-        """How the videos of one side are sampled.
-
-        Args:
-            side: "real" or "fake".
-
-        Returns:
-            `real` or `fake`.
-        """
+        """How the videos of this side are sampled."""
         return self.real if side == "real" else self.fake
 
 
@@ -174,23 +153,23 @@ def _stylegan_v(name: str, frames: int, step: int = 1) -> Protocol:
 def _srvp(
     dataset: str, frames: int | None, real: Sampling = _FIRST, resize: Resize = "none"
 ) -> list[Protocol]:
-    # https://github.com/edouardelasalles/srvp: the test sets of preprocessing/*/make_test_set.py,
-    # conditioning frames included; covariances as srvp-fd 0.4.1 divides them.
+    # https://github.com/edouardelasalles/srvp: test sets of preprocessing/*/make_test_set.py with
+    # the conditioning frames; covariances are divided as in srvp-fd 0.4.1.
     return [
         Protocol(
-            name=f"srvp:{dataset}:{comparison_type}",
+            name=f"srvp:{dataset}:{output}",
             network=dataset,
-            comparison_type=comparison_type,
+            output=output,
             frames=frames,
             real=real,
             resize=resize,
             ddof=1,
         )
-        for comparison_type in get_args(ComparisonType)
+        for output in ("frame", "static_content", "dynamics")
     ]
 
 
-PROTOCOLS: Mapping[str, Protocol] = {
+PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
         # https://github.com/google-research/google-research/tree/master/frechet_video_distance
@@ -213,39 +192,39 @@ PROTOCOLS: Mapping[str, Protocol] = {
         *_srvp("mmnist_deterministic", 25),
         *_srvp("bair", 30),
         *_srvp("kth", 40, _RANDOM, resize="srvp_kth"),
-        # Originals run at 50 Hz, the model at an eighth of it.
+        # Original videos have 50 frames per second, of which the model takes every 8th.
         *_srvp("human", 53, Sampling("random", 8), resize="srvp_human"),
         *_srvp("digits", None),
     )
 }
-"""Presets by name."""
+"""Presets by name. Add an entry to use a protocol of your own by its name."""
 
-_KINDS: Mapping[str, type | tuple[str, ...]] = {
+OVERRIDES: dict[str, type | Collection[str]] = {
     "clips": int,
     "frames": int,
     "step": int,
     "start": get_args(Start),
     "resize": get_args(Resize),
     "seed": int,
+    "distance": DISTANCES.keys(),
 }
-OVERRIDES = tuple(_KINDS)
-"""What `find_protocol` can override."""
+"""The overrides that `find_protocol` takes: `int`, or the values that are allowed."""
 
 
 def find_protocol(name: str, **overrides: int | str | None) -> Protocol:
-    """Finds a preset and overrides parts of it, which its name then says.
+    """Finds a preset and overrides parts of it.
 
     Args:
-        name: A name in `PROTOCOLS`, alone or with overrides in the form that names have, as in
+        name: A name in `PROTOCOLS`, alone or with overrides as they appear in names, such as
             "fvd2048_16f+clips=256+start=first".
-        **overrides: Any of clips, frames, step, start, resize and seed; of both sides. None for
-            those of the preset.
+        **overrides: Values for clips, frames, step, start, resize, seed or distance, each for both
+            sides; None keeps the value of the preset.
 
     Returns:
-        The protocol; all overrides but the seed are part of its name.
+        The protocol. All overrides except the seed are part of its name.
 
     Raises:
-        ValueError: If there is no such preset or override, or a value is not allowed.
+        ValueError: If the preset or an override is unknown, or a value is not allowed.
 
     Example:
         >>> import srvp_fd_jax
@@ -277,16 +256,16 @@ def find_protocol(name: str, **overrides: int | str | None) -> Protocol:
 
 
 def _checked(key: str, value: int | str) -> int | str:
-    if key not in _KINDS:
-        raise ValueError(f"protocol: got an override {key!r}, allowed are {', '.join(_KINDS)}")
-    allowed = _KINDS[key]
-    if isinstance(allowed, tuple):
+    if key not in OVERRIDES:
+        raise ValueError(f"protocol: got an override {key!r}, allowed are {', '.join(OVERRIDES)}")
+    allowed = OVERRIDES[key]
+    if not isinstance(allowed, type):
         if value not in allowed:
             raise ValueError(f"{key}: got {value!r}, allowed are {', '.join(allowed)}")
         return value
     least = 0 if key == "seed" else 1
     try:
-        number = int(str(value))  # not cut to a whole one
+        number = int(str(value))  # raises an error for 2.5, where `int` would cut it
     except ValueError:
         number = -1
     if number < least:

@@ -1,7 +1,4 @@
-"""Graded corruptions of clips, to show what a distance reacts to.
-
-All take and return uint8 clips [N, T, H, W, C].
-"""
+"""Graded corruptions of uint8 clips [N, T, H, W, C], to show what a distance reacts to."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,7 +13,7 @@ def add_noise(clips: Clips, rng: np.random.Generator, sigma: float) -> Clips:
 
 
 def blur(clips: Clips, width: int) -> Clips:
-    """Box blur of odd `width` in pixels, edges repeated."""
+    """Applies a box blur of odd `width` in pixels, with edges repeated."""
     x = clips.astype(np.float32)
     for axis in (2, 3):
         padding = [(0, 0)] * 5
@@ -29,7 +26,7 @@ def blur(clips: Clips, width: int) -> Clips:
 
 
 def freeze(clips: Clips, after: int) -> Clips:
-    """Stops time: every frame from number `after` on shows frame `after` - 1."""
+    """Freezes motion: every frame from index `after` on repeats frame `after` - 1."""
     return np.concatenate(
         [clips[:, :after], np.repeat(clips[:, after - 1 : after], clips.shape[1] - after, axis=1)],
         axis=1,
@@ -37,7 +34,7 @@ def freeze(clips: Clips, after: int) -> Clips:
 
 
 def shuffle_time(clips: Clips, rng: np.random.Generator, share: float) -> Clips:
-    """Shuffles the frames of a `share` of the clips, each in its own order."""
+    """Shuffles the frames within a random `share` (0 to 1) of the clips, each in its own order."""
     order = np.broadcast_to(np.arange(clips.shape[1]), clips.shape[:2]).copy()
     shuffled = rng.random(len(clips)) < share
     order[shuffled] = rng.permuted(order[shuffled], axis=1)

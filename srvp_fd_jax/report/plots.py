@@ -1,4 +1,4 @@
-"""Plots and contact sheets of a report, as bytes of image files."""
+"""Plots and contact sheets of a report, as the bytes of image files."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from srvp_fd_jax.extrapolation import Curve, Limit
+from srvp_fd_jax.report.extrapolation import Curve, Limit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.2,
     "lines.markersize": 4,
     "savefig.dpi": 200,
-    "svg.hashsalt": "srvp-fd-jax",  # names within an image are random without
+    "svg.hashsalt": "srvp-fd-jax",  # makes names within an image reproducible
 }
 _BLUE, _LIGHT_BLUE, _RED, _GREY = "#1f5fa8", "#9dbfe3", "#c03a2b", "#888888"
 
@@ -45,11 +45,11 @@ def plot_curve(
     """Plots distance against number of clips.
 
     Args:
-        curve: Of subsets.
-        limit: The line that was fitted to it.
-        distance: Of all clips.
-        interval: Of that.
-        clips: How many there are, real and generated.
+        curve: Distances of random subsets.
+        limit: Line that was fitted to the curve.
+        distance: Distance of all clips.
+        interval: Confidence interval of `distance`.
+        clips: Numbers of real and generated clips.
         image_format: "svg" or "png".
     """
 
@@ -67,8 +67,8 @@ def plot_curve(
         fitted = np.linspace(limit.fitted_from, curve.sizes[-1])
         line = limit.infinity + limit.slope / fitted
         axes.plot(fitted, line, color=_BLUE, label="line in 1/N")
-        axes.axhline(limit.infinity, color=_GREY, linestyle="--", label="FD∞, of the line")
-        # Where the line in 1/N has the bias of unequal numbers, (1/n + 1/m) / 2.
+        axes.axhline(limit.infinity, color=_GREY, linestyle="--", label="FD∞, limit of the line")
+        # n and m clips have the bias of N clips per side if 1/N = (1/n + 1/m) / 2.
         position = 2 / (1 / clips[0] + 1 / clips[1])
         axes.errorbar(
             [position],
@@ -79,7 +79,7 @@ def plot_curve(
             label="all clips, 95 % interval",
         )
         axes.set_xlim(left=0)
-        axes.set_xlabel("clips a side, N")
+        axes.set_xlabel("clips per side, N")
         axes.set_ylabel("squared Fréchet distance")
         axes.legend()
 
@@ -89,13 +89,7 @@ def plot_curve(
 def plot_over_time(
     distances: Float[np.ndarray, " t"], step: int, image_format: ImageFormat
 ) -> bytes:
-    """Plots distance against time step.
-
-    Args:
-        distances: Of each step.
-        step: A clip takes every step-th frame of a video.
-        image_format: "svg" or "png".
-    """
+    """Plots distance against time step; the clips have every `step`-th frame of the videos."""
 
     def draw(axes: "Axes") -> None:
         from matplotlib.ticker import MaxNLocator
@@ -103,24 +97,20 @@ def plot_over_time(
         axes.plot(np.arange(1, len(distances) + 1), distances, "o-", color=_BLUE)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("time step, frames" if step == 1 else f"time step, of {step} frames")
+        axes.set_xlabel("time step (frames)" if step == 1 else f"time step ({step} frames each)")
         axes.set_ylabel("squared Fréchet distance")
 
     return _plotted(draw, image_format)
 
 
 def shown_frames(length: int) -> list[int]:
-    """Numbers of the frames that a contact sheet shows of clips of this length."""
+    """Indices of the frames that a contact sheet shows from clips of this length."""
     columns = min(length, _COLUMNS)
     return [int(frame) for frame in np.linspace(0, length - 1, columns).round()]
 
 
 def contact_sheet(clips: Sequence[Frames]) -> bytes:
-    """A PNG of clips, one a row, of evenly spaced frames.
-
-    Args:
-        clips: Of one length, in [0, 1].
-    """
+    """A PNG image of clips of one length in [0, 1]: one clip per row, evenly spaced frames."""
     from PIL import Image
 
     tiles = np.stack(clips)[:, shown_frames(len(clips[0]))]
@@ -135,12 +125,12 @@ def contact_sheet(clips: Sequence[Frames]) -> bytes:
 
 
 def check_matplotlib() -> None:
-    """Raises a `ModuleNotFoundError` that tells the extra to install if it is missing."""
+    """Raises a `ModuleNotFoundError` that names the extra to install if Matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f'{error}: a report takes the extra "report", pip install "srvp-fd-jax[report]"'
+            f'{error}: a report needs the extra "report": pip install "srvp-fd-jax[report]"'
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Stochastic moving digits: the Moving MNIST of this package, small enough to ship.
 
-Two handwritten digits move in a 64×64 frame and leave each wall with a fresh random velocity
-(Denton & Fergus 2018, arXiv 1802.07687). The digits are the 1,797 UCI images of 8×8 that
+Two handwritten digits move in a 64×64 frame and leave each wall with a new random velocity
+(Denton & Fergus 2018, arXiv 1802.07687). The digits are the 1,797 UCI images of 8×8 pixels that
 scikit-learn ships (E. Alpaydin and C. Kaynak, CC BY 4.0), enlarged to 28×28. The bundled model
 "digits" was trained on such clips.
 """
@@ -16,7 +16,7 @@ FRAME_SIZE, DIGIT_SIZE, MAX_SPEED = 64, 28, 4
 
 
 def digit_images() -> UInt8[np.ndarray, "1797 28 28"]:
-    """The digits, enlarged bicubically, 0 (background) to 255."""
+    """The digits, enlarged bicubically, with values from 0 (background) to 255."""
     small = np.load(Path(__file__).parents[1] / "data" / "digit_images.npy")
     shape = (len(small), DIGIT_SIZE, DIGIT_SIZE)
     large = jax.image.resize(small.astype(np.float32) / 16, shape, method="cubic")
@@ -31,12 +31,12 @@ def moving_digits(
     Args:
         rng: Source of randomness.
         n: Number of clips.
-        length: Frames a clip.
-        digits: Digits a clip.
-        swapped: How many of a clip's digits turn into others in the middle of the clip.
+        length: Number of frames per clip.
+        digits: Number of digits per clip.
+        swapped: Number of digits per clip that turn into other digits in the middle of the clip.
 
     Returns:
-        Clips, 0 (background) to 255; where digits overlap they add up and saturate.
+        Clips with values from 0 (background) to 255; overlapping digits add up and saturate.
     """
     bank = digit_images()
     clips = np.zeros((n, length, FRAME_SIZE, FRAME_SIZE), np.int32)
@@ -50,7 +50,7 @@ def moving_digits(
 
 
 def _trajectory(rng: np.random.Generator, length: int) -> Int[np.ndarray, "length 2"]:
-    """Positions of a digit; at a wall it gets a random speed away from it and along it."""
+    """Positions of a digit, which leaves each wall with random speeds away from and along it."""
     limit = FRAME_SIZE - DIGIT_SIZE
     position = rng.integers(0, limit + 1, size=2)
     velocity = rng.integers(-MAX_SPEED, MAX_SPEED + 1, size=2)

@@ -1,4 +1,4 @@
-"""A report on generated videos: the numbers, how far they can be trusted, and the clips."""
+"""Reports on generated videos: the distances, their reliability and some of the clips."""
 
 import base64
 import html
@@ -12,9 +12,12 @@ import numpy as np
 from jaxtyping import Float
 
 import srvp_fd_jax
-from srvp_fd_jax import plots
-from srvp_fd_jax.evaluation import Collected
-from srvp_fd_jax.extrapolation import (
+from srvp_fd_jax.distances import DISTANCES
+from srvp_fd_jax.evaluation import cautions
+from srvp_fd_jax.files import check_writable, write_atomically
+from srvp_fd_jax.passes import Collected
+from srvp_fd_jax.report import plots
+from srvp_fd_jax.report.extrapolation import (
     Curve,
     Limit,
     distance_curve,
@@ -22,24 +25,22 @@ from srvp_fd_jax.extrapolation import (
     extrapolate,
     jackknife_interval,
 )
-from srvp_fd_jax.files import check_writable, write_atomically
-from srvp_fd_jax.statistics import cautions, distance_between
 
 CLIPS_SHOWN = 4
 _HTML_SUFFIX = ".html"
 
 
 class Findings(NamedTuple):
-    """What a report says under one protocol.
+    """The content of a report for one protocol.
 
     Attributes:
-        real: What came of the real videos.
-        fake: What came of the generated ones.
-        distance: Between all clips of both.
-        interval: Of that.
-        curve: Distances of subsets of the clips.
-        limit: Their line to infinitely many.
-        over_time: Distance a time step, of the comparison "frame".
+        real: Statistics and features of the real videos.
+        fake: Statistics and features of the generated videos.
+        distance: Distance between all clips of both sides.
+        interval: 95 % confidence interval of the distance.
+        curve: Distances of random subsets of the clips.
+        limit: Line that extrapolates the curve to infinitely many clips.
+        over_time: Distance at each time step; None if features are not those of single frames.
     """
 
     real: Collected
@@ -51,18 +52,24 @@ class Findings(NamedTuple):
     over_time: Float[np.ndarray, " t"] | None
 
     @property
-    def infinity(self) -> float | None:
-        """FD∞; None where it is not to be trusted.
+    def cautions(self) -> list[str]:
+        """Reasons for caution about the distance, see `evaluation.cautions`."""
+        real, fake = self.real.result, self.fake.result
+        return cautions(real.protocol.distance, real.statistics, fake.statistics)
 
-        That is where samples are not more than feature dimensions, so that the bias is not yet a
-        line in 1/N, or where the line meets below 0, where no distance is.
+    @property
+    def infinity(self) -> float | None:
+        """FD∞, or None if the line is not reliable.
+
+        With no more samples than feature dimensions the bias is not linear in 1/N. A line with a
+        negative limit cannot be right, as distances are not negative.
         """
         sides = self.real.result.statistics, self.fake.result.statistics
-        enough = all(int(side.count) > side.mean.shape[0] for side in sides)
+        enough = all(int(side.count) > side.dim for side in sides)
         return self.limit.infinity if enough and self.limit.infinity >= 0 else None
 
     def rounded(self, value: float) -> str:
-        """With no more digits than the interval bears: to two of those of its half width."""
+        """Formats a value to two significant digits of the half width of the interval."""
         margin = self.interval[1] - self.distance
         if not margin > 0:
             return f"{value:.4g}"
@@ -70,45 +77,39 @@ class Findings(NamedTuple):
         return f"{round(value, decimals):.{max(decimals, 0)}f}"
 
     def summary(self) -> dict[str, Any]:
-        """Its numbers, for JSON."""
+        """The numbers of the report for JSON."""
         return {
             "distance": self.distance,
             "interval": self.interval,
             "fd_infinity": self.infinity,
             "curve": {field: array.tolist() for field, array in self.curve._asdict().items()},
             "over_time": None if self.over_time is None else self.over_time.tolist(),
+            "real": self.real.result.summary(),
+            "fake": self.fake.result.summary(),
         }
 
 
 def find(real: Collected, fake: Collected) -> Findings:
-    """Computes what a report says under one protocol.
-
-    Args:
-        real: Of the real videos.
-        fake: Of the generated ones, under the same protocol.
-
-    Returns:
-        The distance, and what it is worth.
+    """Computes the content of a report from two sides under the same protocol.
 
     Raises:
-        ValueError: If the two are not comparable, or one has fewer than four clips.
+        ValueError: If the two sides are not comparable, or one has fewer than four clips.
     """
     protocol = real.result.protocol
-    ddof = protocol.ddof
     both = {"real": real.result.statistics, "fake": fake.result.statistics}
-    distance = distance_between(both, ddof=ddof)
+    distance = DISTANCES[protocol.distance].between(both)
     rng = np.random.default_rng(0)
     of_real, of_fake = jax.device_put((real.features, fake.features))
-    curve = distance_curve(of_real, of_fake, rng, ddof=ddof)
+    curve = distance_curve(of_real, of_fake, rng, protocol)
     over_time = None
-    if protocol.comparison_type == "frame":
-        frames = of_real["features"], of_fake["features"]
-        over_time = np.asarray(distance_over_time(*frames, ddof=ddof))
+    frames = of_real["features"], of_fake["features"]
+    if frames[0].shape[1] > 1:
+        over_time = np.asarray(distance_over_time(*frames, protocol))
     return Findings(
         real=real,
         fake=fake,
         distance=float(distance),
-        interval=jackknife_interval(of_real, of_fake, rng, ddof=ddof),
+        interval=jackknife_interval(of_real, of_fake, rng, protocol),
         curve=curve,
         limit=extrapolate(curve),
         over_time=over_time,
@@ -116,14 +117,11 @@ def find(real: Collected, fake: Collected) -> Findings:
 
 
 def check_output(output: str) -> None:
-    """Raises unless it can be written as an HTML file or in a folder.
-
-    Args:
-        output: A name *.html; else a folder that is there, or is said to be one by "/" at the end.
+    """Checks that a report can be written to `output`, see `write`.
 
     Raises:
-        OSError: If nothing can be written there.
-        ValueError: If it is another name.
+        OSError: If the file or folder cannot be written.
+        ValueError: If `output` is neither a name *.html, nor an existing folder, nor ends in "/".
     """
     path = Path(output)
     if path.suffix == _HTML_SUFFIX:
@@ -131,7 +129,7 @@ def check_output(output: str) -> None:
     elif path.is_dir() or (output.endswith("/") and not path.exists()):
         check_writable(path / "any")
     else:
-        expected = f'*{_HTML_SUFFIX}, a folder that is there, or one with "/" at the end'
+        expected = f'a name *{_HTML_SUFFIX}, an existing folder, or a new folder that ends in "/"'
         raise ValueError(f"output: got {output}, expected {expected}")
 
 
@@ -139,10 +137,10 @@ def write(output: str, findings: Sequence[Findings], real: str, fake: str) -> No
     """Writes a report.
 
     Args:
-        output: A file *.html for a page that needs no other file; else a folder for its images.
-        findings: One a protocol.
-        real: Path of the real videos.
-        fake: Path of the generated ones.
+        output: Name of the HTML file to write, or of a folder for PNG images alone.
+        findings: Content of the report, one per protocol.
+        real: Path of the real videos, as the page shows it.
+        fake: Path of the generated videos, as the page shows it.
     """
     if Path(output).suffix == _HTML_SUFFIX:
         write_atomically(Path(output), page(findings, real, fake).encode(errors="backslashreplace"))
@@ -155,23 +153,14 @@ def write(output: str, findings: Sequence[Findings], real: str, fake: str) -> No
 
 
 def page(findings: Sequence[Findings], real: str, fake: str) -> str:
-    """The report as one HTML page.
-
-    Args:
-        findings: One a protocol.
-        real: Path of the real videos.
-        fake: Path of the generated ones.
-
-    Returns:
-        HTML that needs no other file.
-    """
+    """The report as one HTML page that needs no other file; for the arguments see `write`."""
     rows = [
         {
             "protocol": _name(one),
             "distance": one.rounded(one.distance),
             "95 % interval": _interval(one),
             "FD∞": "-" if one.infinity is None else one.rounded(one.infinity),
-            "clips, real / generated": f"{one.real.result.used} / {one.fake.result.used}",
+            "clips (real / generated)": f"{one.real.result.used} / {one.fake.result.used}",
         }
         for one in findings
     ]
@@ -191,8 +180,8 @@ def page(findings: Sequence[Findings], real: str, fake: str) -> str:
 def _section(one: Findings) -> str:
     infinity = "" if one.infinity is None else f"; FD∞\u00a0{one.rounded(one.infinity)}"
     captions = {
-        "curve": "Distance against number of clips.",
-        "time": "Distance between the frames of one time step.",
+        "curve": "Distance against the number of clips per side.",
+        "time": "Distance between the frames at each time step.",
     }
     figures = "".join(
         f"<figure>{_image(image, 'svg+xml', captions[kind])}"
@@ -204,10 +193,7 @@ def _section(one: Findings) -> str:
             f"<section><h2>{html.escape(_name(one))}</h2>",
             f"<p><strong>{one.rounded(one.distance)}</strong> (95 % interval {_interval(one)})"
             f"{infinity}</p>",
-            *(
-                f'<p class="caution">{html.escape(text)}</p>'
-                for text in cautions(one.real.result.statistics, one.fake.result.statistics)
-            ),
+            *(f'<p class="caution">{html.escape(text)}</p>' for text in one.cautions),
             f'<div class="columns">{figures}<div><h3>Settings</h3>',
             _table([_settings(one)], across=False),
             "</div><div><h3>Videos</h3>",
@@ -236,7 +222,7 @@ def _sheets(one: Findings) -> dict[str, bytes]:
 
 
 def _clip_sections(findings: Sequence[Findings]) -> Iterator[str]:
-    """Contact sheets, once for protocols that take the same clips."""
+    """Yields contact sheets, one section for all protocols that take the same clips."""
     groups: dict[tuple[bytes, ...], list[Findings]] = {}
     for one in findings:
         groups.setdefault(tuple(_sheets(one).values()), []).append(one)
@@ -247,7 +233,7 @@ def _clip_sections(findings: Sequence[Findings]) -> Iterator[str]:
         yield f"<section><h2>Clips as the network saw them</h2><p>{names}</p>"
         for side, sheet in zip(("Real", "Generated"), sheets, strict=True):
             yield f'<h3>{side}</h3><div class="wide">{_image(sheet, "png", f"{side} clips")}</div>'
-        yield f"<p>A clip a row; frames {numbers} of {frames}.</p></section>"
+        yield f"<p>One clip per row: frames {numbers} of {frames}.</p></section>"
 
 
 def _settings(one: Findings) -> dict[str, str]:
@@ -271,13 +257,13 @@ def _counts(side: str, of: Collected) -> dict[str, str]:
 
 
 def _omitted(side: str, of: Collected) -> str:
-    """The videos that gave no clip."""
+    """Lists the names of videos that gave no clip."""
     lists = {
         "too short": list(of.result.too_short),
         "unreadable": [": ".join(pair) for pair in of.result.unreadable],
     }
     return "".join(
-        f"<details><summary>{side}: {len(names)} {what}</summary><ul>"
+        f"<details><summary>{side}: {len(names)} videos {what}</summary><ul>"
         + "".join(f"<li><code>{html.escape(name)}</code></li>" for name in names)
         + "</ul></details>"
         for what, names in lists.items()
@@ -298,7 +284,7 @@ def _interval(one: Findings) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, str]], *, across: bool = True) -> str:
-    """A table of one mapping a row; not across, a row for each item of the only one."""
+    """A table with one row per mapping; if not `across`, with one row per item of the only one."""
 
     def cells(tag: str, texts: Sequence[str]) -> str:
         return "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts)
@@ -317,15 +303,15 @@ def _image(image: bytes, kind: str, text: str) -> str:
 
 
 _READING = """<section><h2>How to read this</h2>
-<p>A distance is biased upwards by a finite number of clips: numbers of other numbers of clips, or
-under another protocol, are not comparable. FD∞ extrapolates the bias away: it is where a line in
-1/N, fitted to subsets of at least half of the clips of both sides, meets 1/N = 0 (Chong and Forsyth
-2020, arXiv 1911.07023). It scatters up to about twice as much as the distance, for sets of one
-distribution around 0, and is not given where samples are not more than feature dimensions or where
-the line meets below 0.</p>
-<p>The interval is that of the distance with this number of clips, by the delete-a-group jackknife
-over clips. It does not cover FD∞, and is too wide where the two sets are nearly of one
-distribution.</p></section>"""
+<p>A distance between finitely many clips is biased upwards. Distances between different numbers of
+clips, or under different protocols, are therefore not comparable. FD∞ is an estimate without this
+bias: the value at 1/N = 0 of a line in 1/N that is fitted to subsets of N clips per side, with N at
+least half of the number of clips (Chong and Forsyth 2020, arXiv 1911.07023). FD∞ scatters up to
+about twice as much as the distance, and around 0 if both sides have the same distribution. It is
+left out if there are no more samples than feature dimensions, or if it would be negative.</p>
+<p>The 95 % interval is a confidence interval of the distance at this number of clips, from the
+delete-a-group jackknife over clips. It does not apply to FD∞, and it is too wide if both sides have
+nearly the same distribution.</p></section>"""
 
 _PAGE = """<!doctype html>
 <html lang="en">

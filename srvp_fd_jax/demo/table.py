@@ -1,46 +1,36 @@
-"""Moving digits, corrupted, to show what each comparison reacts to."""
+"""Corrupted moving digits, to show what each comparison reacts to."""
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from srvp_fd_jax.calculator import FrechetDistanceCalculator
-from srvp_fd_jax.networks.srvp import COMPARISON_TYPES
-from srvp_fd_jax.statistics import FeatureStatistics, frechet_distance_from_statistics
-from srvp_fd_jax.videos import corruptions
-from srvp_fd_jax.videos.corruptions import Clips
-from srvp_fd_jax.videos.moving_digits import moving_digits
+from srvp_fd_jax.calculator import Calculator
+from srvp_fd_jax.demo import corruptions
+from srvp_fd_jax.demo.corruptions import Clips
+from srvp_fd_jax.demo.moving_digits import moving_digits
 
 
 def run(n: int, seed: int, as_json: bool) -> None:
-    """Prints the distances of corrupted clips.
+    """Prints a table of the distances of `n` clips per corruption, or one line of JSON."""
+    calculator = Calculator("digits")
+    frames, clips_only = calculator.only("frame"), calculator.only("static_content", "dynamics")
 
-    Args:
-        n: Clips a row.
-        seed: Of all randomness.
-        as_json: Whether to print one line of JSON in place of a table.
-    """
-    calculator = FrechetDistanceCalculator("digits")
-
-    def statistics(clips: Clips) -> dict[str, FeatureStatistics]:
-        return {
-            comparison_type: calculator.statistics(
-                [clips[:, -1] if comparison_type == "frame" else clips], comparison_type
-            )
-            for comparison_type in COMPARISON_TYPES
-        }
+    def statistics(clips: Clips) -> dict[str, Any]:
+        # One frame per clip, since the frames of a clip depend on each other.
+        return frames.statistics([clips[:, -1]]) | clips_only.statistics([clips])
 
     rng = np.random.default_rng(seed)
     reference = statistics(moving_digits(rng, n, 8))
     if not as_json:
         print(f"Moving digits, {n} clips of 8 frames against {n} others")
-        print(f"{'':24}" + "".join(f"{name:>16}" for name in COMPARISON_TYPES), flush=True)
+        print(f"{'':24}" + "".join(f"{name:>16}" for name in reference), flush=True)
     rows = []
     for name, clips in _corrupted(rng, n):
         distances = {
-            comparison_type: float(frechet_distance_from_statistics(s, reference[comparison_type]))
-            for comparison_type, s in statistics(clips).items()
+            output: float(calculator.distance(s, reference[output]))
+            for output, s in statistics(clips).items()
         }
         rows.append({"clips": name, **distances})
         if not as_json:

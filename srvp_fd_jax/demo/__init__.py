@@ -1,0 +1,1 @@
+"""Moving digits, and how each distance reacts to their corruption."""

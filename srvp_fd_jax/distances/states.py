@@ -1,0 +1,226 @@
+"""The interface of distances and of their states, and how states are marked, compared and saved.
+
+A state summarises a set of features for a distance, and can be updated and merged. It is a pytree:
+a dataclass of arrays with one static field `source`, which says where the features come from.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from srvp_fd_jax.devices import AnyArray, Division, values
+from srvp_fd_jax.files import printable, read_safetensors, write_safetensors
+from srvp_fd_jax.inputs import warn
+
+FORMAT_VERSION = 2
+_FORMAT = "srvp-fd-jax statistics"
+
+Source = tuple[tuple[str, str], ...]
+"""Where features come from, as (name, value) pairs such as ("network", "kth")."""
+
+_S = TypeVar("_S", bound="State")
+
+
+@runtime_checkable
+class State(Protocol):
+    """Summary of a set of features for a distance: an immutable dataclass and a pytree.
+
+    Attributes:
+        source: Where the features come from; a static field of the dataclass.
+        dim: Feature dimension.
+        count: Number of samples, a scalar.
+    """
+
+    @property
+    def source(self) -> Source: ...  # noqa: D102
+
+    @property
+    def dim(self) -> int: ...  # noqa: D102
+
+    @property
+    def count(self) -> Any: ...  # noqa: D102
+
+    def fold(
+        self: _S,
+        features: Float[AnyArray, "n d"],
+        mask: Bool[AnyArray, " n"] | None,
+        variances: Float[AnyArray, "n d"] | None,
+        division: Division,
+    ) -> _S:
+        """Returns the state with a batch of samples added.
+
+        Args:
+            features: Features with one sample per row.
+            mask: False for rows to ignore. None counts all rows.
+            variances: Component variances if the samples are a Gaussian mixture, else None.
+            division: How the rows are divided over devices; implementations may ignore it.
+        """
+
+    def merge(self: _S, other: _S) -> _S:
+        """Returns the state of both sets of samples together."""
+
+    def reduce(self: _S) -> _S:
+        """Merges states whose arrays are stacked along a leading axis."""
+
+
+@runtime_checkable
+class Distance(Protocol):
+    """A distance between two sets of features. Instances are hashable and are compared by value.
+
+    Attributes:
+        least: Smallest number of samples in each set.
+    """
+
+    @property
+    def least(self) -> int: ...  # noqa: D102
+
+    def empty(self, dim: int, mixture: bool) -> Any:
+        """Makes the state of no samples.
+
+        Args:
+            dim: Feature dimension.
+            mixture: Whether samples are components of a Gaussian mixture, with variances.
+        """
+
+    def caution(self, count: int, dim: int) -> str | None:
+        """Warning text if `count` samples are too few for an accurate distance, else None."""
+
+    def between(self, named: Mapping[str, Any]) -> Float[Array, ""]:
+        """Computes the distance between two states.
+
+        Args:
+            named: Two states under the names that error messages use.
+
+        Raises:
+            ValueError: If the states are not comparable, or (outside of `jit`) have too few samples
+                or values that are not finite.
+        """
+
+
+def mark(state: _S, **source: object) -> _S:
+    """Adds entries to the `source` of a state, except those with the value None."""
+    known = {name: str(value) for name, value in source.items() if value is not None}
+    both = dict(state.source) | known
+    return dataclasses.replace(state, source=tuple(sorted(both.items())))  # type: ignore[type-var]
+
+
+def check_comparable(s1: State, s2: State, *, same_side: bool = False) -> None:
+    """Raises a `ValueError` unless types, dimensions and common entries of the sources agree.
+
+    A mixture agrees only with another mixture. The entries "side" ("real" or "fake") must agree
+    only with `same_side`, which is for merging.
+    """
+    dims = s1.dim, s2.dim
+    source1, source2 = dict(s1.source), dict(s2.source)
+    both = source1.keys() & source2.keys()
+    for name in sorted(both if same_side else both - {"side"}):
+        if source1[name] != source2[name]:
+            raise ValueError(
+                f"statistics: {name} is {source1[name]!r} of one and {source2[name]!r} of the other"
+            )
+    if type(s1) is not type(s2):
+        kinds = f"{type(s1).__name__} and {type(s2).__name__}"
+        raise ValueError(f"statistics: got {kinds}, which no distance compares with each other")
+    if len(jax.tree.leaves(s1)) != len(jax.tree.leaves(s2)):
+        raise ValueError("statistics: one is of a Gaussian mixture and the other is not")
+    if dims[0] != dims[1]:
+        raise ValueError(
+            f"statistics: got feature dimensions {dims[0]} and {dims[1]}, which must be equal"
+        )
+
+
+def check_counts(distance: Distance, counts: Mapping[str, Any], dim: int | None = None) -> None:
+    """Raises a `ValueError` for too few samples, and warns if the distance has a caution.
+
+    `counts` are numbers of samples under the names of the arguments. Traced numbers are ignored.
+    Without the feature dimension `dim` there is no warning.
+    """
+    for name, count in counts.items():
+        known = values(count)
+        if known is None:
+            continue
+        if known < distance.least:
+            raise ValueError(
+                f"{name}: got {known} samples, a distance needs at least {distance.least}"
+            )
+        if dim is not None and (caution := distance.caution(int(known), dim)):
+            warn(f"{name}: {caution}")
+
+
+def save(state: State, path: Path) -> None:
+    """Writes an unstacked state to a safetensors file, see `write_safetensors`."""
+    metadata = {
+        "format": _FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "state": type(state).__name__,
+        "dim": str(state.dim),
+    }
+    metadata |= {f"source.{name}": value for name, value in state.source}
+    arrays = {name: np.asarray(value) for name, value in _arrays(state).items()}
+    write_safetensors(path, arrays, metadata)
+
+
+def load(path: Path, empties: Mapping[str, Callable[[int, bool], State]]) -> Any:
+    """Reads a state that `save` wrote, see `load_statistics`.
+
+    `empties` are the functions `Distance.empty` of the allowed types of states, by their names.
+    """
+    try:
+        metadata, arrays = read_safetensors(path, _check_metadata)
+        empty = _state_with(metadata, arrays, empties)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    source = sorted(
+        (name.removeprefix("source."), value)
+        for name, value in metadata.items()
+        if name.startswith("source.")
+    )
+    read = {name: jnp.asarray(array) for name, array in arrays.items()}
+    return dataclasses.replace(empty, **read, source=tuple(source))
+
+
+def _arrays(state: Any) -> dict[str, Any]:
+    names = (field.name for field in dataclasses.fields(state) if field.name != "source")
+    return {name: value for name in names if (value := getattr(state, name)) is not None}
+
+
+def _state_with(
+    metadata: Mapping[str, str],
+    arrays: Mapping[str, np.ndarray],
+    empties: Mapping[str, Callable[[int, bool], State]],
+) -> Any:
+    """Returns a state with the same names of arrays, after checking shapes and kinds of dtypes."""
+    name, dim = metadata.get("state", ""), metadata.get("dim", "")
+    if name not in empties:
+        known = ", ".join(empties)
+        raise ValueError(f"statistics of the kind {printable(name, 80)!r}, expected {known}")
+    got = {key: (array.shape, array.dtype.kind) for key, array in arrays.items()}
+    is_dim = dim.isdecimal() and len(dim) < 6 and 0 < int(dim) < 1 << 16
+    for mixture in (False, True) if is_dim else ():
+
+        def expected(mixture: bool = mixture) -> dict[str, Any]:
+            return _arrays(empties[name](int(dim), mixture))
+
+        shapes = jax.eval_shape(expected)
+        if got == {key: (x.shape, x.dtype.kind) for key, x in shapes.items()}:
+            return empties[name](1, mixture)
+    raise ValueError(
+        "not a file of feature statistics: its arrays have unexpected names, shapes or types"
+    )
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") != _FORMAT:
+        raise ValueError("not a file of feature statistics")
+    version = metadata.get("format_version")
+    if version != str(FORMAT_VERSION):
+        raise ValueError(
+            f"format version {printable(str(version), 80)}, this release reads {FORMAT_VERSION}: "
+            "make the statistics again"
+        )

@@ -1,0 +1,548 @@
+"""Mean and covariance of features, which are updated and merged without loss of digits.
+
+The state holds a triangular factor R of the scatter matrix, RᵀR = Σ (xᵢ − m)(xᵢ − m)ᵀ. The sum of
+outer products would square the condition number, and cancel if the mean is large. A batch Z of k
+rows with mean z is added by one QR decomposition (Chan, Golub & LeVeque 1983 for the means,
+tall-skinny QR of Demmel et al. 2012 for the factor):
+
+    R ← qr([R; Z − z; √(n k / (n + k)) (z − m)]),  m ← m + (z − m) k / (n + k),  n ← n + k.
+
+Two statistics merge by the same formula with the other's R in place of Z − z, so batches, devices,
+hosts and files are combined by the same operation.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Hashable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt32
+from numpy.typing import ArrayLike
+
+from srvp_fd_jax.devices import (
+    AnyArray,
+    Division,
+    find_division,
+    own,
+    replicated,
+    resharded,
+    values,
+    varying,
+    varying_axes,
+    zeros,
+)
+from srvp_fd_jax.distances import states
+from srvp_fd_jax.distances.factors import add_diagonal, triangular_factor
+from srvp_fd_jax.distances.states import check_comparable, mark
+from srvp_fd_jax.inputs import as_array, as_count
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FeatureStatistics:
+    """Mean and covariance of a set of features; a pytree for `jit`, `scan` and the like.
+
+    For a mixture of diagonal Gaussians N(μᵢ, σᵢ²), one Gaussian per sample, the features are the
+    means μᵢ, and the sum of the variances σᵢ² is stored too. The mixture has the mean μ̄ and the
+    covariance cov(μᵢ) + diag(mean σᵢ²).
+
+    `jax.vmap` and gathering make stacked statistics, whose arrays have an additional leading axis;
+    `reduce` merges them. Optimisers do not take statistics in an `nnx.Module` for parameters.
+
+    Attributes:
+        count_limbs: Lower and upper 32 bits of the number of samples, uint32 [2]; see `count`.
+        mean: Mean [d] of the samples.
+        mean_error: Rounding error of the mean [d]. `mean + mean_error` has twice the digits
+            (Dekker 1971), so a common offset costs no digits of the difference of two means.
+        factor: Upper triangular R [d, d], where RᵀR is the scatter matrix about the mean.
+        variance_sum: Sum of the component variances [d] of a mixture, else None.
+        source: Where the features come from, as (name, value) pairs such as ("network", "kth");
+            empty if unknown. Statistics of different sources cannot be merged or compared.
+
+    Example:
+        >>> import numpy as np
+        >>> from srvp_fd_jax import FeatureStatistics
+        >>> features = np.random.default_rng(0).normal(5, 1, (300, 4)).astype(np.float32)
+        >>> first = FeatureStatistics.empty(4).update(features[:100])
+        >>> together = first.merge(FeatureStatistics.from_features(features[100:]))
+        >>> int(together.count)
+        300
+        >>> np.testing.assert_allclose(together.covariance(), np.cov(features.T), atol=1e-5)
+    """
+
+    count_limbs: UInt32[Array, "*stack 2"]
+    mean: Float[Array, "*stack d"]
+    mean_error: Float[Array, "*stack d"]
+    factor: Float[Array, "*stack d d"]
+    variance_sum: Float[Array, "*stack d"] | None = None
+    source: tuple[tuple[str, str], ...] = dataclasses.field(default=(), metadata={"static": True})
+
+    @property
+    def count(self) -> Int[np.ndarray | np.int64, "*stack"] | Float[Array, "*stack"]:
+        """Exact number of samples as an int64, for which the call waits for the device.
+
+        For traced statistics the number is a float of their dtype, exact up to 2²⁴ in float32.
+        """
+        limbs = values(self.count_limbs)
+        if limbs is None:
+            return self._count()
+        return limbs[..., 0].astype(np.int64) + (limbs[..., 1].astype(np.int64) << 32)
+
+    @property
+    def dim(self) -> int:
+        """Feature dimension d. Raises a `ValueError` if the statistics are stacked."""
+        if self.mean.ndim != 1:
+            raise ValueError(
+                f"statistics: got stacked ones of shape {self.mean.shape[:-1]}: use `jax.vmap`, "
+                "or merge them with `reduce`"
+            )
+        return self.mean.shape[0]
+
+    @property
+    def ddof(self) -> int:
+        """Scatter matrices are divided by count − ddof; 1 if `source` has no "ddof"."""
+        return int(dict(self.source).get("ddof", 1))
+
+    @classmethod
+    def empty(
+        cls,
+        dim: int,
+        *,
+        mixture: bool = False,
+        source: tuple[tuple[str, str], ...] = (),
+        dtype: DTypeLike = jnp.float32,
+    ) -> "FeatureStatistics":
+        """Makes statistics of no samples.
+
+        Inside `jax.shard_map` their type is varying over all axes, so a loop over a device's own
+        samples can carry them.
+
+        Args:
+            dim: Feature dimension d.
+            mixture: Whether the samples are diagonal Gaussians, with variances.
+            source: Where the features come from.
+            dtype: Type of the arrays, float32 or float64.
+
+        Raises:
+            ValueError: If `dtype` is neither float32 nor float64, or `dim` is not positive.
+        """
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise ValueError(f"dtype: got {np.dtype(dtype)}, allowed are float32 and float64")
+        empty = nothing(as_count(dim, "dim", least=1), mixture, dtype)
+        return dataclasses.replace(jax.tree.map(varying, empty), source=tuple(sorted(source)))
+
+    @classmethod
+    def from_features(
+        cls,
+        features: ArrayLike,
+        mask: ArrayLike | None = None,
+        variances: ArrayLike | None = None,
+    ) -> "FeatureStatistics":
+        """Computes the statistics of one batch of features.
+
+        For the arguments and errors see `update`; `variances` make the statistics of a mixture. The
+        statistics are float32, or float64 for float64 features if JAX has x64 enabled.
+        """
+        array = as_array(features, "features")
+        if array.ndim != 2:
+            raise ValueError(f"features: got shape {array.shape}, expected [n, d]")
+        _check_floating("features", array)
+        # At least float32, and float64 only if JAX has x64 enabled.
+        wide = np.float64 if array.dtype == np.float64 else np.float32
+        dtype = jax.dtypes.canonicalize_dtype(wide)
+        return nothing(array.shape[1], variances is not None, dtype).update(array, mask, variances)
+
+    def update(
+        self,
+        features: ArrayLike,
+        mask: ArrayLike | None = None,
+        variances: ArrayLike | None = None,
+    ) -> "FeatureStatistics":
+        """Adds a batch of samples.
+
+        This takes about 2(d + n)d² operations, so prefer batches of at least d samples. The call
+        does not wait for the device. If JAX arrays contain values that are not finite or negative
+        variances, the statistics become nan, and computing a distance raises an error. Features
+        whose first axis is sharded stay on their devices; only factors [d, d] move.
+
+        Args:
+            features: Features [n, d] with one sample per row, float, from JAX, NumPy or PyTorch.
+            mask: False for rows to ignore, such as padding, bool [n]. None counts all rows.
+            variances: Component variances σᵢ² [n, d] for a mixture, else None.
+
+        Returns:
+            New statistics; the old ones are unchanged.
+
+        Raises:
+            ValueError: If a shape or type is wrong, if variances are missing for a mixture or given
+                for other statistics, or if a NumPy array has an unmasked value that is not finite
+                or an unmasked negative variance.
+        """
+        dim = self.dim
+        features = as_array(features, "features")
+        if features.ndim != 2 or features.shape[1] != dim:
+            expected = f"[n, {dim}]"
+            raise ValueError(f"features: got shape {features.shape}, expected {expected}")
+        _check_floating("features", features)
+        if (variances is None) != (self.variance_sum is None):
+            got, expected = (
+                ("None", "those of the mixture's components")
+                if variances is None
+                else ("an array", "None for statistics without a mixture")
+            )
+            raise ValueError(f"variances: got {got}, expected {expected}")
+        if mask is not None:
+            mask = as_array(mask, "mask")
+            if mask.shape != features.shape[:1] or mask.dtype != bool:
+                expected = f"bool of shape {features.shape[:1]}"
+                raise ValueError(
+                    f"mask: got {mask.dtype} of shape {mask.shape}, expected {expected}"
+                )
+        _check_values("features", features, mask)
+        if variances is not None:
+            variances = as_array(variances, "variances")
+            if variances.shape != features.shape:
+                expected = f"{features.shape} like the features"
+                raise ValueError(f"variances: got shape {variances.shape}, expected {expected}")
+            _check_floating("variances", variances)
+            _check_values("variances", variances, mask, least=0.0)
+        mask, variances = (None if x is None else own(x) for x in (mask, variances))
+        return self.fold(own(features), mask, variances, find_division(features))
+
+    def fold(
+        self,
+        features: Float[AnyArray, "n d"],
+        mask: Bool[AnyArray, " n"] | None,
+        variances: Float[AnyArray, "n d"] | None,
+        division: Division,
+    ) -> "FeatureStatistics":
+        """Adds a batch of samples without the checks of `update`, see `State.fold`."""
+        offset = None
+        is_double = isinstance(features, np.ndarray) and features.dtype == np.float64
+        if is_double and self.mean.dtype == jnp.float32:
+            # The mean is subtracted in float64, so that a large one costs the samples no digits.
+            counts = None if mask is None else values(mask)
+            counting = features if counts is None else features[counts]
+            mean = counting.mean(axis=0) if len(counting) else np.zeros(features.shape[1])
+            high = mean.astype(np.float32)
+            offset = high, (mean - high).astype(np.float32)
+            features = (features - mean).astype(np.float32)
+        return _fold_batch(self, features, mask, variances, offset, division)
+
+    @jax.jit
+    def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
+        """Returns the statistics of both sets of samples together; commutative up to rounding.
+
+        The means are merged after Chan, Golub & LeVeque 1983, the factors after Demmel et al. 2012.
+        The new `source` has the entries of both sources.
+
+        Raises:
+            ValueError: If the dimensions or sources disagree, or only one of the sets is a mixture.
+        """
+        check_comparable(self, other, same_side=True)
+        both = self._fold(
+            other.count_limbs, other.mean, other.mean_error, other.factor, other.variance_sum
+        )
+        return mark(both, **dict(other.source))
+
+    def _fold(
+        self,
+        count_limbs: UInt32[Array, "2"],
+        mean: Float[Array, " d"],
+        mean_error: Float[Array, " d"],
+        rows: Float[Array, "n d"],
+        variance_sum: Float[Array, " d"] | None,
+    ) -> "FeatureStatistics":
+        total = _sum_counts(jnp.stack([self.count_limbs, count_limbs]))
+        dtype = rows.dtype
+        share = _as_float(count_limbs, dtype) / jnp.maximum(_as_float(total, dtype), 1)
+        step, step_error = _two_sum(mean, -self.mean)
+        step_error += mean_error - self.mean_error
+        between = jnp.sqrt(self._count() * share) * (step + step_error)
+        new_mean, new_error = _two_sum(self.mean, step * share)
+        return dataclasses.replace(
+            self,
+            count_limbs=total,
+            mean=new_mean,
+            mean_error=self.mean_error + step_error * share + new_error,
+            factor=triangular_factor(jnp.vstack([self.factor, rows, between])),
+            variance_sum=jax.tree.map(jnp.add, self.variance_sum, variance_sum),
+        )
+
+    def _count(self) -> Float[Array, "*stack"]:
+        return _as_float(self.count_limbs, self.mean.dtype)
+
+    def reduce(self) -> "FeatureStatistics":
+        """Merges statistics that are stacked along a leading axis.
+
+        For the statistics of several processes, use
+        `multihost_utils.process_allgather(statistics).reduce()`; for devices see `all_reduce`.
+
+        Raises:
+            ValueError: If the statistics are not stacked along one axis.
+        """
+        if self.mean.ndim != 2:
+            raise ValueError(
+                f"statistics: got {self.mean.ndim - 1} leading axes, expected one to reduce"
+            )
+        return jax.tree.map(replicated, self)._reduce()
+
+    def _reduce(self) -> "FeatureStatistics":
+        k, d = self.mean.shape
+        counts = self._count()
+        total = _sum_counts(self.count_limbs)
+        shares = counts[:, None] / jnp.maximum(_as_float(total, counts.dtype), 1)
+        # Means are relative to the one of the most samples, which is near the mean of all samples.
+        most = jnp.argmax(counts)
+        steps, step_errors = _two_sum(self.mean, jnp.broadcast_to(-self.mean[most], (k, d)))
+        step_errors += self.mean_error - self.mean_error[most][None]
+        step, step_error = jnp.sum(shares * steps, 0), jnp.sum(shares * step_errors, 0)
+        mean, rounded = _two_sum(self.mean[most], step)
+        between = jnp.sqrt(counts)[:, None] * (
+            (steps - step[None]) + (step_errors - step_error[None])
+        )
+        rows = jnp.concatenate([self.factor.reshape(k * d, d), between])
+        variance_sum = self.variance_sum
+        return dataclasses.replace(
+            self,
+            count_limbs=total,
+            mean=mean,
+            mean_error=self.mean_error[most] + step_error + rounded,
+            factor=triangular_factor(rows),
+            variance_sum=None if variance_sum is None else variance_sum.sum(axis=0),
+        )
+
+    def all_reduce(self, axis_name: Hashable | tuple[Hashable, ...]) -> "FeatureStatistics":
+        """Merges the statistics of all devices along axes of `jax.shard_map` (or `jax.vmap`).
+
+        Args:
+            axis_name: Name of an axis, or a tuple of names.
+
+        Returns:
+            Statistics of all samples, replicated over the axes, so that a `jax.shard_map` can
+            return them with `out_specs=P()`.
+
+        Raises:
+            ValueError: If the statistics are equal on all devices of an axis, so that samples would
+                be counted several times. `jax.shard_map` detects this unless `check_vma=False`.
+        """
+        self.dim  # noqa: B018 (raises)
+        # `shard_map` infers that the result of a `psum` is replicated, but not that of a gather.
+        place, places = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
+        same = varying_axes(place) - varying_axes(self.mean)
+        if same:
+            raise ValueError(
+                f"axis_name: got {axis_name!r}, but the statistics are the same along "
+                f"{', '.join(map(repr, sorted(same)))}: each sample would be counted several times"
+            )
+
+        def gather(x: Shaped[Array, "..."]) -> Shaped[Array, "places ..."]:
+            own = jnp.arange(places).reshape(-1, *[1] * x.ndim) == place
+            return jax.lax.psum(jnp.where(own, x[None], jnp.zeros((), x.dtype)), axis_name)
+
+        return jax.tree.map(gather, self).reduce()
+
+    def covariance(self, ddof: int | None = None) -> Float[Array, "d d"]:
+        """Computes the covariance; for a mixture it includes the mean component variances.
+
+        Args:
+            ddof: The scatter matrix is divided by count − ddof. None takes the attribute `ddof`.
+
+        Returns:
+            Symmetric positive semi-definite matrix with the dtype of the statistics.
+
+        Raises:
+            ValueError: If `ddof` is negative or (outside of `jit`) not below the count.
+        """
+        return _square(self.covariance_factor(ddof))
+
+    def covariance_factor(self, ddof: int | None = None) -> Float[Array, "d d"]:
+        """Computes an upper triangular A with AᵀA = covariance(ddof), without that product.
+
+        For `ddof` and errors see `covariance`.
+        """
+        self.dim  # noqa: B018 (raises)
+        divisor = as_count(self.ddof if ddof is None else ddof, "ddof", least=0)
+        self.check_divisor(divisor)
+        return divided_factor(self, divisor)
+
+    def check_divisor(self, ddof: int, name: str | None = None) -> None:
+        """Raises a `ValueError` if the count is known and not above `ddof`.
+
+        The message blames the statistics called `name`, or the argument `ddof` if `name` is None.
+        """
+        if values(self.count_limbs) is None or self.count > ddof:
+            return
+        if name is None:
+            raise ValueError(f"ddof: got {ddof}, expected less than the {self.count} samples")
+        raise ValueError(f"{name}: got {self.count} samples for a divisor of n - {ddof}")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes unstacked statistics to a safetensors file, atomically; replaces an old file."""
+        states.save(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "FeatureStatistics":
+        """Reads a file that `save` wrote, see `load_statistics`."""
+        return states.load(Path(path), {cls.__name__: nothing})
+
+
+nnx.register_data_type(FeatureStatistics)
+
+
+def nothing(dim: int, mixture: bool, dtype: DTypeLike = jnp.float32) -> FeatureStatistics:
+    """Makes statistics of no samples, whose type inside `jax.shard_map` is varying over no axis.
+
+    After an update the type varies over the same axes as the samples.
+    """
+    # Each field has its own array, so that all of them can be donated.
+    return FeatureStatistics(
+        count_limbs=zeros((2,), jnp.uint32),
+        mean=zeros((dim,), dtype),
+        mean_error=zeros((dim,), dtype),
+        factor=zeros((dim, dim), dtype),
+        variance_sum=zeros((dim,), dtype) if mixture else None,
+    )
+
+
+@functools.partial(jax.jit, static_argnames="division")
+def _fold_batch(
+    statistics: FeatureStatistics,
+    features: Float[Array, "n d"],
+    mask: Bool[Array, " n"] | None,
+    variances: Float[Array, "n d"] | None,
+    offset: tuple[Float[Array, " d"], Float[Array, " d"]] | None,
+    division: Division,
+) -> FeatureStatistics:
+    batch = (features, mask, variances)
+    if division == 1:
+        return statistics._fold(*_centred(statistics.mean.dtype, *batch, offset))
+
+    def of_part(
+        features: Float[Array, "n d"],
+        mask: Bool[Array, " n"] | None,
+        variances: Float[Array, "n d"] | None,
+    ) -> FeatureStatistics:
+        dim, dtype = features.shape[1], statistics.mean.dtype
+        empty = nothing(dim, variances is not None, dtype)
+        return empty._fold(*_centred(dtype, features, mask, variances, offset))
+
+    if isinstance(division, int):
+        split = jax.tree.map(lambda x: x.reshape(division, -1, *x.shape[1:]), batch)
+        made = jax.vmap(of_part)(*split).reduce()
+    else:
+        mesh, axes = division
+        made = jax.shard_map(
+            lambda *part: of_part(*part).all_reduce(axes),
+            mesh=mesh,
+            in_specs=P(axes),
+            out_specs=P(),
+        )(*jax.tree.map(lambda x: resharded(x, division), batch))
+    return statistics.merge(made)
+
+
+def _centred(
+    dtype: DTypeLike,
+    features: Float[Array, "n d"],
+    mask: Bool[Array, " n"] | None,
+    variances: Float[Array, "n d"] | None,
+    offset: tuple[Float[Array, " d"], Float[Array, " d"]] | None,
+) -> tuple[
+    UInt32[Array, "2"],
+    Float[Array, " d"],
+    Float[Array, " d"],
+    Float[Array, "n d"],
+    Float[Array, " d"] | None,
+]:
+    """Arguments of `_fold` for a batch: count, mean and its error, centred rows, variance sum.
+
+    The sum of the two parts of `offset` was subtracted from all samples before.
+    """
+    features = features.astype(dtype)
+    counts = None if mask is None else mask[:, None]
+    if mask is None:
+        count = jnp.asarray(features.shape[0], jnp.uint32)
+    else:
+        count = jnp.sum(mask, dtype=jnp.uint32)
+    divisor = jnp.maximum(count, 1).astype(features.dtype)
+
+    def masked_mean(rows: Float[Array, "n d"]) -> Float[Array, " d"]:
+        # XLA would repeat a division after the sum where the mean is subtracted, with a different
+        # rounding, and the second mean would not correct the first mean that is returned.
+        return jnp.sum(rows / divisor, axis=0, where=counts)
+
+    # The second mean is the rounding error of the first, however large the mean is.
+    mean = masked_mean(features)
+    mean_error = masked_mean(features - mean[None])
+    variance_sum = None
+    if variances is not None:
+        variances = variances.astype(features.dtype)
+        allowed = jnp.where(variances >= 0, variances, jnp.nan)
+        variance_sum = jnp.sum(allowed, axis=0, where=counts)
+    rows = features - mean[None] - mean_error[None]
+    if counts is not None:
+        rows = jnp.where(counts, rows, 0)
+    if offset is not None:
+        mean, rounded = _two_sum(offset[0], mean)
+        mean_error = mean_error + offset[1] + rounded
+    return jnp.stack([count, jnp.zeros_like(count)]), mean, mean_error, rows, variance_sum
+
+
+@functools.partial(jax.jit, static_argnames="ddof")
+def divided_factor(statistics: FeatureStatistics, ddof: int) -> Float[Array, "d d"]:
+    """`FeatureStatistics.covariance_factor` without its checks."""
+    count = statistics._count()
+    factor = statistics.factor / jnp.sqrt(count - ddof)
+    if statistics.variance_sum is None:
+        return factor
+    return add_diagonal(factor, statistics.variance_sum / count)
+
+
+@jax.jit
+def _square(factor: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    return jnp.matmul(factor.T, factor, precision="highest")
+
+
+def _sum_counts(limbs: UInt32[Array, "k 2"]) -> UInt32[Array, "2"]:
+    """Sums up to 2¹⁶ counts, 16 bits at a time, so that the sums fit into 32 bits."""
+    low = jnp.sum(limbs[:, 0] & 0xFFFF, dtype=jnp.uint32)
+    middle = jnp.sum(limbs[:, 0] >> 16, dtype=jnp.uint32) + (low >> 16)
+    high = jnp.sum(limbs[:, 1], dtype=jnp.uint32) + (middle >> 16)
+    return jnp.stack([(middle << 16) | (low & 0xFFFF), high])
+
+
+def _as_float(limbs: UInt32[Array, "*stack 2"], dtype: DTypeLike) -> Float[Array, "*stack"]:
+    return limbs[..., 1].astype(dtype) * 2.0**32 + limbs[..., 0].astype(dtype)
+
+
+def _check_floating(name: str, array: Shaped[AnyArray, "..."]) -> None:
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{name}: got dtype {array.dtype}, expected floats")
+
+
+def _check_values(
+    name: str, array: AnyArray, mask: Bool[AnyArray, " n"] | None, least: float = -np.inf
+) -> None:
+    """Checks that the unmasked values of a NumPy array are finite and at least `least`."""
+    if isinstance(array, jax.Array) or isinstance(mask, jax.Array):
+        return
+    allowed = np.isfinite(array) & (array >= least)
+    if not allowed.all(where=True if mask is None else mask[:, None]):
+        or_negative = " or negative" if least == 0 else ""
+        raise ValueError(f"{name}: got values that are not finite{or_negative}")
+
+
+def _two_sum(
+    a: Float[Array, "*shape"], b: Float[Array, "*shape"]
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """The rounded sum a + b and its exact rounding error (Knuth, TAOCP 2, 4.2.2)."""
+    total = a + b
+    b_part = total - a
+    return total, (a - (total - b_part)) + (b - b_part)

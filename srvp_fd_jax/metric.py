@@ -1,0 +1,70 @@
+"""Wraps a calculator as a metric of Flax, for training loops that collect metrics."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from srvp_fd_jax.calculator import Calculator
+
+
+class DistanceMetric(nnx.Metric):
+    """Distances of generated clips, which a loop adds in batches, to real clips.
+
+    Can be one of an `nnx.MultiMetric`; its methods work under `nnx.jit`.
+
+    Example:
+        >>> import numpy as np
+        >>> import srvp_fd_jax
+        >>> from srvp_fd_jax.demo.moving_digits import moving_digits
+        >>> rng = np.random.default_rng(0)
+        >>> calculator = srvp_fd_jax.Calculator("digits").only("dynamics")
+        >>> real = calculator.statistics([moving_digits(rng, n=40, length=5)])
+        >>> metric = srvp_fd_jax.DistanceMetric(calculator, real)
+        >>> for _ in range(2):
+        ...     metric.update(clips=moving_digits(rng, n=20, length=5))
+        >>> {output: float(distance) > 0 for output, distance in metric.compute().items()}
+        {'dynamics': True}
+    """
+
+    def __init__(self, calculator: Calculator, real: Mapping[str, Any], argname: str = "clips"):
+        """Starts with no generated clips.
+
+        Args:
+            calculator: Calculator that encodes and compares clips.
+            real: Statistics of the real clips under the names of outputs, made by the calculator.
+            argname: Name of the argument of `update` that holds the generated clips.
+        """
+        self.calculator = calculator
+        self.argname = argname
+        self.real = nnx.data(dict(real))
+        self.generated = nnx.metrics.MetricState(calculator.empty())
+
+    def reset(self) -> None:
+        """Removes the generated clips."""
+        self.generated.set_value(self.calculator.empty())
+
+    def update(self, **kwargs: Any) -> None:
+        """Adds a batch of generated clips.
+
+        Args:
+            **kwargs: The batch under the name `argname`; other arguments are ignored.
+
+        Raises:
+            ValueError: If the batch is missing or not valid for the calculator.
+        """
+        if self.argname not in kwargs:
+            raise ValueError(f"{self.argname}: got {sorted(kwargs)}, but not {self.argname!r}")
+        clips, generated = kwargs[self.argname], self.generated.get_value()
+        self.generated.set_value(self.calculator.update(generated, clips))
+
+    def compute(self) -> dict[str, Float[Array, ""]]:
+        """Computes the distances under the names of the outputs.
+
+        Raises:
+            ValueError: If a distance needs more clips; under `jit` the distance is nan instead.
+        """
+        generated = self.generated.get_value()
+        distance = self.calculator.distance
+        return {output: distance(real, generated[output]) for output, real in self.real.items()}

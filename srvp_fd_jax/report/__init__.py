@@ -1,0 +1,1 @@
+"""Reports of distances, with their reliability and some of the clips."""
