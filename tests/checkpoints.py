@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from srvp_fd.srvp_model import StochasticLatentResidualVideoPredictor
 
@@ -55,6 +56,20 @@ def random_model(config: dict[str, Any], seed: int = 0) -> StochasticLatentResid
             torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
             module.num_batches_tracked.fill_(1000)
     return model.eval()
+
+
+def state_dict_of(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
+    """The arrays of a random model under the authors' keys."""
+    return {key: tensor.numpy() for key, tensor in random_model(config, seed).state_dict().items()}
+
+
+def assert_same_arrays(arrays: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> None:
+    """Asserts that names, types, shapes and every bit agree."""
+    assert arrays.keys() == others.keys()
+    for name, array in arrays.items():
+        assert array.dtype == others[name].dtype
+        assert array.shape == others[name].shape
+        assert array.tobytes() == others[name].tobytes()
 
 
 def write_checkpoint(folder: Path, config: dict[str, Any], seed: int = 0) -> Path:

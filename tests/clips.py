@@ -1,6 +1,7 @@
 """Makes videos in the forms that people store them in, and reads them by a plain loop."""
 
 import importlib.util
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -83,3 +84,26 @@ def real_videos() -> list[Path]:
     assert spec is not None
     assert spec.submodule_search_locations
     return sorted(Path(spec.submodule_search_locations[0], "datasets", "data").glob("*.mp4"))
+
+
+REAL = ("bigbuckbunny", "bikes", "carphone_pristine")
+
+
+def real_clips(
+    frames: int, names: Sequence[str] = REAL, size: tuple[int, int] | None = (176, 144)
+) -> np.ndarray:
+    """The first RGB frames of each of these videos, uint8 [n, frames, h, w, 3].
+
+    Scaled to width and height `size`; None leaves them as they are.
+    """
+    paths = {path.stem: path for path in real_videos()}
+    width, height = size or (None, None)
+
+    def first(path: Path) -> np.ndarray:
+        with av.open(str(path)) as container:
+            decoded = itertools.islice(container.decode(video=0), frames)
+            return np.stack(
+                [frame.to_ndarray(format="rgb24", width=width, height=height) for frame in decoded]
+            )
+
+    return np.stack([first(paths[name]) for name in names])

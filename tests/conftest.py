@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jaxtyping
@@ -13,12 +14,8 @@ import pytest
 
 if TYPE_CHECKING:
     from srvp_fd_jax import FrechetDistanceCalculator
-    from srvp_fd_jax.weights import Weights
+    from srvp_fd_jax.networks.base import Weights
 
-# Most of the time would go to LLVM, on functions that run once; the optimisations of XLA itself,
-# which decide what is computed in what order, stay as they are. The caller's flags come last and
-# win: XLA_FLAGS=--xla_backend_optimization_level=3 tests what users run.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
 # Of two test processes on two cores, the threads of NumPy and PyTorch would mostly wait for each
 # other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -49,6 +46,29 @@ def strict_setting(request: pytest.FixtureRequest) -> AbstractContextManager[obj
 
     level = {"transfer_guard": "disallow", "numpy_rank_promotion": "raise"}
     return getattr(jax, request.param)(level.get(request.param, "strict"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where converted weights are kept: an empty folder, not the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "srvp-fd-jax"
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder of a small SRVP model."""
+    from checkpoints import SMALL, write_checkpoint
+
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "small", SMALL)
+
+
+@pytest.fixture(scope="session")
+def converted(small: Path) -> "Weights":
+    """The same as it is converted."""
+    from srvp_fd_jax.networks.srvp import read_checkpoint
+
+    return read_checkpoint(small)
 
 
 @pytest.fixture(scope="session")

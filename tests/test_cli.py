@@ -15,8 +15,9 @@ from PIL import Image
 
 import srvp_fd_jax
 from srvp_fd_jax import cli
-from srvp_fd_jax.videos.moving_digits import moving_digits
-from srvp_fd_jax.videos.protocols import PROTOCOLS
+from srvp_fd_jax.demo.moving_digits import moving_digits
+from srvp_fd_jax.protocols import PROTOCOLS
+from srvp_fd_jax.weights import save
 
 DYNAMICS = ["--dataset", "digits", "--comparison-type", "dynamics"]
 
@@ -33,6 +34,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="module")
+def kept(files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Statistics by side."""
+    folder = tmp_path_factory.mktemp("statistics")
+    paths = {side: str(folder / f"{side}.safetensors") for side in ("real", "fake")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        assert cli.main(["stats", str(files[0]), "-o", paths["real"], *DYNAMICS]) == 0
+        assert cli.main(["stats", str(files[1]), "-o", paths["fake"], "--fake", *DYNAMICS]) == 0
+    return paths
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +70,8 @@ def test_compute_prints_the_functions_number(files, expected, capsys):
     assert "real: " in output.err
     assert "statistics from the cache" in output.err
     told = json.loads(output.out)
-    assert (told["method"], told["version"]) == ("procrustes", srvp_fd_jax.__version__)
+    assert told.keys() == {"results", "version"}
+    assert told["version"] == srvp_fd_jax.__version__
     (result,) = told["results"]
     assert result["distance"] == pytest.approx(expected, rel=1e-5)
     assert result["protocol"] == "srvp:digits:dynamics"
@@ -81,6 +95,36 @@ def test_several_protocols_in_one_pass(files, expected, capsys):
         x.reshape(-1, 64, 64, 1), y.reshape(-1, 64, 64, 1), "digits"
     )
     assert float(rows[1][1]) == pytest.approx(float(frames), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("command", "protocol"),
+    [
+        (["compute", "a.npy", "b.npz", *DYNAMICS], "srvp:digits:dynamics+distance=frechet_eigh"),
+        (["compute", "real", "b.npz"], "srvp:digits:dynamics+distance=frechet_eigh"),
+        (["compute", "real", "fake"], "srvp:digits:dynamics+distance=frechet_eigh"),
+        (["compare", "real", "fake"], "srvp:digits:dynamics"),
+    ],
+)
+def test_the_distance_is_one_of_the_protocol(files, kept, command, protocol, capsys):
+    a, b = np.load(files[0]), np.load(files[1])["arr_0"]
+    expected = float(srvp_fd_jax.frechet_distance(a, b, "digits", "dynamics", method="eigh"))
+    paths = kept | {path.name: str(path) for path in files}
+    command = [paths.get(argument, argument) for argument in command]
+    assert cli.main([*command, "--distance", "frechet_eigh", "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert result["distance"] == pytest.approx(expected, rel=1e-5)
+    assert result["protocol"] == protocol
+    assert result["source"]["protocol"] == "srvp:digits:dynamics"
+
+
+@pytest.mark.parametrize(
+    ("options", "protocol"),
+    [([], "fvd2048_16f"), (["--distance", "frechet_eigh"], "fvd2048_16f+distance=frechet_eigh")],
+)
+def test_the_protocol_where_none_is_named(files, options, protocol, capsys):
+    assert cli.main(["compute", *map(str, files), *options]) == 1
+    assert f"a.npy: holds 60 videos, protocol '{protocol}' takes 2048" in capsys.readouterr().err
 
 
 def test_statistics_stand_for_videos(files, expected, tmp_path, capsys):
@@ -114,37 +158,39 @@ def test_statistics_stand_for_videos(files, expected, tmp_path, capsys):
     assert cli.main(["compute", real, fake, "--weights", str(files[0])]) == 1
     assert "but both sides are statistics" in capsys.readouterr().err
     assert cli.main(["compute", real, fake, "--protocol", "cd_fvd,tensorflow"]) == 1
-    assert "got 2 of them, statistics are of one" in capsys.readouterr().err
+    assert "got 2 protocols, but statistics have only one" in capsys.readouterr().err
 
 
-def test_statistics_know_their_side(files, tmp_path, capsys):
-    paths = {side: str(tmp_path / f"{side}.safetensors") for side in ("real", "fake")}
-    for side, path in paths.items():
-        flag = ["--fake"] if side == "fake" else []
-        assert cli.main(["stats", str(files[0]), "-o", path, *DYNAMICS, *flag]) == 0
-        assert ("side", side) in srvp_fd_jax.FeatureStatistics.load(path).source
-    as_real = "warning: the real side is statistics that were sampled as generated videos"
-    as_fake = "warning: the generated side is statistics that were sampled as real videos: those"
-    for sides, told in (
+AS_REAL = "warning: the real side is statistics of videos sampled as generated ones"
+AS_FAKE = "warning: the generated side is statistics of videos sampled as real ones: make it"
+
+
+@pytest.mark.parametrize(
+    ("sides", "told"),
+    [
         (("real", "fake"), []),
-        (("real", "real"), [as_fake]),
-        (("fake", "fake"), [as_real]),
-        (("fake", "real"), [as_real, as_fake]),
-    ):
-        files_of_sides = [paths[side] for side in sides]
-        capsys.readouterr()
-        assert cli.main(["compare", *files_of_sides, "--json"]) == 0
-        output = capsys.readouterr()
-        assert [text for text in (as_real, as_fake) if text in output.err] == told
-        for taken_for, side in zip(("real", "fake"), sides, strict=True):
-            line = f"srvp-fd-jax: {taken_for}: {paths[side]}: 60 samples, side {side}\n"
-            assert line in output.err
-        (result,) = json.loads(output.out)["results"]
-        assert [result[taken_for]["side"] for taken_for in ("real", "fake")] == list(sides)
-        assert "side" not in result["source"]
-    # A side that was kept, and videos.
-    assert cli.main(["compute", paths["fake"], str(files[1])]) == 0
-    assert as_real in capsys.readouterr().err
+        (("real", "real"), [AS_FAKE]),
+        (("fake", "fake"), [AS_REAL]),
+        (("fake", "real"), [AS_REAL, AS_FAKE]),
+    ],
+)
+def test_statistics_know_their_side(kept, sides, told, capsys):
+    assert cli.main(["compare", *(kept[side] for side in sides), "--json"]) == 0
+    output = capsys.readouterr()
+    assert [text for text in (AS_REAL, AS_FAKE) if text in output.err] == told
+    for taken_for, side in zip(("real", "fake"), sides, strict=True):
+        assert ("side", side) in srvp_fd_jax.FeatureStatistics.load(kept[side]).source
+        samples = {"real": 60, "fake": 50}[side]
+        line = f"srvp-fd-jax: {taken_for}: {kept[side]}: {samples} samples, side {side}\n"
+        assert line in output.err
+    (result,) = json.loads(output.out)["results"]
+    assert [result[taken_for]["side"] for taken_for in ("real", "fake")] == list(sides)
+    assert "side" not in result["source"]
+
+
+def test_the_side_of_statistics_is_told_beside_videos(files, kept, capsys):
+    assert cli.main(["compute", kept["fake"], str(files[1])]) == 0
+    assert AS_REAL in capsys.readouterr().err
 
 
 def test_either_side_tells_the_divisor(tmp_path, capsys):
@@ -179,9 +225,9 @@ def test_a_count_that_its_divisor_leaves_nothing_of_is_an_error(samples, tmp_pat
 def test_statistics_of_several_protocols(files, tmp_path, capsys):
     command = ["stats", str(files[0]), "--protocol", "srvp:digits:frame,srvp:digits:dynamics"]
     assert cli.main([*command, "-o", str(tmp_path / "all.safetensors")]) == 1
-    assert "expected {protocol}" in capsys.readouterr().err
+    assert "several protocols need {protocol} in it" in capsys.readouterr().err
     assert cli.main([*command, "-o", str(tmp_path / "{protocol}.npz")]) == 1
-    assert "expected a name *.safetensors" in capsys.readouterr().err
+    assert "expected a name that ends in .safetensors" in capsys.readouterr().err
     assert cli.main([*command, "-o", str(tmp_path / "a-{protocol}.safetensors")]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "a-srvp_digits_dynamics.safetensors",
@@ -219,12 +265,12 @@ def test_broken_videos_are_told_and_counted(tmp_path, capsys):
 
     assert cli.main([*command, "--clips", "9"]) == 1
     error = capsys.readouterr().err
-    assert "takes 9 clips, got 8 of 13 videos; 1 shorter than 5 frames (such as" in error
+    assert "9 clips, but only 8 of 13 videos gave one; 1 shorter than 5 frames (such as" in error
 
 
 @pytest.mark.filterwarnings("ignore:s[12]. 2 samples for 400 feature dimensions")
 def test_compute_under_an_fvd_protocol(i3d_weights, tmp_path, capsys):
-    i3d_weights.save(tmp_path / "i3d.safetensors")
+    save(i3d_weights, tmp_path / "i3d.safetensors")
     clips = np.random.default_rng(0).integers(0, 256, (2, 2, 9, 72, 88, 1), np.uint8)
     for name, array in zip(("a.npy", "b.npy"), clips, strict=True):
         np.save(tmp_path / name, array)
@@ -235,8 +281,8 @@ def test_compute_under_an_fvd_protocol(i3d_weights, tmp_path, capsys):
     output = capsys.readouterr()
     assert "400 feature dimensions" in output.err
     (result,) = json.loads(output.out)["results"]
-    fvd = srvp_fd_jax.FrechetVideoDistanceCalculator("tensorflow", weights=weights[1])
-    s1, s2 = (fvd.statistics([c]) for c in clips)
+    fvd = srvp_fd_jax.Calculator("tensorflow", weights=weights[1])
+    s1, s2 = (fvd.statistics([c])["logits"] for c in clips)
     assert result["distance"] == pytest.approx(float(fvd.distance(s1, s2)), rel=1e-5)
     assert result["source"] == dict(s1.source)
 
@@ -246,13 +292,15 @@ def test_protocols_are_listed_side_by_side(capsys):
     header, *rows = capsys.readouterr().out.splitlines()
     assert [row.split()[0] for row in rows] == list(PROTOCOLS)
     assert all(len(row) < 190 for row in rows)
+    assert "output" in header.split()
+    assert "seed" not in header.split()  # one of all presets
     column = header.index("real from")
     assert rows[3][column:].startswith("random, every 8th")
     assert cli.main(["protocols", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert {"name": "cd_fvd", "frames": 16, "real": {"start": "random", "step": 1}}.items() <= told[
-        4
-    ].items()
+    expected = {"name": "cd_fvd", "frames": 16, "real": {"start": "random", "step": 1}}
+    assert expected.items() <= told[4].items()
+    assert (told[4]["output"], told[4]["distance"]) == ("logits", "frechet")
 
 
 def test_warnings_are_one_line(files, capsys):
@@ -267,48 +315,61 @@ def test_warnings_are_one_line(files, capsys):
     ]
 
 
-def test_errors_are_one_line(files, tmp_path, capsys):
-    np.savez(tmp_path / "two.npz", a=np.zeros((2, 3, 4)), b=np.zeros((2, 3, 4)))
-    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
-    (tmp_path / "text.npy").write_text("not an array")
-    (tmp_path / "text.npz").write_text("not an archive")
-    (tmp_path / "text.zip").write_text("not an archive")
-    (tmp_path / "text.tar").write_text("not an archive")
-    (tmp_path / "text.safetensors").write_text("not statistics")
-    (tmp_path / "clip.mp4").touch()
-    (tmp_path / "empty.npy").touch()
-    (tmp_path / "folder").mkdir()
-    np.save(tmp_path / "large.npy", np.full((3, 5, 64, 64, 1), 255.0, np.float32))
-    np.save(tmp_path / "size.npy", np.zeros((3, 5, 60, 64, 1), np.uint8))
-    cases = {
-        "missing.npy": "no such file or folder",
-        "missing.safetensors": "No such file",
-        "clip.mp4": "expected a folder, or a file .zip, .tar, .npy, .npz",
-        "two.npz": "holds 2 arrays of frames or clips, expected one",
-        "objects.npy": "not a readable array file",
-        "text.npy": "not a readable array file",
-        "text.npz": "not a readable array file",
-        "text.zip": "not a readable archive",
-        "text.tar": "not a readable archive",
-        "text.safetensors": "header",
-        "empty.npy": "not a readable array file",
-        "folder": "holds no videos",
-        "large.npy": "values from 255 to 255, expected floats in [0, 1]; divide by 255",
-    }
-    for name, message in cases.items():
-        command = ["compute", str(files[0]), str(tmp_path / name), "--dataset", "digits"]
-        assert cli.main(command) == 1, name
-        error = capsys.readouterr().err.splitlines()[-1]
-        assert error.startswith("srvp-fd-jax: error: "), name
-        assert message in error
-        assert name in error
+def unreadable(folder: Path) -> None:
+    """Files of every kind that are not what their names say."""
+    np.savez(folder / "two.npz", a=np.zeros((2, 3, 4)), b=np.zeros((2, 3, 4)))
+    np.save(folder / "objects.npy", np.array([{}]), allow_pickle=True)
+    for suffix in ("npy", "npz", "zip", "tar", "safetensors"):
+        (folder / f"text.{suffix}").write_text("of another kind")
+    (folder / "clip.mp4").touch()
+    (folder / "empty.npy").touch()
+    (folder / "folder").mkdir()
+    np.save(folder / "large.npy", np.full((3, 5, 64, 64, 1), 255.0, np.float32))
 
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.npy", "no such file or folder"),
+        ("missing.safetensors", "No such file"),
+        ("clip.mp4", "expected a folder or a .zip, .tar, .npy, .npz file"),
+        ("two.npz", "holds 2 arrays of frames or clips, expected one"),
+        ("objects.npy", "not a readable array file"),
+        ("text.npy", "not a readable array file"),
+        ("text.npz", "not a readable array file"),
+        ("text.zip", "not a readable archive"),
+        ("text.tar", "not a readable archive"),
+        ("text.safetensors", "header"),
+        ("empty.npy", "not a readable array file"),
+        ("folder", "holds no videos"),
+        ("large.npy", "values from 255 to 255, expected floats in [0, 1]; divide by 255"),
+    ],
+)
+def test_errors_are_one_line(files, name, message, tmp_path, capsys):
+    unreadable(tmp_path)
+    assert cli.main(["compute", str(files[0]), str(tmp_path / name), "--dataset", "digits"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("srvp-fd-jax: error: ")
+    assert message in error
+    assert name in error
+
+
+def test_frames_of_another_size_are_an_error(files, tmp_path, capsys):
+    np.save(tmp_path / "size.npy", np.zeros((3, 5, 60, 64, 1), np.uint8))
     assert cli.main(["compute", str(files[0]), str(tmp_path / "size.npy"), *DYNAMICS]) == 1
     assert "frames of 60×64, expected 64×64 (resize rule 'none')" in capsys.readouterr().err
-    assert cli.main(["compute", *map(str, files), *DYNAMICS, "--protocol", "cd_fvd"]) == 1
-    assert "error: protocol: got --dataset or --comparison-type too" in capsys.readouterr().err
-    assert cli.main(["compute", *map(str, files), "--protocol", "fvd"]) == 1
-    assert "error: protocol: got 'fvd', allowed are tensorflow, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([*DYNAMICS, "--protocol", "cd_fvd"], "protocol: --protocol cannot be combined"),
+        (["--protocol", "fvd"], "protocol: got 'fvd', allowed are tensorflow, "),
+    ],
+)
+def test_protocols_that_are_not_to_be_had_are_errors(files, options, message, capsys):
+    assert cli.main(["compute", *map(str, files), *options]) == 1
+    assert f"error: {message}" in capsys.readouterr().err
 
 
 def test_the_cache_is_limited_listed_and_cleared(files, monkeypatch, capsys):
@@ -338,31 +399,28 @@ def test_the_cache_is_limited_listed_and_cleared(files, monkeypatch, capsys):
     assert not any(path.is_file() for path in folder.rglob("*"))
 
 
-def test_what_is_wrong_is_told_before_the_work(files, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_go_through", None)  # nothing may be read
-    (tmp_path / "file").touch()
-    (tmp_path / "folder.safetensors").mkdir()
-    folder = str(tmp_path / "folder.safetensors")
-    real, fake = map(str, files)
-    nothing = str(tmp_path / "nothing.npy")
-    cases = [
-        (["compute", real, nothing], "nothing.npy: no such file or folder"),
-        (["report", real, nothing, "-o", str(tmp_path / "r.html")], "nothing.npy: no such file"),
-        (["compute", real, folder], f"a folder, expected a file: '{folder}'"),
-        (
-            ["compute", real, fake, "--clips", "55"],
-            "b.npz: holds 50 videos, protocol 'srvp:digits:",
-        ),
-        (["stats", real, "-o", folder], f"{folder}: is a folder, expected a file"),
-        (["stats", real, "-o", f"{tmp_path}/file/a.safetensors"], "Not a directory"),
-        (["compare", folder, folder], f"a folder, expected a file: '{folder}'"),
-    ]
-    for command, message in cases:
-        options = [] if command[0] == "compare" else DYNAMICS
-        assert cli.main([*command, *options]) == 1, command
-        error = capsys.readouterr().err
-        assert message in error
-        assert "No such file" not in error
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["compute", "a.npy", "nothing.npy"], "nothing.npy: no such file or folder"),
+        (["report", "a.npy", "nothing.npy", "-o", "r.html"], "nothing.npy: no such file"),
+        (["compute", "a.npy", "b.safetensors"], "a folder, expected a file: 'b.safetensors'"),
+        (["compute", "a.npy", "a.npy", "--clips", "9"], "a.npy: holds 8 videos, protocol 'srvp:"),
+        (["stats", "a.npy", "-o", "b.safetensors"], "b.safetensors: is a folder, expected a file"),
+        (["stats", "a.npy", "-o", "a.npy/s.safetensors"], "Not a directory"),
+        (["compare", "b.safetensors", "b.safetensors"], "a folder, expected a file: 'b.safete"),
+    ],
+)
+def test_what_is_wrong_is_told_before_the_work(command, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("srvp_fd_jax.passes.rounds", None)  # nothing may be read
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", np.zeros((8, 5, 64, 64, 1), np.uint8))
+    Path("b.safetensors").mkdir()
+    options = [] if command[0] == "compare" else DYNAMICS
+    assert cli.main([*command, *options]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "No such file" not in error
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(files, monkeypatch, capsys):
@@ -377,6 +435,17 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(files, monkeypatch, 
     ]
 
 
+def test_on_a_terminal_progress_is_a_bar_for_each_side(files, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert cli.main(["compute", *map(str, files), *DYNAMICS, "--no-cache"]) == 0
+    error = capsys.readouterr().err
+    for side, total in (("real", 60), ("fake", 50)):
+        assert re.search(rf"\r{side}: 100%.*\| {total}/{total} .*\n", error)
+    told = [line for line in re.split("[\r\n]", error) if "srvp-fd-jax: " in line]
+    assert len(told) == 3
+    assert all(line.startswith("srvp-fd-jax: ") for line in told)
+
+
 def test_strays_beside_frames_are_named(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for i, clip in enumerate(moving_digits(rng, 3, 5)):
@@ -387,8 +456,10 @@ def test_strays_beside_frames_are_named(tmp_path, capsys):
     output = tmp_path / "s.safetensors"
     assert cli.main(["stats", str(tmp_path), "-o", str(output), *DYNAMICS]) == 0
     error = capsys.readouterr().err
-    assert "real: 1 images are no frames" in error
-    assert f"no frame: {tmp_path}/v1/preview.png" in error
+    assert (
+        "warning: real: ignored 1 images that are not part of the sequences beside them: "
+        f"{tmp_path}/v1/preview.png\n"
+    ) in error
     assert "3 videos, 3 used" in error
 
 
@@ -459,7 +530,7 @@ def test_what_nobody_foresaw_keeps_its_traceback(files, monkeypatch):
     def fail(*_, **__):
         raise TypeError("a bug")
 
-    monkeypatch.setattr(cli, "evaluate_cached", fail)
+    monkeypatch.setattr("srvp_fd_jax.evaluation.evaluate_cached", fail)
     with pytest.raises(TypeError, match="a bug"):
         cli.main(["compute", *map(str, files), *DYNAMICS])
 
@@ -499,7 +570,7 @@ def test_interruption_has_its_own_status(files, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "evaluate_cached", interrupt)
+    monkeypatch.setattr("srvp_fd_jax.evaluation.evaluate_cached", interrupt)
     assert cli.main(["compute", *map(str, files), *DYNAMICS]) == 130
     assert capsys.readouterr().err == "srvp-fd-jax: interrupted\n"
 
@@ -522,6 +593,17 @@ def test_demo_shows_what_each_comparison_reacts_to(capsys):
         assert rows[time]["dynamics"] > 1.2 * same["dynamics"]
         assert rows[time]["frame"] < 1.5 * same["frame"]
     assert rows["blur 7"]["static_content"] > 1.2 * rows["blur 3"]["static_content"]
+
+
+def test_demo_writes_videos_to_try(tmp_path, capsys):
+    folder = str(tmp_path / "videos")
+    assert cli.main(["demo", "-o", folder, "--clips", "100"]) == 0
+    assert capsys.readouterr().out == f"{folder}\n"
+    distances = {}
+    for name in ("perfect", "still"):
+        assert cli.main(["compute", f"{folder}/real", f"{folder}/{name}", *DYNAMICS]) == 0
+        distances[name] = float(capsys.readouterr().out)
+    assert distances["still"] > 1.5 * distances["perfect"]
 
 
 def test_command_as_installed():

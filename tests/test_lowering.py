@@ -19,7 +19,7 @@ from srvp_fd_jax import (
     frechet_distance_from_moments,
     frechet_distance_from_statistics,
 )
-from srvp_fd_jax.networks.srvp import SRVP, SRVPConfig
+from srvp_fd_jax.networks.srvp import SRVP, SRVPArchitecture
 
 FRAMES = jax.ShapeDtypeStruct((130, 64, 64, 1), jnp.uint8)
 CLIPS = jax.ShapeDtypeStruct((130, 5, 64, 64, 1), jnp.float32)
@@ -34,7 +34,7 @@ def calculator() -> FrechetDistanceCalculator:
 
 
 def vgg_features(frames: jax.Array) -> jax.Array:
-    config = SRVPConfig.from_dict(SMALL | {"archi": "vgg"})
+    config = SRVPArchitecture.from_config(SMALL | {"archi": "vgg"})
     return SRVP(config, rngs=nnx.Rngs(0)).encoder(frames.astype(jnp.float32))
 
 

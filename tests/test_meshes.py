@@ -17,7 +17,7 @@ import uses
 
 def run(*command: str) -> str:
     environment = {
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
         "PYTHONPATH": str(Path(uses.__file__).parent),
     }
     result = subprocess.run(
@@ -33,7 +33,7 @@ def run(*command: str) -> str:
 
 def test_every_use_gives_the_number_of_numpy():
     numbers = json.loads(run(uses.__file__))
-    assert len(numbers) == 2 + 7 + 4 * (6 + 4)
+    assert len(numbers) == 2 + 8 + 4 * (7 + 4)
     for use, got in numbers.items():
         name, place, *_ = use.split(", ")
         name = name if name in uses.COMPUTATIONS else "call"
@@ -55,7 +55,7 @@ def test_work_is_divided_and_nothing_but_factors_moves():
         frames = np.zeros((4, 64, 64, 1), np.float32)
         programs = {
             "features": lambda x: digits.extract_features(x),
-            "statistics": lambda x: digits.statistics([x]),
+            "statistics": lambda x: digits.only("frame").statistics([x]),
             "gradient": jax.grad(lambda x: digits(x, frames)),
         }
         told = {}
@@ -98,7 +98,7 @@ def test_work_is_divided_and_nothing_but_factors_moves():
 
 @pytest.mark.filterwarnings("ignore:.*leave the covariance")
 def test_real_networks_give_the_number_of_one_device(digits, tmp_path):
-    from srvp_fd_jax.videos.moving_digits import moving_digits
+    from srvp_fd_jax.demo.moving_digits import moving_digits
 
     rng = np.random.default_rng(0)
     clips = moving_digits(rng, 72, 5), moving_digits(rng, 72, 5, swapped=2)

@@ -10,8 +10,7 @@ import itertools
 import json
 import sys
 import warnings
-from collections.abc import Callable
-from types import SimpleNamespace
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,17 +24,17 @@ from jax.sharding import PartitionSpec as P
 
 from srvp_fd_jax import (
     PROTOCOLS,
+    Calculator,
     FeatureStatistics,
     FrechetDistanceCalculator,
-    FrechetVideoDistanceCalculator,
+    Protocol,
     frechet_distance_from_moments,
     frechet_distance_from_statistics,
 )
-from srvp_fd_jax.networks.i3d import NUM_CLASSES
-from srvp_fd_jax.networks.srvp import SRVPConfig
-from srvp_fd_jax.weights import FrozenNetwork
+from srvp_fd_jax.networks.base import Architecture, Output, Weights
+from srvp_fd_jax.networks.convolution import Precision
 
-SIZE, LENGTH, DIM = 6, 9, 5
+SIZE, LENGTH, DIM, CLIPS = 6, 9, 5, 16
 _rng = np.random.default_rng(0)
 WEIGHTS = {
     "encoder": _rng.normal(0, 0.3, (SIZE * SIZE, DIM)),
@@ -45,8 +44,8 @@ WEIGHTS = {
 REAL, FAKE = (_rng.random((32, LENGTH, SIZE, SIZE, 1), np.float32) ** power for power in (1.0, 1.5))
 # Of one pixel, which every resizing makes frames of one colour of.
 REAL_CLIPS, FAKE_CLIPS = (
-    c[:16].mean(axis=(2, 3, 4))[:, :, None, None, None]
-    * _rng.random((16, LENGTH, 1, 1, 3), np.float32)
+    c[:CLIPS].mean(axis=(2, 3, 4))[:, :, None, None, None]
+    * _rng.random((CLIPS, LENGTH, 1, 1, 3), np.float32)
     for c in (REAL, FAKE)
 )
 
@@ -64,43 +63,70 @@ def _colours(clips: Any, w: Any, xp: Any) -> Any:
     return xp.tanh(clips.mean(axis=(2, 3)).reshape(len(clips), -1) @ w["colours"])
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class StandIn(FrozenNetwork):
-    """A network that compiles at once."""
+class Module(nnx.Module):
+    """Parameters that are computed with like NumPy's."""
 
-    def module(self) -> Any:
-        w = self.arrays
-        if self.config is None:
-            return lambda clips: jnp.pad(
-                _colours((clips + 1) / 2, w, jnp), ((0, 0), (0, NUM_CLASSES - DIM))
-            )
-        return SimpleNamespace(
-            encoder=lambda frames: _encode(frames, w, jnp),
-            content=lambda encodings: jnp.tanh(encodings.sum(axis=1) @ w["content"]),
-        )
+    def __init__(self):
+        for name, w in WEIGHTS.items():
+            setattr(self, name, nnx.Param(jnp.asarray(w, jnp.float32)))
+
+    def __getitem__(self, name: str) -> jax.Array:
+        return getattr(self, name)[...]
 
 
-def calculator(kind: type, **attributes: Any) -> Any:
+class StandIn(Architecture):
+    """A network that compiles at once, and whose features NumPy computes too."""
+
+    family = "stand-in"
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "StandIn":
+        return cls()
+
+    def module(self, precision: Precision, rngs: nnx.Rngs) -> Module:
+        return Module()
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents(StandIn):
+    """In the place of SRVP."""
+
+    size, channels = SIZE, 1
+    outputs = {"static_content": Output(DIM, frames=2, looks_at="last")}  # noqa: RUF012
+
+    def features(self, module: Module, clips: jax.Array, outputs: tuple[str, ...]) -> Any:
+        return {"static_content": _content(clips, module, jnp)[:, None]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Colours(StandIn):
+    """In the place of I3D: of more features than there are clips."""
+
+    size, channels = SIZE, 3
+    value_range = (-1.0, 1.0)
+    outputs = {"logits": Output(2 * CLIPS, frames=LENGTH)}  # noqa: RUF012
+
+    def features(self, module: Module, clips: jax.Array, outputs: tuple[str, ...]) -> Any:
+        colours = _colours((clips + 1) / 2, module, jnp)
+        return {"logits": jnp.pad(colours, ((0, 0), (0, 2 * CLIPS - DIM)))[:, None]}
+
+
+def calculator(kind: type[Calculator], architecture: Architecture, protocol: Protocol) -> Any:
     """A calculator on a stand-in."""
-    config = None
-    if kind is FrechetDistanceCalculator:
-        config = SRVPConfig("dcgan", SIZE, 1, 1, DIM, 2, 2, DIM, 1, False)
-    made = object.__new__(kind)
-    arrays = {name: jnp.asarray(w, jnp.float32) for name, w in WEIGHTS.items()}
-    made.__dict__ |= {
-        "network": StandIn(arrays, config, "float32"),
-        "method": "procrustes",
-        "weights_sha256": "0",
-        **attributes,
-    }
-    return made
+    arrays = {name: np.float32(w) for name, w in WEIGHTS.items()}
+    weights = Weights("stand-in", architecture, arrays, {}, "")
+    return kind.tree_unflatten(((protocol,), "0"), (weights.frozen(),))
 
 
-CALCULATOR = calculator(FrechetDistanceCalculator, dataset="digits")
+CALCULATOR = calculator(
+    FrechetDistanceCalculator,
+    Contents(),
+    Protocol(name="", network="digits", output="static_content", resize="none", ddof=1),
+)
 FVD = calculator(
-    FrechetVideoDistanceCalculator,
-    protocol=dataclasses.replace(PROTOCOLS["tensorflow"], name="short", frames=LENGTH),
+    Calculator,
+    Colours(),
+    dataclasses.replace(PROTOCOLS["tensorflow"], name="short", frames=LENGTH),
 )
 
 
@@ -109,8 +135,13 @@ def _call(x: Any, y: Any) -> Any:
 
 
 def _statistics(x: Any, y: Any) -> Any:
-    made = (CALCULATOR.statistics([c], "static_content", batch_size=8) for c in (x, y))
+    made = (CALCULATOR.statistics([c], batch_size=8)["static_content"] for c in (x, y))
     return frechet_distance_from_statistics(*made)
+
+
+def _calculator_updates(x: Any, y: Any) -> Any:
+    made = (CALCULATOR.update(CALCULATOR.empty(), c, batch_size=8) for c in (x, y))
+    return CALCULATOR.distance(*(of_one["static_content"] for of_one in made))
 
 
 def _features(x: Any, y: Any) -> Any:
@@ -141,7 +172,7 @@ def _moments(x: Any, y: Any) -> Any:
 
 
 def _fvd(x: Any, y: Any) -> Any:
-    return FVD(x, y, batch_size=8)
+    return FVD.distances(x, y, batch_size=8)["logits"]
 
 
 def _expected(features: Callable[..., Any]) -> Callable[[Any, Any], float]:
@@ -172,7 +203,15 @@ def direction(x: np.ndarray) -> np.ndarray:
 
 COMPUTATIONS = {
     f.__name__.strip("_"): Computation(f, _expected(_content), REAL, FAKE)
-    for f in (_call, _statistics, _features, _updates, _of_features, _moments)
+    for f in (
+        _call,
+        _statistics,
+        _calculator_updates,
+        _features,
+        _updates,
+        _of_features,
+        _moments,
+    )
 } | {"fvd": Computation(_fvd, _expected(_colours), REAL_CLIPS, FAKE_CLIPS)}
 
 
@@ -231,7 +270,7 @@ def on_meshes() -> dict[str, float]:
 
         names = ["call", "statistics", "features", "moments"]
         if axis_type == AxisType.Explicit:
-            names += ["updates", "of_features"]
+            names += ["calculator_updates", "updates", "of_features"]
         for within, places in ((False, ("jit", "jit of grad")), (True, ("eager", "grad"))):
             # Without `jax.set_mesh` JAX itself has no `grad` outside of `jit` on explicit axes.
             with jax.set_mesh(mesh) if within else contextlib.nullcontext():
@@ -258,10 +297,14 @@ def in_shard_map() -> dict[str, float]:
         return jax.lax.scan(step, FeatureStatistics.empty(DIM), features)[0]
 
     def statistics(x: Any) -> Any:
-        return CALCULATOR.statistics([x], "static_content")
+        return CALCULATOR.statistics([x])["static_content"]
+
+    def updated(x: Any) -> Any:
+        step = lambda s, clips: (CALCULATOR.update(s, clips), None)  # noqa: E731
+        return jax.lax.scan(step, CALCULATOR.empty(), x[:, None])[0]["static_content"]
 
     numbers = {}
-    for own in (from_features, scanned, statistics):
+    for own in (from_features, scanned, statistics, updated):
 
         def all_reduced(x: Any, own: Callable[..., Any] = own) -> Any:
             return own(x).all_reduce("a")

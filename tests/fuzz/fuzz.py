@@ -41,7 +41,7 @@ import numpy as np
 import safetensors.numpy
 
 if TYPE_CHECKING:
-    from srvp_fd_jax.weights import Weights
+    from srvp_fd_jax.networks.base import Weights
 
 SECONDS = 5.0
 MEMORY = 1 << 30
@@ -296,14 +296,16 @@ SRVP_CONFIG = {
 
 
 @functools.cache
-def srvp_arrays() -> dict[str, np.ndarray]:
+def srvp_weights() -> "Weights":
     """Random weights of a network that is as small as they come."""
-    from srvp_fd_jax import weights
-    from srvp_fd_jax.networks.srvp import SRVPConfig
+    from srvp_fd_jax.networks.base import Weights, parameter_shapes
+    from srvp_fd_jax.networks.srvp import SRVPArchitecture
 
     rng = np.random.default_rng(0)
-    shapes = weights._shapes(SRVPConfig.from_dict(SRVP_CONFIG))
-    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    architecture = SRVPArchitecture.from_config(SRVP_CONFIG)
+    shapes = parameter_shapes(architecture)
+    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return Weights("mine", architecture, arrays, SRVP_CONFIG, "0" * 64)
 
 
 @functools.cache
@@ -311,14 +313,12 @@ def srvp_state() -> tuple[bytes, bytes]:
     """The same in PyTorch's formats and under the authors' names."""
     import torch
 
-    from srvp_fd_jax import weights
-    from srvp_fd_jax.networks.srvp import SRVPConfig
+    from srvp_fd_jax.networks import srvp
 
-    config = SRVPConfig.from_dict(SRVP_CONFIG)
     state = {}
-    for name, array in srvp_arrays().items():
+    for name, array in srvp_weights().arrays.items():
         turned = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-        state[weights._torch_key(name, config)] = torch.tensor(turned)
+        state[srvp._torch_key(name, srvp_weights().architecture)] = torch.tensor(turned)
     return torch_files(state)
 
 
@@ -327,12 +327,13 @@ def i3d_state() -> tuple[bytes, bytes]:
     """A state dict with the names and shapes of I3D, expanded from one number."""
     import torch
 
-    from srvp_fd_jax import i3d_weights, weights
+    from srvp_fd_jax.networks import i3d
+    from srvp_fd_jax.networks.base import parameter_shapes
 
-    shapes, one = weights._shapes(None), torch.ones(())
+    shapes, one = parameter_shapes(i3d.I3DArchitecture()), torch.ones(())
     state = {"logits.conv3d.weight": one.expand(400, 1024, 1, 1, 1)}
     state["logits.conv3d.bias"] = one.expand(400)
-    for name, _, torch_name in i3d_weights._layers():
+    for name, _, torch_name in i3d._layers():
         kernel = shapes[f"{name}.kernel"]
         state[f"{torch_name}.conv3d.weight"] = one.expand(*kernel[:2:-1], *kernel[:3])
         for part in ("weight", "bias", "running_mean", "running_var"):
@@ -343,12 +344,15 @@ def i3d_state() -> tuple[bytes, bytes]:
 @functools.cache
 def saved_weights() -> bytes:
     """A converted file of the small network."""
-    from srvp_fd_jax.weights import Weights
+    from srvp_fd_jax import weights
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file"
-        Weights(srvp_arrays(), SRVP_CONFIG, "mine", "0" * 64).save(path)
+        weights.save(srvp_weights(), path)
         return path.read_bytes()
+
+
+SOURCE = (("ddof", "1"), ("network", "kth"), ("side", "real"))
 
 
 @functools.cache
@@ -357,8 +361,7 @@ def saved_statistics() -> bytes:
     from srvp_fd_jax import FeatureStatistics
 
     features = np.random.default_rng(0).normal(size=(2, 30, 4)).astype(np.float32)
-    source = (("dataset", "kth"), ("ddof", "1"), ("side", "real"))
-    empty = FeatureStatistics.empty(4, mixture=True, source=source)
+    empty = FeatureStatistics.empty(4, mixture=True, source=SOURCE)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file"
         empty.update(features[0], variances=features[1] ** 2).save(path)
@@ -471,9 +474,9 @@ def read_checkpoint(path: Path) -> None:
 
 
 def read_srvp(path: Path) -> None:
-    from srvp_fd_jax.weights import Weights
+    from srvp_fd_jax.networks.srvp import read_checkpoint
 
-    _check_weights(Weights.from_checkpoint(path), path)
+    _check_weights(read_checkpoint(path), path)
 
 
 def read_i3d(path: Path) -> None:
@@ -483,39 +486,40 @@ def read_i3d(path: Path) -> None:
 
 
 def read_weights(path: Path) -> None:
+    from srvp_fd_jax import weights
     from srvp_fd_jax.files import CHECKSUM, read_safetensors
-    from srvp_fd_jax.weights import Weights
 
-    loaded = Weights.load(path)
+    loaded = weights.load(path)
     _check_weights(loaded, path)
     if CHECKSUM in read_safetensors(path, lambda metadata: None)[0]:
-        same = all((loaded.arrays[k] == v).all() for k, v in srvp_arrays().items())
+        same = all((loaded.arrays[k] == v).all() for k, v in srvp_weights().arrays.items())
         check(same and loaded.config == SRVP_CONFIG, "weights other than those that were saved")
 
 
 def _check_weights(loaded: "Weights", path: Path) -> None:
+    from srvp_fd_jax import weights
+
     check({a.dtype for a in loaded.arrays.values()} == {np.dtype("f4")}, "not float32")
     again = path.with_name("again")
-    loaded.save(again)
+    weights.save(loaded, again)
     again.unlink()
 
 
 def read_statistics(path: Path) -> None:
-    from srvp_fd_jax import FeatureStatistics
+    from srvp_fd_jax import load_statistics
     from srvp_fd_jax.files import CHECKSUM, read_safetensors
 
-    loaded = FeatureStatistics.load(path)
+    loaded = load_statistics(path)
     metadata, arrays = read_safetensors(path, lambda metadata: None)
     if CHECKSUM in metadata:
         expected = safetensors.numpy.load(saved_statistics())
         same = all((arrays[name] == array).all() for name, array in expected.items())
-        source = (("dataset", "kth"), ("ddof", "1"), ("side", "real"))
-        check(same and loaded.source == source, "statistics other than those that were saved")
+        check(same and loaded.source == SOURCE, "statistics other than those that were saved")
 
 
 def read_videos(path: Path) -> None:
+    from srvp_fd_jax.protocols import find_protocol
     from srvp_fd_jax.videos.loading import _Load
-    from srvp_fd_jax.videos.protocols import find_protocol
     from srvp_fd_jax.videos.sources import find_videos
 
     load = _Load((find_protocol("tensorflow", frames=2),), "real")

@@ -1,4 +1,5 @@
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from srvp_fd_jax.protocols import PROTOCOLS, Protocol, Sampling, find_protocol
 from srvp_fd_jax.videos.loading import Loaded, clip_frames, load_clips
-from srvp_fd_jax.videos.protocols import PROTOCOLS, Protocol, Sampling, find_protocol
 from srvp_fd_jax.videos.reading import read_frames
-from srvp_fd_jax.videos.sources import Video, find_videos
+from srvp_fd_jax.videos.sources import Video, as_videos, find_videos
 
 SIDES = st.sampled_from(["real", "fake"])
 SAMPLINGS = st.builds(Sampling, start=st.sampled_from(["first", "random"]), step=st.integers(1, 9))
@@ -204,7 +205,7 @@ def test_worker_processes_change_nothing(mixed: list[Video], expected: list[Load
 
 def test_arrays_do_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("av", "grain", "PIL"):
-        monkeypatch.setitem(__import__("sys").modules, name, None)
+        monkeypatch.setitem(sys.modules, name, None)
     array = np.random.default_rng(0).integers(0, 256, (4, 6, 8, 8, 3), np.uint8)
     np.save(tmp_path / "a.npy", array)
     videos = find_videos(tmp_path / "a.npy")
@@ -215,6 +216,37 @@ def test_arrays_do_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (write_nothing / "1.mp4").write_bytes(b"")
     with pytest.raises(ModuleNotFoundError, match=r'pip install "srvp-fd-jax\[video\]"'):
         next(load_clips(find_videos(write_nothing), [find_protocol("tensorflow")], "fake"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_videos_in_memory_do_without_the_extra(monkeypatch: pytest.MonkeyPatch, workers: int):
+    for name in ("av", "grain", "PIL"):
+        monkeypatch.setitem(sys.modules, name, None)
+    clips = [moving(frames, 16, 16, seed=frames) for frames in (9, 3, 12)]
+    protocol = find_protocol("cd_fvd", frames=4)
+    loaded = list(load_clips(as_videos(clips, "real"), [protocol], "fake", workers=workers))
+    assert [one.video.name for one in loaded] == ["real[0]", "real[1]", "real[2]"]
+    assert (loaded[1].clips, loaded[1].error) == ((None,), None)
+    for number in (0, 2):
+        chosen = clip_frames(len(clips[number]), number, protocol, "fake")
+        np.testing.assert_array_equal(loaded[number].clips[0], clips[number][chosen])
+
+
+class Failing:
+    """Videos in memory, the second of which is lost."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        if i == 1:
+            raise KeyError("lost")
+        return moving(5, 16, 16)
+
+
+def test_what_an_object_raises_is_the_reason_of_that_video():
+    loaded = load_clips(as_videos(Failing(), "real"), [find_protocol("cd_fvd+frames=4")], "real")
+    assert [one.error for one in loaded] == [None, "'lost'", None]
 
 
 def test_loading_can_be_left_early(mixed: list[Video], expected: list[Loaded]):

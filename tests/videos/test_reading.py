@@ -11,20 +11,23 @@ import sys
 import zipfile
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from clips import cut, decode, moving, real_videos, write_video
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from srvp_fd_jax.protocols import find_protocol
 from srvp_fd_jax.videos import reading
 from srvp_fd_jax.videos.loading import clip_frames, load_clips
-from srvp_fd_jax.videos.protocols import find_protocol
 from srvp_fd_jax.videos.reading import read_frames
-from srvp_fd_jax.videos.sources import File, Video, find_videos
+from srvp_fd_jax.videos.sources import File, Video, as_videos, find_videos
 
 B_FRAMES = {"g": "12", "bf": "3"}
 OPEN = "open-gop=1:b-adapt=0:scenecut=0"
@@ -402,6 +405,98 @@ def test_a_replaced_array_is_read_anew(tmp_path: Path, suffix: str):
         save(tmp_path / f"new{suffix}", np.full((2, 3, 8, 8, 3), value, np.uint8))
         shutil.move(tmp_path / f"new{suffix}", path)
         assert (read_frames(find_videos(path)[0], every) == value).all()
+
+
+# Videos in memory
+
+
+class Decoder:
+    """What TorchCodec's decoder has of what is used of it; it counts what it decodes."""
+
+    def __init__(self, frames: np.ndarray):
+        self.frames = torch.from_numpy(frames).permute(0, 3, 1, 2)
+        self.asked = []
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, key: int | slice) -> torch.Tensor:
+        self.asked.append(key)
+        return self.frames[key]
+
+    def get_frames_at(self, indices: list[int]) -> object:
+        self.asked.append(indices)
+        return SimpleNamespace(data=self.frames[indices])
+
+
+@pytest.mark.parametrize(
+    ("make", "clip"),
+    [
+        (lambda: RGB[0], RGB[0]),
+        (lambda: RGB[0].transpose(0, 3, 1, 2), RGB[0]),
+        (lambda: RGB[0, ..., 0], RGB[0, ..., :1]),
+        (lambda: np.float32(RGB[0]) / 255, np.float32(RGB[0]) / 255),
+        (lambda: jnp.asarray(RGB[0]), RGB[0]),
+        (lambda: torch.from_numpy(RGB[0]), RGB[0]),
+        (lambda: (torch.from_numpy(RGB[0]) / 255).requires_grad_(), np.float32(RGB[0]) / 255),
+        (lambda: Decoder(RGB[0]), RGB[0]),
+        (lambda: list(RGB[0]), RGB[0]),
+        (lambda: {"video": RGB[0], "label": 3, "name": "abc", "box": np.zeros((6, 4))}, RGB[0]),
+        (lambda: {"text": None, "words": [[1, 2], [3]], "video": torch.tensor(RGB[0])}, RGB[0]),
+        (lambda: {"label": 3, "video": Decoder(RGB[0])}, RGB[0]),
+    ],
+    ids=[
+        *("THWC", "TCHW", "THW", "float32", "jax", "torch", "gradient", "decoder", "frames"),
+        *("labels", "ragged labels", "decoder and label"),
+    ],
+)
+def test_videos_that_an_object_gives(make, clip: np.ndarray):
+    for one in as_videos([make(), make()], "real"):
+        got = read_frames(one, every)
+        np.testing.assert_array_equal(got, clip)
+        assert got.dtype == clip.dtype
+        np.testing.assert_array_equal(
+            read_frames(one, lambda n: np.array([1, n - 1])), clip[[1, 5]]
+        )
+
+
+@pytest.mark.parametrize(
+    "make", [np.asarray, jnp.asarray, torch.from_numpy], ids=["numpy", "jax", "torch"]
+)
+@pytest.mark.parametrize("channels", ["last", "first"])
+def test_rows_of_arrays_in_memory(make, channels: str):
+    array = RGB if channels == "last" else np.ascontiguousarray(RGB.transpose(0, 1, 4, 2, 3))
+    for one, clip in zip(as_videos(make(array), "real"), RGB, strict=True):
+        np.testing.assert_array_equal(read_frames(one, every), clip)
+
+
+@pytest.mark.parametrize("wrap", [lambda d: d, lambda d: {"video": d, "label": 3}])
+def test_a_decoder_decodes_the_frames_that_are_asked_for(wrap):
+    decoder = Decoder(RGB[0])
+    (one,) = as_videos([wrap(decoder)], "real")
+    read_frames(one, lambda n: np.array([1, 4]))
+    assert decoder.asked == [0, [1, 4]]  # the first frame, for its size
+    assert not len(read_frames(one, lambda n: np.arange(0)))
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"label": 3}, "got an item with 0 arrays of frames, expected one"),
+        ({"video": RGB[0], "mask": RGB[0, ..., 0]}, "got an item with 2 arrays of frames"),
+        (RGB[:1], r"got shape \(1, 6, 10, 12, 3\), expected one video \[T, H, W, C\]"),
+        (RGB[0, 0, 0], r"got shape \(12, 3\), expected one video"),
+        ("v.mp4", r"got shape \(\), expected one video"),
+        ([[1, 2], [3]], r"real\[0\]: got a list, expected an array"),
+        (RGB[0].astype(int), r"real\[0\]: got dtype int64"),
+        (np.full((4, 8, 8, 3), 255.0), r"real\[0\]: got values from 255 to 255"),
+        (np.zeros((4, 8, 8, 5), np.uint8), "with 1 or 3 channels"),
+    ],
+)
+def test_other_items_are_refused(item, message: str):
+    one = as_videos([item, RGB[0]], "real")[0]
+    with pytest.raises(ValueError, match=message):
+        read_frames(one, every)
 
 
 # Broken files

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax.experimental import multihost_utils
 
+from srvp_fd_jax.protocols import Protocol, find_protocol
 from srvp_fd_jax.videos import rounds
 from srvp_fd_jax.videos.loading import load_clips
-from srvp_fd_jax.videos.protocols import Protocol, find_protocol
 from srvp_fd_jax.videos.rounds import VIDEOS_A_ROUND, Progress, Taken
 from srvp_fd_jax.videos.sources import Video, find_videos
 
@@ -138,8 +138,8 @@ def test_whole_videos_of_several_lengths_are_refused(tmp_path: Path, odd: int):
     lengths = [6] * 9
     lengths[odd] = 7
     message = (
-        "videos: got some of 6 frames and some of 7: 'tensorflow' takes whole videos, which must "
-        "have one length; choose a number of frames (--frames)"
+        "videos: got videos of 6 and of 7 frames: 'tensorflow' takes whole videos, which must have "
+        "one length; choose a number of frames (--frames)"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         run(write(tmp_path, lengths), find_protocol("tensorflow"))
@@ -149,7 +149,7 @@ def test_whole_videos_of_several_lengths_are_refused(tmp_path: Path, odd: int):
 def test_lengths_beyond_the_clips_asked_for_do_not_matter(tmp_path: Path):
     videos = write(tmp_path, [BROKEN, 6, 6, 6, 7, 8])
     assert run(videos, find_protocol("tensorflow", clips=3))[0] == [[1, 2, 3]]
-    with pytest.raises(ValueError, match="some of 6 frames and some of 7"):
+    with pytest.raises(ValueError, match="videos of 6 and of 7 frames"):
         run(videos, find_protocol("tensorflow", clips=4))
 
 

@@ -7,12 +7,21 @@ import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srvp_fd_jax.videos.sources import Video, find_videos, fingerprint, natural_key
+from srvp_fd_jax.videos.sources import (
+    File,
+    Video,
+    as_videos,
+    find_videos,
+    fingerprint,
+    natural_key,
+)
 
 # Videos in natural order, and what lies beside them.
 VIDEOS = [
@@ -231,7 +240,7 @@ def test_links_in_tars_that_lead_nowhere_are_told(tmp_path: Path):
         found = find_videos(path)
     assert relative(path, found) == ["1.mp4", "2.mp4", "a/3.mp4"]
     for video, target in zip(found, ("1.mp4", "/etc/passwd"), strict=False):
-        with pytest.raises(ValueError, match=f"a link to '{target}', which is no file in the arch"):
+        with pytest.raises(ValueError, match=f"is a link to '{target}', which is not a file in"):
             opened(video)
 
 
@@ -260,6 +269,128 @@ def test_long_names_in_tars(tmp_path: Path):
         assert [opened(video) for video in find_videos(tmp_path / "a.tar")] == [b"0", b"1"]
 
 
+# What people hold videos in
+
+CLIPS = np.random.default_rng(0).integers(0, 256, (3, 4, 8, 8, 3), np.uint8)
+
+
+class Videos:
+    """What has a length and gives videos by number."""
+
+    def __init__(self, *videos: object):
+        self.videos = videos
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, i: int) -> object:
+        return self.videos[i]
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_path_is_what_is_found_there(tmp_path: Path, kind):
+    fill(tmp_path, VIDEOS)
+    assert as_videos(kind(tmp_path), "real") == find_videos(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_paths_are_taken_in_their_order(tmp_path: Path, kind):
+    fill(tmp_path, ["v10.mp4", "v2.MP4", "folder/b.mp4", "folder/a.mp4"])
+    zipped(tmp_path / "a.zip", ["1.mp4", "2.mp4"])
+    np.save(tmp_path / "many.npy", CLIPS)
+    np.savez(tmp_path / "one.npz", CLIPS[0])
+    names = ["v10.mp4", "v2.MP4", "folder", "a.zip", "many.npy", "one.npz"]
+    paths = [tmp_path / name for name in names[:3]] + [str(tmp_path / name) for name in names[3:]]
+    found = as_videos(kind(paths), "real")
+    assert [os.path.relpath(video.name, tmp_path) for video in found] == [
+        *("v10.mp4", "v2.MP4", "folder/a.mp4", "folder/b.mp4", "a.zip/1.mp4", "a.zip/2.mp4"),
+        *("many.npy[0]", "many.npy[1]", "many.npy[2]", "one.npz"),
+    ]
+    assert found[0] == Video(str(tmp_path / "v10.mp4"), (File(str(tmp_path / "v10.mp4")),))
+    assert [video.row for video in found[-4:]] == [0, 1, 2, None]
+    assert [video.is_array for video in found] == [False] * 6 + [True] * 4
+
+
+def as_torch(array: np.ndarray) -> object:
+    return pytest.importorskip("torch").from_numpy(array)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [np.asarray, jnp.asarray, as_torch, list, tuple, lambda clips: Videos(*clips)],
+    ids=["numpy", "jax", "torch", "list", "tuple", "object"],
+)
+def test_videos_in_memory_are_told_by_number(make):
+    found = as_videos(make(CLIPS), "fake")
+    assert [video.name for video in found] == ["fake[0]", "fake[1]", "fake[2]"]
+    assert [(video.files, video.row, video.is_array) for video in found] == [
+        ((), i, True) for i in range(3)
+    ]
+    for video, clip in zip(found, CLIPS, strict=True):
+        np.testing.assert_array_equal(video.items[video.row], clip)
+
+
+@pytest.mark.parametrize("make", [jnp.asarray, as_torch], ids=["jax", "torch"])
+def test_arrays_of_devices_are_read_once(make):
+    found = as_videos(make(CLIPS), "real")
+    assert all(video.items is found[0].items for video in found)
+    assert isinstance(found[0].items, np.ndarray)
+
+
+def test_objects_give_nothing_before_they_are_read():
+    class Lazy(Videos):
+        def __getitem__(self, i: int) -> object:
+            raise AssertionError("read")
+
+    assert len(as_videos(Lazy(1, 2), "real")) == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ([], "real: got an empty list"),
+        ((), "real: got an empty list"),
+        (CLIPS[:0], "real: holds no videos"),
+        (Videos(), "real: holds no videos"),
+        ("", "got an empty path"),
+    ],
+    ids=["list", "tuple", "array", "object", "path"],
+)
+def test_nothing_holds_no_videos(source, message: str):
+    with pytest.raises(ValueError, match=message):
+        as_videos(source, "real")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (None, "real: got a NoneType, expected a path, paths, an array, statistics or an object w"),
+        (3, "real: got a int, expected a path"),
+        (object(), "real: got a object, expected a path"),
+        ({1, 2}, "real: got a set, expected a path"),
+        (iter(CLIPS), "expected a path, paths, an array, statistics or an object with __len__"),
+        (np.float32(3), r"real: got an array of shape \(\), expected clips \[N, T, H, W, C\]"),
+        (CLIPS[0], r"real: got an array of shape \(4, 8, 8, 3\), expected clips \[N, T, H, W"),
+        (CLIPS[None], r"got an array of shape \(1, 3, 4, 8, 8, 3\), expected clips"),
+    ],
+    ids=["None", "int", "object", "set", "iterator", "scalar", "one clip", "6 axes"],
+)
+def test_things_that_hold_no_videos_are_told(source, message: str):
+    with pytest.raises(ValueError, match=message):
+        as_videos(source, "real")
+
+
+def test_arrays_without_values_are_told():
+    with pytest.raises(ValueError, match="with values that this process holds"):
+        jax.eval_shape(lambda clips: len(as_videos(clips, "real")), jnp.asarray(CLIPS))
+
+
+@pytest.mark.parametrize("make", [str, lambda path: [path], lambda path: [str(path)]])
+def test_paths_of_nothing_are_told(tmp_path: Path, make):
+    with pytest.raises(FileNotFoundError, match=r"v\.mp4: no such file or folder"):
+        as_videos(make(tmp_path / "v.mp4"), "real")
+
+
 # Bad input
 
 
@@ -282,7 +413,7 @@ def test_no_videos(tmp_path: Path, names: list):
 @pytest.mark.parametrize("name", ["a.mp4", "a.tar.gz", "a", "a.h5"])
 def test_files_of_other_kinds(tmp_path: Path, name: str):
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"expected a folder, or a file .zip, .tar, .npy, .npz"):
+    with pytest.raises(ValueError, match=r"expected a folder or a .zip, .tar, .npy, .npz file"):
         find_videos(tmp_path / name)
 
 

@@ -7,11 +7,12 @@ import pytest
 import reference
 
 from srvp_fd_jax import (
+    DISTANCES,
     FeatureStatistics,
-    frechet,
     frechet_distance_from_moments,
     frechet_distance_from_statistics,
 )
+from srvp_fd_jax.distances.frechet import Frechet, Method
 
 # Small sets, on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:.*leave the covariance singular")
@@ -27,7 +28,7 @@ def spectrum_sets(
     return x.astype(np.float32), (scale * y + shift).astype(np.float32)
 
 
-def distance(x: np.ndarray, y: np.ndarray, method: frechet.Method = "procrustes") -> float:
+def distance(x: np.ndarray, y: np.ndarray, method: Method = "procrustes") -> float:
     s1, s2 = FeatureStatistics.from_features(x), FeatureStatistics.from_features(y)
     return float(frechet_distance_from_statistics(s1, s2, method))
 
@@ -83,6 +84,20 @@ def test_equal_sets_have_distance_zero(n: int, decay: float):
     assert distance(x, x, "eigh") >= 0
 
 
+@pytest.mark.parametrize(("name", "method"), [("frechet", "procrustes"), ("frechet_eigh", "eigh")])
+def test_distances_by_name_are_those_of_the_methods(name: str, method: Method):
+    assert DISTANCES[name] == Frechet(method)
+    x, y = SMALL_SETS["well-conditioned"]
+    named = {"x": FeatureStatistics.from_features(x), "y": FeatureStatistics.from_features(y)}
+    assert float(DISTANCES[name].between(named)) == distance(x, y, method)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_an_unknown_method_is_told():
+    with pytest.raises(ValueError, match="method: got 'schur', allowed are 'procrustes', 'eigh'"):
+        Frechet("schur")
+
+
 def test_known_distances():
     zero, eye = np.zeros(3, np.float32), np.eye(3, dtype=np.float32)
     assert frechet_distance_from_moments(zero, eye, zero + 2, eye) == pytest.approx(12)
@@ -91,7 +106,7 @@ def test_known_distances():
 
 
 @pytest.mark.parametrize(("method", "lost"), [("procrustes", 1e-8), ("eigh", 1e-6)])
-def test_moments_equal_sixty_digits(method: frechet.Method, lost: float):
+def test_moments_equal_sixty_digits(method: Method, lost: float):
     x, y = SMALL_SETS["well-conditioned"]
     m1, c1 = reference.moments(x)
     m2, c2 = reference.moments(y)
@@ -197,24 +212,6 @@ def central_differences(f, x, y, h: float = 1e-5) -> np.ndarray:
         step[index] = h
         gradient[index] = (f(x + step, y) - f(x - step, y)) / (2 * h)
     return gradient
-
-
-class TestFactors(chex.TestCase):
-    @chex.variants(with_jit=True, without_jit=True)
-    def test_triangular_factor(self):
-        rng = np.random.default_rng(0)
-        for n in (2, 7, 30):
-            rows = jnp.asarray(rng.normal(size=(n, 7)), jnp.float32)
-            r = self.variant(frechet.triangular_factor)(rows)
-            chex.assert_shape(r, (7, 7))
-            chex.assert_trees_all_close(r, jnp.triu(r))
-            chex.assert_trees_all_close(r.T @ r, rows.T @ rows, atol=1e-5)
-
-    @chex.variants(with_jit=True, without_jit=True)
-    def test_covariance_factor(self):
-        rows = jnp.asarray(np.random.default_rng(0).normal(size=(4, 7)), jnp.float32)
-        a = self.variant(frechet.covariance_factor)(rows.T @ rows)
-        chex.assert_trees_all_close(a.T @ a, rows.T @ rows, atol=1e-5)
 
 
 # What is wrong is a millionth of the largest entry.

@@ -1,5 +1,4 @@
 import functools
-import itertools
 import re
 from pathlib import Path
 from typing import get_args
@@ -9,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from clips import real_videos
+from clips import real_clips
 from jax import export
 from PIL import Image
 
-from srvp_fd_jax.videos.resizing import Resize, resize
+from srvp_fd_jax.resizing import Resize, prepare, resize
 
 GOLDEN = Path(__file__).parent / "golden" / "resized.npz"
 PIXELS = np.unique([*range(0, 224, 14), 1, 2, 221, 222, 223])  # as in make_resized.py
@@ -36,7 +35,6 @@ def test_resizes_as_tensorflow_pytorch_and_cd_fvd_do(name: str):
     if rule == "cd_fvd":
         # It cuts to bytes: a whole number up to rounding comes out as itself or as one level less,
         # here or there. In frames of half the size every fourth value is one.
-
         assert difference.max() < 1.01
         assert (difference > 1e-3).mean() < 0.06
     else:
@@ -76,6 +74,40 @@ def test_other_sizes_are_refused(rule: str, height: int, width: int, message: st
         resize(jnp.zeros((1, 1, height, width, 1)), rule, 64)
 
 
+RGB = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64, 3), np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_is_repeated(channels: int):
+    prepared = prepare(jnp.asarray(RGB[..., :1]), "none", 64, channels)
+    expected = np.repeat(np.float32(RGB[..., :1]) / 255, channels, axis=-1)
+    np.testing.assert_allclose(prepared, expected, rtol=1e-6)
+
+
+def test_grey_stored_as_rgb_comes_out_as_it_was():
+    grey = np.arange(256, dtype=np.uint8).repeat(16).reshape(1, 1, 64, 64, 1)
+    got = prepare(jnp.asarray(grey.repeat(3, axis=-1)), "none", 64, 1)
+    np.testing.assert_array_equal(got, prepare(jnp.asarray(grey), "none", 64, 1))
+
+
+def test_colours_of_floats_become_luma_that_has_a_gradient():
+    clips = jnp.asarray(RGB, jnp.float32) / 255
+    weights = np.array([0.299, 0.587, 0.114])
+    got = prepare(clips, "none", 64, 1)
+    np.testing.assert_allclose(got[..., 0], RGB / 255 @ weights, atol=1e-6)
+    gradient = jax.grad(lambda clips: prepare(clips, "none", 64, 1).sum())(clips)
+    np.testing.assert_allclose(gradient, np.broadcast_to(weights, RGB.shape), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "channels"), [(64, 3), (48, 1)])
+def test_prepares_frames_of_any_size(size: int, channels: int):
+    prepared = prepare(jnp.asarray(RGB), "bilinear", size, channels)
+    assert prepared.shape == (2, 3, size, size, channels)
+    assert prepared.dtype == jnp.float32
+    with pytest.raises(ValueError, match=r"frames of 64×64, expected 65×65 .resize rule 'none'."):
+        prepare(jnp.asarray(RGB), "none", 65, channels)
+
+
 def levels(frames: np.ndarray, rule: str) -> np.ndarray:
     """Grey levels of resized frames [T, H, W, C], which are whole numbers."""
     got = 255 * np.asarray(resize(jnp.asarray(frames[None], jnp.float32) / 255, rule, 64))[0]
@@ -86,10 +118,7 @@ def levels(frames: np.ndarray, rule: str) -> np.ndarray:
 @functools.cache
 def real_frames() -> np.ndarray:
     """Two frames of a film, 720×1280."""
-    path = next(path for path in real_videos() if path.stem == "bigbuckbunny")
-    with av.open(str(path)) as container:
-        two = itertools.islice(container.decode(video=0), 0, 4, 3)
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in two])
+    return real_clips(4, ["bigbuckbunny"], size=None)[0, ::3]
 
 
 def kinds(height: int, width: int) -> dict[str, np.ndarray]:

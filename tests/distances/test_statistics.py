@@ -1,6 +1,5 @@
 import dataclasses
 import functools
-import json
 from pathlib import Path
 
 import chex
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +16,7 @@ from srvp_fd_jax import (
     frechet_distance_from_moments,
     frechet_distance_from_statistics,
 )
-from srvp_fd_jax.files import CHECKSUM
+from srvp_fd_jax.distances.states import mark
 
 # Reproducible, and without a deadline that compilation would miss.
 settings.register_profile("srvp-fd-jax", derandomize=True, deadline=None, max_examples=25)
@@ -91,28 +89,6 @@ def test_any_merge_tree_gives_the_one_shot_statistics(seed):
         a, b = (forest.pop(rng.integers(len(forest))) for _ in range(2))
         forest.append(a.merge(b))
     assert_same(forest[0], FEATURES)
-
-
-def test_merging_keeps_what_is_known_of_either():
-    unknown = FeatureStatistics.empty(D)
-    kth, bair = (dataclasses.replace(unknown, source=(("dataset", n),)) for n in ("kth", "bair"))
-    precise = dataclasses.replace(unknown, source=(("precision", "float32"),))
-    merged = unknown.merge(precise).merge(kth)
-    assert merged.source == (("dataset", "kth"), ("precision", "float32"))
-    with pytest.raises(ValueError, match="dataset is 'kth' of one and 'bair'"):
-        merged.merge(bair)
-
-
-def test_real_is_compared_with_fake_and_not_merged():
-    real, fake = (
-        FeatureStatistics.empty(D, source=(("side", side),)).update(x)
-        for side, x in (("real", FEATURES), ("fake", OTHER))
-    )
-    expected = float(frechet_distance_from_statistics(statistics(FEATURES), statistics(OTHER)))
-    assert float(frechet_distance_from_statistics(real, fake)) == pytest.approx(expected)
-    with pytest.raises(ValueError, match="side is 'real' of one and 'fake' of the other"):
-        real.merge(fake)
-    assert real.merge(statistics(OTHER)).source == real.source
 
 
 def test_reduce_merges_what_is_stacked():
@@ -212,139 +188,31 @@ def test_raw_moments_lose_them():
     assert abs(float(got) - exact) > exact
 
 
-# -- files
-
-
-def test_save_and_load(tmp_path: Path):
-    source = (("dataset", "kth"), ("network", "srvp"))
-    for mixture in (False, True):
-        state = FeatureStatistics.empty(D, mixture=mixture, source=source)
-        state = state.update(FEATURES, variances=VARIANCES if mixture else None)
-        state.save(tmp_path / "statistics.safetensors")
-        loaded = FeatureStatistics.load(tmp_path / "statistics.safetensors")
-        chex.assert_trees_all_equal(loaded, state)
-        assert loaded.source == source
-    assert [path.name for path in tmp_path.iterdir()] == ["statistics.safetensors"]
-
-
-def test_a_flipped_bit_is_told(tmp_path: Path):
-    path = tmp_path / "statistics.safetensors"
-    state = FeatureStatistics.empty(D, source=(("dataset", "kth"),)).update(FEATURES)
-    state.save(path)
-    whole, told = path.read_bytes(), 0
-    state.save(path)
-    assert path.read_bytes() == whole
-    rng = np.random.default_rng(0)
-    for bit in rng.permutation(8 * len(whole))[:500]:
-        damaged = bytearray(whole)
-        damaged[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(damaged)
-        try:
-            loaded = FeatureStatistics.load(path)
-        except ValueError:
-            told += 1
-        else:
-            chex.assert_trees_all_equal(loaded, state)
-            assert loaded.source == state.source
-    assert told > 450
-
-
-def test_statistics_without_a_checksum_are_read(tmp_path: Path):
-    path = tmp_path / "statistics.safetensors"
-    state = statistics(FEATURES)
-    state.save(path)
-    length = int.from_bytes(path.read_bytes()[:8], "little")
-    metadata = json.loads(path.read_bytes()[8 : 8 + length])["__metadata__"]
-    del metadata["content_sha256"]
-    path.write_bytes(safetensors.numpy.save(safetensors.numpy.load_file(path), metadata))
-    chex.assert_trees_all_equal(FeatureStatistics.load(path), state)
-
-
-def test_wrong_files_are_told(tmp_path: Path):
-    path = tmp_path / "statistics.safetensors"
-    with pytest.raises(FileNotFoundError):
-        FeatureStatistics.load(path)
-    statistics(FEATURES).save(path)
-    whole = path.read_bytes()
-    (tmp_path / "newer").write_bytes(
-        whole.replace(b'"format_version":"1"', b'"format_version":"9"')
-    )
-    arrays = safetensors.numpy.load(whole)
-    length = int.from_bytes(whole[:8], "little")
-    metadata = json.loads(whole[8 : 8 + length])["__metadata__"]
-    del metadata[CHECKSUM]  # which would be what is wrong with all that follow
-    wrong = {
-        "truncated": whole[:-1],
-        "text": b"not statistics",
-        "weights": safetensors.numpy.save(arrays, {"network": "srvp"}),
-        "without a factor": safetensors.numpy.save({"mean": arrays["mean"]}, metadata),
-        "of another type": safetensors.numpy.save(
-            arrays | {"count": np.zeros((), np.float32)}, metadata
-        ),
-        "of a negative count": safetensors.numpy.save(arrays | {"count": np.array(-3)}, metadata),
-        "of another shape": safetensors.numpy.save(arrays | {"factor": np.eye(3)}, metadata),
-    }
-    for name, content in wrong.items():
-        (tmp_path / name).write_bytes(content)
-    for name in wrong:
-        with pytest.raises(ValueError, match=rf"{name}: "):
-            FeatureStatistics.load(tmp_path / name)
-    (tmp_path / "escapes").write_bytes(
-        safetensors.numpy.save(arrays, metadata | {"format_version": "\x1b[31m\n"})
-    )
-    with pytest.raises(ValueError, match=r"format version \\x1b\[31m\\n, this"):
-        FeatureStatistics.load(tmp_path / "escapes")
-    with pytest.raises(ValueError, match="newer: format version 9, this release reads 1"):
-        FeatureStatistics.load(tmp_path / "newer")
-
-
 # -- wrong use
 
 
+NAN = np.where(np.arange(60)[:, None] == 7, np.nan, FEATURES).astype(np.float32)
+
+
 @pytest.mark.usefixtures("without_type_checks")
-def test_wrong_use_is_told_and_leaves_the_state_unchanged():
-    state = statistics(FEATURES)
+@pytest.mark.parametrize(
+    ("of_mixture", "arguments", "message"),
+    [
+        (False, {"features": FEATURES[:, :4]}, r"features: got shape \(60, 4\), expected \[n, 5\]"),
+        (False, {"features": FEATURES.astype(np.int32)}, "features: got dtype int32, expected flo"),
+        (False, {"features": NAN}, "features: got values that are not finite"),
+        (False, {"variances": VARIANCES}, "variances: got an array, expected None"),
+        (True, {"variances": None}, "variances: got None, expected those of the mi"),
+        (True, {"variances": -VARIANCES}, "variances: got values that are not finite or negative"),
+    ],
+)
+def test_a_wrong_batch_is_told_and_leaves_the_state_unchanged(
+    of_mixture: bool, arguments: dict[str, np.ndarray | None], message: str
+):
+    state = statistics(FEATURES, VARIANCES if of_mixture else None)
     before = [np.array(leaf) for leaf in jax.tree.leaves(state)]
-    mixture = statistics(FEATURES, VARIANCES)
-    kth, bair = (
-        FeatureStatistics.empty(D, source=(("dataset", name), ("network", "srvp"))).update(FEATURES)
-        for name in ("kth", "bair")
-    )
-    nan = np.where(np.arange(len(FEATURES))[:, None] == 7, np.nan, FEATURES).astype(np.float32)
-    cases = {
-        r"features: got shape \(60, 4\), expected \[n, 5\]": lambda: state.update(FEATURES[:, :4]),
-        r"features: got shape \(60,\), expected \[n, d\]": lambda: statistics(FEATURES[:, 0]),
-        "features: got dtype int32, expected floats": lambda: state.update(
-            FEATURES.astype("int32")
-        ),
-        "features: got values that are not finite": lambda: state.update(nan),
-        "variances: got values that are not finite or negative": lambda: mixture.update(
-            FEATURES, variances=-VARIANCES
-        ),
-        "variances: got variances, expected none": lambda: state.update(
-            FEATURES, variances=VARIANCES
-        ),
-        "variances: got no variances, expected some": lambda: mixture.update(FEATURES),
-        "got feature dimensions 5 and 4": lambda: state.merge(statistics(FEATURES[:, :4])),
-        "one is of a Gaussian mixture": lambda: state.merge(mixture),
-        "dataset is 'kth' of one and 'bair' of the other": lambda: kth.merge(bair),
-        "got feature dimensions 5 and 3": lambda: frechet_distance_from_statistics(
-            state, statistics(FEATURES[:, :3])
-        ),
-        "dataset is 'bair' of one and 'kth'": lambda: frechet_distance_from_statistics(bair, kth),
-        "s2: got 0 samples": lambda: frechet_distance_from_statistics(
-            state, FeatureStatistics.empty(D)
-        ),
-        "s1: got 1 samples": lambda: frechet_distance_from_statistics(
-            statistics(FEATURES[:1]), state
-        ),
-        "s1: holds values that are not finite": lambda: frechet_distance_from_statistics(
-            jax.jit(statistics)(nan), state
-        ),
-    }
-    for message, wrong in cases.items():
-        with pytest.raises(ValueError, match=message):
-            wrong()
+    with pytest.raises(ValueError, match=message):
+        state.update(**({"features": FEATURES} | arguments))
     chex.assert_trees_all_equal(jax.tree.leaves(state), before)
 
 
@@ -379,10 +247,8 @@ def test_float64_keeps_its_digits():
 
 
 def test_the_divisor_is_that_of_the_statistics():
-    marked = [
-        dataclasses.replace(statistics(x), source=(("ddof", "0"),)) for x in (FEATURES, OTHER)
-    ]
     unmarked = [statistics(x) for x in (FEATURES, OTHER)]
+    marked = [mark(s, ddof=0) for s in unmarked]
     biased, unbiased = (
         reference.frechet_distance_float64(FEATURES, OTHER, ddof=ddof) for ddof in (0, 1)
     )
@@ -395,9 +261,8 @@ def test_the_divisor_is_that_of_the_statistics():
     np.testing.assert_allclose(marked[0].covariance(), np.cov(FEATURES.T, ddof=0), atol=1e-4)
     with pytest.raises(ValueError, match="ddof: got 1, the statistics are marked with 0"):
         frechet_distance_from_statistics(*marked, ddof=1)
-    other = dataclasses.replace(unmarked[1], source=(("ddof", "1"),))
     with pytest.raises(ValueError, match="ddof is '0' of one and '1' of the other"):
-        frechet_distance_from_statistics(marked[0], other)
+        frechet_distance_from_statistics(marked[0], mark(unmarked[1], ddof=1))
 
 
 @pytest.mark.parametrize("ddof", [60, 61])
@@ -422,21 +287,6 @@ def test_counts_are_exact_beyond_32_bits(tmp_path: Path):
     assert float(jax.jit(lambda s: s.count)(sevenfold)) == pytest.approx(7 * many, rel=1e-6)
     sevenfold.save(tmp_path / "many")
     assert FeatureStatistics.load(tmp_path / "many").count == 7 * many
-
-
-def test_files_of_before_are_read(tmp_path: Path):
-    # Their count has 32 bits.
-    path = tmp_path / "statistics"
-    statistics(FEATURES).save(path)
-    whole = path.read_bytes()
-    metadata = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])["__metadata__"]
-    arrays = safetensors.numpy.load(whole)
-    metadata = {k: v for k, v in metadata.items() if k != CHECKSUM}
-    arrays["count"] = np.int32(60)[()].reshape(())
-    path.write_bytes(
-        safetensors.numpy.save({k: np.asarray(a) for k, a in arrays.items()}, metadata)
-    )
-    chex.assert_trees_all_equal(FeatureStatistics.load(path), statistics(FEATURES))
 
 
 def test_reduce_keeps_digits_about_a_large_mean():
@@ -572,17 +422,13 @@ def test_gradient_at_variances_of_zero():
         ({"mask": np.ones(60)}, r"mask: got float64 of shape \(60,\), expected bool"),
         ({"variances": VARIANCES[:, :1]}, r"variances: got shape \(60, 1\), expected \(60, 5\)"),
         ({"variances": VARIANCES > 1}, "variances: got dtype bool, expected floats"),
+        ({"features": FEATURES[:, 0]}, r"features: got shape \(60,\), expected \[n, d\]"),
         ({"features": [[1.0], [2.0, 3.0]]}, "features: got a list, expected an array"),
     ],
 )
 def test_wrong_shapes_are_told(arguments, message):
     with pytest.raises(ValueError, match=message):
         FeatureStatistics.from_features(**({"features": FEATURES} | arguments))
-
-
-def test_fewer_samples_than_dimensions_are_warned_of_wherever_a_distance_is_asked_for():
-    with pytest.warns(UserWarning, match="s2: 5 samples for 5 feature dimensions"):
-        frechet_distance_from_statistics(statistics(FEATURES), statistics(OTHER[:5]))
 
 
 def test_a_buffer_may_be_filled_again():
@@ -613,20 +459,34 @@ STACKED = jax.vmap(FeatureStatistics.from_features)(jnp.asarray(FEATURES).reshap
     ids=["update", "merge", "covariance", "distance", "save", "all_reduce"],
 )
 def test_stacked_statistics_are_told(use, tmp_path: Path):
-    with pytest.raises(ValueError, match=r"stacked ones, of shape \(4,\): use `jax.vmap`, or"):
+    with pytest.raises(ValueError, match=r"stacked ones of shape \(4,\): use `jax.vmap`, or"):
         use(tmp_path / "statistics")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("without_type_checks")
-def test_other_wrong_uses_are_told():
+def test_what_is_not_stacked_is_not_reduced():
     with pytest.raises(ValueError, match="got 0 leading axes, expected one to reduce"):
         statistics(FEATURES).reduce()
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_a_distance_of_features_is_told():
     with pytest.raises(ValueError, match="s2: got a ndarray, expected FeatureStatistics"):
         frechet_distance_from_statistics(statistics(FEATURES), FEATURES)
-    for dtype in (int, jnp.bfloat16):
-        with pytest.raises(ValueError, match=r"dtype: got .*, allowed are float32 and float64"):
-            FeatureStatistics.empty(D, dtype=dtype)
-    for dim in (0, 2.5, True):
-        with pytest.raises(ValueError, match="dim: got "):
-            FeatureStatistics.empty(dim)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dtype": int}, "dtype: got int64, allowed are float32 and float64"),
+        ({"dtype": jnp.bfloat16}, "dtype: got bfloat16, allowed are float32 and float64"),
+        ({"dim": 0}, "dim: got 0, expected at least 1"),
+        ({"dim": 2.5}, "dim: got 2.5 of type float, expected an integer"),
+        ({"dim": True}, "dim: got True of type bool, expected an integer"),
+    ],
+)
+def test_wrong_empty_statistics_are_told(arguments: dict[str, object], message: str):
+    with pytest.raises(ValueError, match=message):
+        FeatureStatistics.empty(**({"dim": D} | arguments))

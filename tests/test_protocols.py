@@ -5,7 +5,7 @@ import re
 import jax
 import pytest
 
-from srvp_fd_jax.videos.protocols import OVERRIDES, PROTOCOLS, Protocol, Sampling, find_protocol
+from srvp_fd_jax.protocols import OVERRIDES, PROTOCOLS, Protocol, Sampling, find_protocol
 
 FIRST, RANDOM = Sampling("first"), Sampling("random")
 
@@ -51,12 +51,13 @@ def test_all_presets_are_found_by_name(name: str):
     assert protocol == PROTOCOLS[name]
     assert protocol.name == name
     if name.startswith("srvp:"):
-        _, dataset, comparison_type = name.split(":")
-        assert (protocol.network, protocol.comparison_type) == (dataset, comparison_type)
+        _, dataset, output = name.split(":")
+        assert (protocol.network, protocol.output) == (dataset, output)
         others = [n for n in PROTOCOLS if n.startswith(f"srvp:{dataset}:")]
         assert len(others) == 3
     else:
-        assert protocol.comparison_type is None
+        assert (protocol.network, protocol.output) == ("i3d", "logits")
+    assert protocol.distance == "frechet"
     assert pickle.loads(pickle.dumps(protocol)) == protocol
     assert jax.tree.leaves(protocol) == []
 
@@ -132,6 +133,7 @@ def test_the_seed_is_not_in_the_name():
         ("cd_fvd", {"start": "middle"}, "start: got 'middle', allowed are first, random"),
         ("cd_fvd", {"start": 0}, "start: got 0, allowed are first, random"),
         ("cd_fvd", {"resize": "bicubic"}, "resize: got 'bicubic', allowed are none, bilinear_tf1"),
+        ("cd_fvd", {"distance": "eigh"}, "distance: got 'eigh', allowed are frechet, frechet_eigh"),
     ],
 )
 def test_errors(name: str, overrides: dict, message: str):
@@ -144,7 +146,25 @@ def test_parts_of_numbers_are_refused(without_type_checks: None):
         find_protocol("cd_fvd", clips=2.5)
 
 
-@pytest.mark.parametrize(("network", "comparison_type"), [("i3d", "frame"), ("kth", None)])
-def test_only_srvp_has_comparisons(network: str, comparison_type: str | None):
-    with pytest.raises(ValueError, match="comparison_type: got"):
-        Protocol(name="x", network=network, comparison_type=comparison_type, resize="none", ddof=1)
+def test_a_distance_is_in_the_name_but_not_in_the_marks_of_statistics():
+    protocol = find_protocol("cd_fvd", distance="frechet_eigh", clips=9)
+    assert protocol.name == "cd_fvd+clips=9+distance=frechet_eigh"
+    assert protocol.distance == "frechet_eigh"
+    assert find_protocol(protocol.name) == protocol
+    assert protocol.marks() == find_protocol("cd_fvd", clips=9).marks()
+    assert protocol.marks()["protocol"] == "cd_fvd+clips=9"
+
+
+def test_whole_videos_mark_statistics_with_their_length():
+    mine = Protocol(name="mine", resize="none", ddof=1)
+    assert mine.marks()["frames"] is None
+    assert mine.marks(16) == {"ddof": 1, "frames": 16, "protocol": "mine", "resize": "none"}
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "values"),
+    [("cd_fvd", "cd_fvd, 224×224", "-1 to 1"), ("srvp:bair:frame", "none, 64×64", "0 to 1")],
+)
+def test_what_a_network_takes_is_described(name: str, size: str, values: str):
+    described = find_protocol(name).described()
+    assert (described["resize"], described["values"]) == (size, values)

@@ -1,15 +1,16 @@
 import numpy as np
 import pytest
 
-from srvp_fd_jax.extrapolation import (
+from srvp_fd_jax import FeatureStatistics, find_protocol, frechet_distance_from_statistics
+from srvp_fd_jax.report.extrapolation import (
     Curve,
     distance_curve,
     distance_over_time,
     extrapolate,
     jackknife_interval,
 )
-from srvp_fd_jax.statistics import FeatureStatistics, frechet_distance_from_statistics
 
+UNBIASED, BIASED = find_protocol("tensorflow"), find_protocol("cd_fvd")  # divisors n - 1 and n
 DIM, SCALES = 24, np.arange(1, 25) ** -0.5
 
 
@@ -42,7 +43,7 @@ def test_infinity_is_closer_to_the_true_distance(shift):
     errors, errors_at_infinity = [], []
     for seed in range(6):
         real, fake = gaussian(2 * seed, 150), gaussian(2 * seed + 1, 120, shift=shift, spread=1.2)
-        curve = distance_curve(real, fake, np.random.default_rng(seed), ddof=1)
+        curve = distance_curve(real, fake, np.random.default_rng(seed), UNBIASED)
         errors.append(curve.distances[-1].mean() - true)
         errors_at_infinity.append(extrapolate(curve).infinity - true)
     assert abs(np.mean(errors_at_infinity)) < 0.25 * np.mean(errors)
@@ -52,7 +53,7 @@ def test_interval_covers_the_expected_distance():
     pairs = [(gaussian(2 * i, 40), gaussian(2 * i + 1, 30, shift=0.6)) for i in range(30)]
     distances = [whole_distance(*pair) for pair in pairs]
     rng = np.random.default_rng(0)
-    intervals = np.array([jackknife_interval(*pair, rng, ddof=1) for pair in pairs])
+    intervals = np.array([jackknife_interval(*pair, rng, UNBIASED) for pair in pairs])
     low, high = intervals.T
     covered = (low <= np.mean(distances)) & (np.mean(distances) <= high)
     assert covered.mean() >= 0.87
@@ -69,7 +70,7 @@ def test_draws_are_of_clips_with_all_their_samples():
         }
         for n in (7, 5)
     )
-    curve = distance_curve(real, fake, rng, ddof=0)
+    curve = distance_curve(real, fake, rng, BIASED)
     assert curve.sizes.tolist() == [2, 3, 4, 5]
     # All five of one side against five of seven.
     subsets = (np.delete(np.arange(7), [i, j]) for i in range(7) for j in range(i))
@@ -81,15 +82,15 @@ def test_draws_are_of_clips_with_all_their_samples():
 
 def test_over_time_rises_where_frames_differ():
     frames = np.random.default_rng(0).standard_normal((50, 6, 8), np.float32)
-    np.testing.assert_allclose(distance_over_time(frames, frames, ddof=1), 0, atol=1e-8)
+    np.testing.assert_allclose(distance_over_time(frames, frames, UNBIASED), 0, atol=1e-8)
     changed = frames.copy()
     changed[:, 4:] += np.array([[1], [2]], np.float32)
     expected = [0, 0, 0, 0, 8, 32]
-    got = distance_over_time(frames, changed[::-1], ddof=1)
+    got = distance_over_time(frames, changed[::-1], UNBIASED)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.parametrize("function", [distance_curve, jackknife_interval])
 def test_too_few_clips(function):
     with pytest.raises(ValueError, match="fake: got 3 clips, expected at least 4"):
-        function(gaussian(0, 4), gaussian(1, 3), np.random.default_rng(0), ddof=1)
+        function(gaussian(0, 4), gaussian(1, 3), np.random.default_rng(0), UNBIASED)

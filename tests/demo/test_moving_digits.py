@@ -1,15 +1,16 @@
+from pathlib import Path
+
 import numpy as np
 import sklearn.datasets
 
-from srvp_fd_jax.videos import moving_digits as digits
-from srvp_fd_jax.videos.moving_digits import moving_digits
+from srvp_fd_jax.demo import moving_digits as digits
+from srvp_fd_jax.demo.moving_digits import moving_digits
 
 
 def test_images_are_scikit_learns():
     images = sklearn.datasets.load_digits().images
     np.testing.assert_array_equal(
-        np.load(digits.__file__[: -len("videos/moving_digits.py")] + "data/digit_images.npy"),
-        images,
+        np.load(Path(digits.__file__).parents[1] / "data" / "digit_images.npy"), images
     )
     large = digits.digit_images()
     # Enlarging keeps the mean of an image but for the clipping of overshoot.

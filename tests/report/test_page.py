@@ -11,15 +11,14 @@ import pytest
 from PIL import Image
 
 from srvp_fd_jax import cli
-from srvp_fd_jax.evaluation import Collected, collect, evaluate
-from srvp_fd_jax.extrapolation import Limit
-from srvp_fd_jax.metrics import load_metrics
-from srvp_fd_jax.plots import contact_sheet, shown_frames
-from srvp_fd_jax.report import Findings
-from srvp_fd_jax.statistics import FeatureStatistics
-from srvp_fd_jax.videos import corruptions
-from srvp_fd_jax.videos.moving_digits import moving_digits
-from srvp_fd_jax.videos.protocols import find_protocol
+from srvp_fd_jax.demo import corruptions
+from srvp_fd_jax.demo.moving_digits import moving_digits
+from srvp_fd_jax.distances.statistics import FeatureStatistics
+from srvp_fd_jax.passes import Collected, collect, evaluate, load_calculators
+from srvp_fd_jax.protocols import find_protocol
+from srvp_fd_jax.report.extrapolation import Limit
+from srvp_fd_jax.report.page import Findings
+from srvp_fd_jax.report.plots import contact_sheet, shown_frames
 from srvp_fd_jax.videos.sources import find_videos
 
 PROTOCOLS = [f"srvp:digits:{name}" for name in ("frame", "dynamics")]
@@ -42,13 +41,13 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def collected(sides) -> list[Collected]:
-    metrics = load_metrics(map(find_protocol, PROTOCOLS))
-    return collect(find_videos(sides[0]), metrics, "real", shown=3)
+    calculators = load_calculators(map(find_protocol, PROTOCOLS))
+    return collect(find_videos(sides[0]), calculators, "real", shown=3)
 
 
 def test_collects_the_features_of_the_statistics(sides, collected):
-    metrics = load_metrics(map(find_protocol, PROTOCOLS))
-    results = evaluate(find_videos(sides[0]), metrics, "real")
+    calculators = load_calculators(map(find_protocol, PROTOCOLS))
+    results = evaluate(find_videos(sides[0]), calculators, "real")
     assert [one.features["features"].shape for one in collected] == [(21, 6, 128), (21, 1, 20)]
     for one, result in zip(collected, results, strict=True):
         statistics = one.result.statistics
@@ -152,29 +151,40 @@ def test_folder_gets_images(sides, tmp_path, capsys):
     assert all((tmp_path / "r" / name).read_bytes()[:4] == b"\x89PNG" for name in names)
 
 
-def test_errors(sides, tmp_path, capsys, monkeypatch):
-    def error(*command: str) -> str:
-        assert cli.main(["report", *command, "--dataset", "digits"]) == 1
-        return capsys.readouterr().err
+def error_of(capsys, *command: str) -> str:
+    assert cli.main(["report", *command, "--dataset", "digits"]) == 1
+    return capsys.readouterr().err
 
-    page = str(tmp_path / "r.html")
-    got = error(sides[0], "kept.safetensors", "-o", page)
-    assert "error: fake: got the statistics kept.safetensors, a report needs the videos" in got
+
+@pytest.mark.parametrize("name", ["r.pdf", "r", "r.htm", "file", "file/"])
+def test_outputs_of_other_kinds_are_refused(sides, tmp_path, capsys, name):
     (tmp_path / "file").touch()
-    (tmp_path / "folder.html").mkdir()
-    for name in ("r.pdf", "r", "r.htm", "file", "file/"):
-        assert f"error: output: got {tmp_path}/{name}, expected *.html, a folder that is there" in (
-            error(*sides, "-o", f"{tmp_path}/{name}")
-        )
-    assert "folder.html: is a folder" in error(*sides, "-o", str(tmp_path / "folder.html"))
-    got = error(*sides, "-o", str(tmp_path / "file" / "r.html"))
-    assert "file" in got
-    assert "real: " not in got  # told before the videos were gone through
+    message = f"error: output: got {tmp_path}/{name}, expected a name *.html, an existing folder"
+    assert message in error_of(capsys, *sides, "-o", f"{tmp_path}/{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("a.html", "a.html: is a folder"), ("b/r.html", "b")]
+)
+def test_outputs_that_cannot_be_written_are_told_before_the_work(
+    sides, tmp_path, capsys, name, message
+):
+    (tmp_path / "a.html").mkdir()
+    (tmp_path / "b").touch()
+    error = error_of(capsys, *sides, "-o", str(tmp_path / name))
+    assert message in error
+    assert "real: " not in error
+
+
+def test_errors(sides, tmp_path, capsys, monkeypatch):
+    page = str(tmp_path / "r.html")
+    error = error_of(capsys, sides[0], "kept.safetensors", "-o", page)
+    assert "error: fake: got the statistics kept.safetensors, a report needs the videos" in error
     np.save(tmp_path / "few.npy", moving_digits(np.random.default_rng(0), 3, 6))
-    got = error(sides[0], str(tmp_path / "few.npy"), "-o", page)
-    assert "error: fake: got 3 clips, expected at least 4 to draw from" in got
+    error = error_of(capsys, sides[0], str(tmp_path / "few.npy"), "-o", page)
+    assert "error: fake: got 3 clips, expected at least 4 to draw from" in error
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert 'a report takes the extra "report"' in error(*sides, "-o", page)
+    assert 'a report needs the extra "report"' in error_of(capsys, *sides, "-o", page)
     assert not Path(page).exists()
 
 
@@ -185,7 +195,7 @@ def test_a_report_that_cannot_be_written_still_tells_its_distance(
     def full(*_):
         raise OSError(28, "No space left on device", "r.html")
 
-    monkeypatch.setattr("srvp_fd_jax.report.write_atomically", full)
+    monkeypatch.setattr("srvp_fd_jax.report.page.write_atomically", full)
     command = ["report", *sides, "--dataset", "digits", "-o", str(tmp_path / "r.html")]
     assert cli.main([*command, *["--json"] * as_json]) == 1
     output = capsys.readouterr()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from srvp_fd_jax.videos import corruptions
+from srvp_fd_jax.demo import corruptions
 
 CLIPS = np.random.default_rng(0).integers(0, 256, (6, 8, 16, 16, 1), np.uint8)
 
