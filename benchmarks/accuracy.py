@@ -1,12 +1,12 @@
-"""Relative error of Fréchet distances against 80-bit arithmetic, ours and other tools' formulas.
+"""Relative errors of Fréchet distances, ours and other tools', against 80-bit arithmetic.
 
     python benchmarks/accuracy.py
 
-Every method is given the same float32 features. The reference is the distance of those features
-in NumPy's extended precision (64-bit mantissa): Tr (C₁C₂)^½ as the nuclear norm of A Bᵀ, whose
-singular values come from one-sided Jacobi rotations. At d = 2048 that takes an hour, so there the
-same is done by LAPACK in float64, good to about 1e-12 of the distance. The other tools' formulas
-are restated from their sources, in the precision that they use. "neg" marks a negative distance.
+All methods get the same float32 features. The reference is the distance of those features in
+NumPy's extended precision (64-bit mantissa): Tr (C₁C₂)^½ is the nuclear norm of A Bᵀ, whose
+singular values come from one-sided Jacobi rotations. At d = 2048 that would take an hour, so LAPACK
+computes the same in float64, to about 1e-12 of the distance. The other tools' formulas are restated
+from their sources, in the precision that the tools use. "neg" marks a negative distance.
 """
 
 import warnings
@@ -21,14 +21,14 @@ from srvp_fd_jax import (
     FrechetDistanceCalculator,
     frechet_distance_from_statistics,
 )
-from srvp_fd_jax.videos.corruptions import blur
-from srvp_fd_jax.videos.moving_digits import moving_digits
+from srvp_fd_jax.demo.corruptions import blur
+from srvp_fd_jax.demo.moving_digits import moving_digits
 
 Features = np.ndarray
 
 
 def reference(x: Features, y: Features) -> float:
-    """The distance in extended precision, or of large dimensions in float64."""
+    """The distance in extended precision, or in float64 for more than 1000 dimensions."""
     if x.shape[1] > 1000:
         (m1, a), (m2, b) = _factor(x), _factor(y)
         nuclear_norm = np.linalg.svd(a @ b.T, compute_uv=False).sum()
@@ -58,8 +58,8 @@ def _extended_factor(x: Features) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _singular_values(matrix: np.ndarray) -> np.ndarray:
-    """One-sided Jacobi (Hestenes 1958), disjoint pairs of columns at a time."""
-    # Starting from LAPACK's right singular vectors in float64, one or two sweeps are enough.
+    """Singular values by one-sided Jacobi (Hestenes 1958), in disjoint pairs of columns."""
+    # From LAPACK's right singular vectors in float64, one or two sweeps are enough.
     v = np.linalg.svd(matrix.astype(np.float64))[2].T.astype(np.longdouble)
     columns = (matrix @ _orthonormalised(v)).T.copy()
     n = len(columns) + len(columns) % 2
@@ -88,12 +88,12 @@ def _singular_values(matrix: np.ndarray) -> np.ndarray:
 
 
 def _orthonormalised(v: np.ndarray) -> np.ndarray:
-    # One Newton-Schulz step squares the 1e-15 by which float64 columns are not orthonormal.
+    # One Newton-Schulz step squares the error of 1e-15 in the orthonormality of float64 columns.
     return v @ (3 * np.eye(len(v), dtype=np.longdouble) - v.T @ v) / 2
 
 
 def ours(dtype: type, method: str = "procrustes") -> Callable[[Features, Features], float]:
-    """This package, from features."""
+    """The distance of this package, computed in `dtype`."""
 
     def distance(x: Features, y: Features) -> float:
         with jax.enable_x64(dtype == np.float64):
@@ -104,21 +104,21 @@ def ours(dtype: type, method: str = "procrustes") -> Callable[[Features, Feature
 
 
 def srvp_fd(x: Features, y: Features) -> float:
-    """srvp-fd 0.4.1: float64 on the host, scipy.linalg.sqrtm; without its clipping at zero."""
+    """srvp-fd 0.4.1 without its clipping at zero: scipy.linalg.sqrtm in float64."""
     m1, c1, m2, c2 = _moments(x.astype(np.float64), y.astype(np.float64))
     root = scipy.linalg.sqrtm(c1 @ c2).real
     return float(((m1 - m2) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * np.trace(root))
 
 
 def torchmetrics(x: Features, y: Features) -> float:
-    """The formula of torchmetrics' FrechetInceptionDistance: eigenvalues of C₁C₂, in float32."""
+    """FrechetInceptionDistance of torchmetrics: eigenvalues of C₁C₂ in float32."""
     m1, c1, m2, c2 = _moments(x, y)
     trace = np.sqrt(np.linalg.eigvals(c1 @ c2).astype(np.complex64)).real.sum()
     return float(((m1 - m2) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * trace)
 
 
 def tfgan(x: Features, y: Features) -> float:
-    """TFGAN, and the original FVD code on it: two symmetric roots by SVD, in float32."""
+    """TFGAN, which the original FVD code uses: two symmetric roots by SVD in float32."""
     m1, c1, m2, c2 = _moments(x, y)
 
     def root(matrix: np.ndarray, eps: float = 1e-10) -> np.ndarray:
@@ -146,7 +146,7 @@ METHODS = {
 
 
 def decaying(d: int, n: int, decay: float, scale: float = 1.0) -> tuple[Features, Features]:
-    """Two sets whose standard deviations fall off as k^-decay."""
+    """Two sets of features whose k-th standard deviation is k^-decay."""
     rng = np.random.default_rng(0)
     directions = np.linalg.qr(rng.normal(size=(d, d)))[0]
     x, y = rng.normal(size=(2, n, d)) * np.arange(1, d + 1.0) ** -decay @ directions
@@ -154,7 +154,7 @@ def decaying(d: int, n: int, decay: float, scale: float = 1.0) -> tuple[Features
 
 
 def cases() -> dict[str, Callable[[], tuple[Features, Features]]]:
-    """Pairs of feature sets, by name."""
+    """Functions that make pairs of feature sets, by name."""
     rng = np.random.default_rng(0)
     calculator = FrechetDistanceCalculator("digits")
     frames = {
@@ -185,13 +185,13 @@ def cases() -> dict[str, Callable[[], tuple[Features, Features]]]:
 
 def main() -> None:
     """Prints the table."""
-    warnings.simplefilter("ignore")  # SciPy's, of singular matrices
+    warnings.simplefilter("ignore")  # from SciPy for singular matrices
     width = 30
     print(f"{'':{width}}{'distance':>12}" + "".join(f"{name:>14}" for name in METHODS))
     for name, make in cases().items():
         x, y = make()
         exact = 0.0 if np.array_equal(x, y) else reference(x, y)
-        # Where the distance is zero the error is given relative to the traces.
+        # The error of a distance of zero is relative to the traces of the covariances.
         scale = exact or float(np.var(x, axis=0).sum() + np.var(y, axis=0).sum())
         row = ""
         for method in METHODS.values():

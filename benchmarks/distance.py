@@ -1,11 +1,11 @@
-"""Time of the distance itself, from two covariances' worth of features, against SciPy's sqrtm.
+"""Time from statistics to the distance, against SciPy's sqrtm.
 
     python benchmarks/distance.py
 
-At each dimension: ours from statistics in float32 (`frechet_distance_from_statistics`), and what
-srvp-fd does once it has the covariances (`scipy.linalg.sqrtm` of their product in float64),
-alternating in one process; medians and their ratio. Spectra without decay, and those down to 5e-5
-of the largest variance, take one SVD; others a second one for the rest (see `frechet.py`).
+For each dimension d, `frechet_distance_from_statistics` in float32 alternates in one process with
+what srvp-fd does with the covariances, `scipy.linalg.sqrtm` of their product in float64. The table
+has the medians and their ratio. A spectrum that stays above 5e-5 of the largest variance takes one
+SVD, any other takes a second one for the rest (see `frechet.py`).
 """
 
 import time
@@ -18,10 +18,7 @@ from srvp_fd_jax import FeatureStatistics, frechet_distance_from_statistics
 
 
 def seconds(function: Callable[[], object], calls: int) -> list[float]:
-    """Times of calls in a row, after one that is not counted.
-
-    Threads of the library that ran before spin for a while and would share the cores with it.
-    """
+    """Times of consecutive calls, after one during which the other library's threads stop."""
     function()
     times = []
     for _ in range(calls):

@@ -1,20 +1,20 @@
-"""Our encoders and calculator against those of srvp-fd (PyTorch), side by side in one run.
+"""Our encoders and calculator against those of srvp-fd (PyTorch).
 
     pip install -e ".[dev]" && python benchmarks/encoder.py [dcgan|vgg|start]...
 
-Weights are random and the same on both sides. Each implementation lives in a process of its own,
-which waits while the others work; they take turns, and the table has the medians of the turns.
+Both packages have the same random weights. Each implementation runs in its own process, and the
+processes take turns. The tables have medians of these rows, in frames per second:
 
-- frames/s at so many frames a call: `extract_features` of uint8 frames in NumPy, to features on the
-  host. PyTorch's encoder runs in the faster of its two memory formats, from the same frames, with
-  the conversion to float that srvp-fd leaves to its user.
-- "end to end": so many frames a side to the distance, as each package's calculator does it.
-- "three of": so many clips a side, of as many frames as the network infers from, to the distances
-  of all three comparisons: one call here, three of srvp-fd.
-- "start": time of the import, and from the start of a process to its first number, with an empty
-  cache of compiled programs and with a full one.
+- "n per call": `extract_features` from n uint8 frames in NumPy to features on the host. PyTorch's
+  encoder gets the same frames and makes them floats, which srvp-fd leaves to its user. The ratio is
+  that to the faster of PyTorch's two memory formats.
+- "end to end n": from n frames per side to the distance, by the calculator of each package.
+- "three of n": from n clips per side, as long as the network needs, to the distances of all three
+  comparison types: one call of this package, three of srvp-fd.
 
-On a GPU that both see: PyTorch with cuDNN's autotuning, without TF32.
+"start" times the import, and a process up to its first distance without a cache of compiled
+programs, with an empty cache and with a full one. On a GPU that both libraries see, PyTorch runs
+with cuDNN's autotuning and without TF32.
 """
 
 import contextlib
@@ -38,14 +38,14 @@ DATASETS = {"dcgan": "mmnist_stochastic", "vgg": "kth"}
 COUNTS = {"dcgan": (1, 32, 64, 256, 1024), "vgg": (1, 32, 64, 256)}
 PAIRS = 7
 END_TO_END = {"dcgan": 1024, "vgg": 256}
-CLIPS = 129  # srvp-fd takes no fewer
+CLIPS = 129  # the fewest that srvp-fd accepts
 
 Encode = Callable[[np.ndarray], object]
 Score = Callable[[np.ndarray, np.ndarray], object]
 
 
 def ours(folder: Path) -> tuple[Encode, Score, Score]:
-    """The encoder of this package, its calculator for frames and for clips."""
+    """Encoder of this package, and its calculator for frames and for clips."""
     import jax
 
     import srvp_fd_jax
@@ -61,19 +61,19 @@ def ours(folder: Path) -> tuple[Encode, Score, Score]:
 
 
 def torchs(folder: Path, *, channels_last: bool) -> tuple[Encode, Score, Score]:
-    """Those of srvp-fd."""
+    """Encoder and calculators of srvp-fd."""
     import torch
 
-    # The package's attribute of that name is the function.
+    # `srvp_fd.frechet_distance` is the function, not the module.
     srvp_fd = importlib.import_module("srvp_fd.frechet_distance")
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    # Its downloader is given the files that it would find on the hub.
+    # Replaces the download from the hub.
     srvp_fd.hf_hub_download = lambda *_, filename, **__: str(folder / Path(filename).name)
     dataset = json.loads((folder / "dataset.json").read_text())
-    with contextlib.redirect_stdout(sys.stderr):  # it tells of its downloads
+    with contextlib.redirect_stdout(sys.stderr):  # srvp-fd prints its downloads
         calculator = srvp_fd.FrechetDistanceCalculator(dataset, device=device)
     encoder = calculator.model.encoder
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -107,7 +107,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Path], tuple[Encode, Score, Score]]] = {
 
 
 def serve(name: str, folder: Path) -> None:
-    """Answers each line, a row of the table, with the seconds it took and the peak of memory."""
+    """Runs the row that each line names; prints the seconds it took and the peak memory."""
     encode, score, score_clips = IMPLEMENTATIONS[name](folder)
     config = json.loads((folder / "config.json").read_text())
     rng = np.random.default_rng(0)
@@ -122,10 +122,10 @@ def serve(name: str, folder: Path) -> None:
     for line in sys.stdin:
         row = line.strip()
         work = work_of[row]
-        if row not in seen:  # compiles, or tunes
+        if row not in seen:  # compiles or tunes
             work()
             seen.add(row)
-        # A call of few frames is repeated, as one alone is too short to be timed.
+        # One call with few frames is too short to be timed.
         calls = max(1, 64 // int(row)) if row.isdecimal() else 1
         start = time.perf_counter()
         for _ in range(calls):
@@ -152,7 +152,7 @@ def compare(archi: str, folder: Path) -> None:
     }
     sides = 2 * END_TO_END[archi]
     frames_of_clips = 2 * CLIPS * checkpoints.PUBLISHED[dataset]["nt_inf"]
-    rows = {str(n): (n, f"{n} a call") for n in COUNTS[archi]} | {
+    rows = {str(n): (n, f"{n} per call") for n in COUNTS[archi]} | {
         "end to end": (sides, f"end to end {END_TO_END[archi]}"),
         "three of": (frames_of_clips, f"three of {CLIPS}"),
     }
@@ -174,7 +174,7 @@ def compare(archi: str, folder: Path) -> None:
 
 
 def start() -> None:
-    """Prints the times of imports and of first numbers."""
+    """Prints the times of imports and of first distances."""
     code = {
         "import srvp_fd_jax": "import srvp_fd_jax",
         "import srvp_fd": "import srvp_fd",
@@ -202,7 +202,7 @@ def start() -> None:
 
 
 def main(asked: list[str]) -> None:
-    """Prints the tables asked for, by default all."""
+    """Prints the tables that `asked` names, or all."""
     header = "".join(f"{name:>22}" for name in IMPLEMENTATIONS)
     print(f"{'frames/s':22}{header}{'ratio':>8}")
     for archi in DATASETS:

@@ -1,12 +1,12 @@
-"""The published comparison of FVD implementations, against PyTorch's I3D.
+"""The published comparison of FVD implementations, with our I3D.
 
     pip install -e ".[dev]" && python benchmarks/fvd_comparison.py
 
-StyleGAN-V's authors hold their port to the TensorFlow original by the logits of four clips of noise
-and by the FVD of two sets of 128 (https://github.com/universome/fvd-comparison): noise goes into
-the network as it is, values in [0, 1]. Here ours stands against the I3D of cd-fvd with the same
-weights and TensorFlow's eps, and against the figures that they published. About ten minutes on two
-cores.
+StyleGAN-V's authors compare their port with the TensorFlow original by the logits of four clips of
+noise and the FVD of two sets of 128 clips (https://github.com/universome/fvd-comparison). The noise
+enters the network unscaled, with values in [0, 1]. This script compares our network with the I3D of
+cd-fvd, with the same weights and TensorFlow's eps, and with the figures that the authors published.
+It takes about ten minutes on two cores.
 """
 
 import sys
@@ -23,13 +23,13 @@ from srvp_fd_jax import FeatureStatistics, frechet_distance_from_statistics
 from srvp_fd_jax.weights import load_weights
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import i3d  # PyTorch's network with our weights, from the tests
+import i3d  # I3D in PyTorch, from the tests
 
 PUBLISHED_L2, PUBLISHED_FVD = 2.6e-4, 10.138085
 
 
 def noise(seed: int, count: int) -> Iterator[np.ndarray]:
-    """One clip [1, 16, 224, 224, 3] after the other of RandomState(seed).rand(count, ...)."""
+    """Yields RandomState(seed).rand(count, 16, 224, 224, 3) in clips [1, 16, 224, 224, 3]."""
     rng = np.random.RandomState(seed)
     for _ in range(count):
         yield rng.rand(1, 16, 224, 224, 3).astype(np.float32)
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def trace_formula(fake: np.ndarray, real: np.ndarray) -> float:
-    """As StyleGAN-V computes it."""
+    """The distance as StyleGAN-V computes it."""
     m1, m2 = fake.mean(axis=0), real.mean(axis=0)
     c1, c2 = (np.cov(features, rowvar=False) for features in (fake, real))
     root = scipy.linalg.sqrtm(c1 @ c2)

@@ -1,13 +1,13 @@
-"""Ours against PyTorch on a GPU: both networks' rates, and the distance on the device.
+"""Our networks and distance against PyTorch on a GPU.
 
     pip install -e ".[dev]" "jax[cuda12]" torch && python benchmarks/gpu.py
 
-(A PyTorch with CUDA in place of the one for the CPU.) Rates are of inputs that are on the device,
-the implementations alternating in one process, medians of 7 turns; PyTorch with cuDNN's autotuning,
-in the faster of its two memory formats. "float32" has TF32 off in both; "fast" is TF32 in PyTorch
-and precision="bfloat16" in ours. The share of the chip's float32 peak is of the operations that
-XLA counts. The distance is compared with the route of srvp-fd, features to the host and
-`scipy.linalg.sqrtm`. Where JAX or PyTorch sees no GPU the script says so and measures nothing.
+PyTorch must be a build with CUDA. The implementations alternate in one process on inputs that are
+on the device, and the table has the medians of 7 turns. PyTorch runs with cuDNN's autotuning, in
+the faster of its two memory formats. "float32" is without TF32; "fast" is TF32 in PyTorch and
+precision="bfloat16" in our networks. The share of the chip's float32 peak is that of the
+operations that XLA counts. The distance is compared with the way of srvp-fd, which takes features
+to the host and calls `scipy.linalg.sqrtm`. If JAX or PyTorch sees no GPU, nothing is measured.
 """
 
 import copy
@@ -41,7 +41,7 @@ Call = Callable[[], object]
 
 
 def seconds(calls: dict[str, Call]) -> dict[str, float]:
-    """Medians of alternating calls, after one each that compiles or tunes."""
+    """Median times of alternating calls, after a first call each that compiles or tunes."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(TURNS + 1):
         for name, call in calls.items():
@@ -53,7 +53,7 @@ def seconds(calls: dict[str, Call]) -> dict[str, float]:
 
 
 def torch_calls(name: str, network: torch.nn.Module, x: np.ndarray, device: str) -> dict[str, Call]:
-    """PyTorch's network on inputs with the channels last, in both memory formats."""
+    """Calls of PyTorch's network in both memory formats, on inputs `x` with the channels last."""
     channels_first = torch.from_numpy(x).to(device).movedim(-1, 1)
     last = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
 
@@ -79,7 +79,7 @@ def rates(
     peak: float,
     device: str,
 ) -> None:
-    """Prints samples a second of one network, in float32 and fast."""
+    """Prints the samples per second of one network, in float32 and fast."""
     on_device = jax.device_put(x)
     for setting, network in ours.items():
         fast = setting == "fast"
@@ -100,7 +100,7 @@ def rates(
 
 
 def encoders(peak: float, device: str, counts: tuple[int, ...]) -> None:
-    """Rates of the encoders of SRVP, with the same random weights."""
+    """Prints the rates of the encoders of SRVP, with the same random weights."""
     for archi, dataset in (("dcgan", "mmnist_stochastic"), ("vgg", "kth")):
         with tempfile.TemporaryDirectory() as folder:
             checkpoints.write_checkpoint(Path(folder), checkpoints.PUBLISHED[dataset])
@@ -115,7 +115,7 @@ def encoders(peak: float, device: str, counts: tuple[int, ...]) -> None:
 
 
 def video(peak: float, device: str, counts: tuple[int, ...]) -> None:
-    """Rates of I3D on clips of 16 frames."""
+    """Prints the rates of I3D on clips of 16 frames."""
     ours = {
         setting: load_network("i3d", precision=precision)
         for setting, precision in (("float32", "float32"), ("fast", "bfloat16"))
@@ -127,7 +127,7 @@ def video(peak: float, device: str, counts: tuple[int, ...]) -> None:
 
 
 def distances(dimensions: tuple[int, ...]) -> None:
-    """Time from features on the device to the distance."""
+    """Prints the times from features on the device to the distance."""
     rng = np.random.default_rng(0)
 
     @jax.jit
@@ -153,7 +153,7 @@ def distances(dimensions: tuple[int, ...]) -> None:
 
 
 def main() -> None:
-    """Prints the tables, or why there are none."""
+    """Prints the tables, or why nothing is measured."""
     if jax.default_backend() != "gpu" or not torch.cuda.is_available():
         print(
             f"nothing measured: JAX runs on {jax.default_backend()}, PyTorch sees "
@@ -163,7 +163,7 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     chip = torch.cuda.get_device_name()
     peak = next((p for name, p in FLOAT32_PEAK.items() if name in chip), float("nan"))
-    print(f"{chip}, JAX {jax.__version__}, PyTorch {torch.__version__}; samples a second")
+    print(f"{chip}, JAX {jax.__version__}, PyTorch {torch.__version__}; samples per second")
     print(f"{'':8}{'':6} {'':8}{'ours':>12}{'torch':>12}{'ratio':>8}")
     encoders(peak, "cuda", (64, 256, 1024))
     video(peak, "cuda", (1, 8, 32))

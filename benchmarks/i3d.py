@@ -2,10 +2,9 @@
 
     pip install -e ".[dev]" && python benchmarks/i3d.py
 
-Each measurement runs in a process of its own, so that neither library's threads disturb the other
-and the peak memory is its own; the processes alternate. PyTorch's network is that of cd-fvd, in
-the faster of its two memory formats. Runs on a GPU where JAX and PyTorch both see one, with TF32
-off in both.
+Each measurement runs in its own process, so that each has its own peak memory and the threads of
+one library do not disturb the other. The processes alternate. PyTorch's network is that of cd-fvd;
+the ratio is that to the faster of its two memory formats. Without TF32, on a GPU if both see one.
 """
 
 import resource
@@ -25,18 +24,18 @@ CALLS = 5
 
 
 def ours(clips: np.ndarray) -> Callable[[], object]:
-    """The network as the calculator runs it."""
+    """Our network, as the calculator runs it."""
     import jax
 
     import srvp_fd_jax
 
-    calculator = srvp_fd_jax.FrechetVideoDistanceCalculator()
+    calculator = srvp_fd_jax.Calculator()
     on_device = jax.device_put(clips)
-    return lambda: jax.block_until_ready(calculator.extract_features(on_device))
+    return lambda: jax.block_until_ready(calculator.features(on_device))
 
 
 def torchs(clips: np.ndarray, *, channels_last: bool) -> Callable[[], object]:
-    """PyTorch's network with the same weights."""
+    """PyTorch's network with our weights."""
     import i3d
     import torch
 
@@ -66,7 +65,7 @@ IMPLEMENTATIONS: dict[str, Callable[[np.ndarray], Callable[[], object]]] = {
 
 
 def measure(name: str, batch: int) -> None:
-    """Prints seconds a call and the peak memory of this process in MiB."""
+    """Prints the seconds per call and the peak memory of this process in MiB."""
     clips = np.random.default_rng(0).random((batch, 16, 224, 224, 3), np.float32)
     call = IMPLEMENTATIONS[name](clips)
     call()

@@ -1,10 +1,10 @@
-"""What precision="bfloat16" does to the distances.
+"""How precision="bfloat16" changes the distances.
 
     pip install -e ".[dev]" && python benchmarks/precision.py
 
-Moving digits, corrupted, against others: on the features of the bundled model, 1000 clips a side,
-and on those of I3D, 16 clips of 16 frames. Rounding is the same on every backend, so a CPU shows
-what a TPU or GPU gives. Both sides are encoded alike: a part of what rounding does cancels.
+Corrupted moving digits are compared with others: 1000 clips per side on the features of the bundled
+model, 16 clips of 16 frames on those of I3D. Rounding is the same on all backends, so a CPU shows
+what a TPU or GPU gives. Both sides are rounded alike, so that some of the errors cancel.
 """
 
 import itertools
@@ -12,13 +12,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from srvp_fd_jax import FrechetDistanceCalculator, FrechetVideoDistanceCalculator
-from srvp_fd_jax.videos import corruptions
-from srvp_fd_jax.videos.moving_digits import moving_digits
+from srvp_fd_jax import Calculator, FrechetDistanceCalculator
+from srvp_fd_jax.demo import corruptions
+from srvp_fd_jax.demo.moving_digits import moving_digits
 
 
 def sets(n: int, length: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Pairs of sets of clips, the second corrupted."""
+    """Yields names and pairs of sets of clips, the second set corrupted."""
     rng = np.random.default_rng(0)
     x, y = (moving_digits(rng, n, length) for _ in range(2))
     yield "same distribution", x, y
@@ -29,7 +29,7 @@ def sets(n: int, length: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def row(name: str, what: str, float32: object, bfloat16: object) -> None:
-    """Prints one line."""
+    """Prints one line of the table."""
     a, b = float(float32), float(bfloat16)
     print(f"{name:16}{what:20}{a:12.4f}{b:12.4f}{(b - a) / a:12.2%}", flush=True)
 
@@ -43,9 +43,9 @@ def main() -> None:
             if comparison_type == "frame":
                 x, y = x[:, -1], y[:, -1]
             row(comparison_type, what, *(c(x, y, comparison_type) for c in calculators))
-    fvd = [FrechetVideoDistanceCalculator(precision=p) for p in PRECISIONS]
+    fvd = [Calculator(precision=p) for p in PRECISIONS]
     for what, x, y in itertools.islice(sets(16, 16), 3):
-        row("I3D", what, *(calculator(x, y) for calculator in fvd))
+        row("I3D", what, *(calculator.distances(x, y)["logits"] for calculator in fvd))
 
 
 PRECISIONS = ("float32", "bfloat16")
