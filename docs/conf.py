@@ -44,10 +44,10 @@ nitpick_ignore_regex = [
     ("py:class", rf"({names})(\..*)?")
     for names in (
         "str|int|float|bool|dict|list|tuple|type|None|any|property",
-        "Any|Callable|Iterable|Mapping|Sequence|Literal|NamedTuple|Path|os",
+        "Any|Callable|Iterable|Mapping|Sequence|Literal|NamedTuple|Path|os|collections|pathlib",
         "jax|np|nnx|DTypeLike|ArrayLike|Array|AnyArray",
         "Bool|Float|Int|Shaped|UInt8|UInt32|Hashable",
-        "jaxtyping|jaxlib|numpy|ndarray|int64|FrozenNetwork",
+        "jaxtyping|jaxlib|numpy|ndarray|int64|States|Division|_S",
     )
 ]
 
@@ -109,10 +109,16 @@ def _help(command: str) -> str:
 def _protocol_table() -> str:
     """PROTOCOLS as `srvp-fd-jax protocols` lists them, comparisons of one dataset in one row."""
     rows = {
-        protocol.name.replace(f":{protocol.comparison_type}", ":…"): protocol.described()
+        protocol.name.replace(f":{protocol.output}", ":…"): protocol.described()
         for protocol in srvp_fd_jax.PROTOCOLS.values()
     }
-    told = {"protocol", "network", "seed"}  # by the name, or of no bearing on a preset
+    told = {
+        "protocol",
+        "network",
+        "output",
+        "distance",
+        "seed",
+    }  # by the name, or of no bearing on a preset
     columns = [column for column in next(iter(rows.values())) if column not in told]
     cells = [["protocol", *columns], ["---"] * (1 + len(columns))]
     cells += [[f"`{name}`", *(row[column] for column in columns)] for name, row in rows.items()]
