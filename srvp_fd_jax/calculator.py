@@ -102,8 +102,13 @@ class Calculator:
         if distance not in DISTANCES:
             raise ValueError(f"distance: got {distance!r}, allowed are {', '.join(DISTANCES)}")
         if isinstance(protocol, str) and protocol not in NETWORKS:
-            protocol = find_protocol(protocol)
+            try:
+                protocol = find_protocol(protocol)
+            except ValueError as error:
+                raise ValueError(f"{error} (or a network: {', '.join(NETWORKS)})") from error
         name = protocol if isinstance(protocol, str) else protocol.network
+        if name not in NETWORKS:
+            raise ValueError(f"network: got {name!r}, allowed are {', '.join(NETWORKS)}")
         found = load_weights(name, weights)
         self.network, self.weights_sha256 = found.frozen(precision), found.weights_sha256
         if isinstance(protocol, str):
@@ -191,7 +196,7 @@ class Calculator:
         """Returns statistics of no clips, for a loop that updates or merges them."""
         return self._named(jax.tree.map(varying, self.nothing()))
 
-    def distance(self, s1: Any, s2: Any) -> Float[Array, ""]:
+    def distance(self, real: Any, fake: Any) -> Float[Array, ""]:
         """Computes the distance between the statistics of two sets of clips for one output.
 
         Returns:
@@ -201,7 +206,7 @@ class Calculator:
             ValueError: If the statistics are marked with another network, other weights or another
                 protocol than the calculator's, or hold too few samples.
         """
-        named = {"s1": s1, "s2": s2}
+        named = {"real": real, "fake": fake}
         marked = [dict(s.source)["output"] for s in named.values() if "output" in dict(s.source)]
         protocols = [p for p in self.protocols if not marked or p.output == marked[0]]
         expected = self.under(protocols or self.protocols).nothing()[0]
@@ -210,7 +215,7 @@ class Calculator:
             # Statistics that lack marks get those of this calculator, among them the divisor.
             named[name] = states.mark(s, **dict(expected.source))
         compare = DISTANCES[protocols[0].distance]
-        states.check_counts(compare, {k: s.count for k, s in named.items()}, s1.dim)
+        states.check_counts(compare, {k: s.count for k, s in named.items()}, real.dim)
         return compare.between(named)
 
     def distances(

@@ -101,7 +101,11 @@ def _run(argv: Sequence[str] | None) -> int:
         warnings.showwarning = _show_warning
         try:
             args.run(args)
-        except (OSError, ValueError, ModuleNotFoundError) as error:
+        except OSError as error:
+            named = error.filename and error.strerror
+            _tell(f"error: {error.filename}: {error.strerror}" if named else f"error: {error}")
+            return 1
+        except (ValueError, ModuleNotFoundError) as error:
             _tell(f"error: {error}")
             return 1
     return 0

@@ -14,6 +14,7 @@ from srvp_fd_jax.distances import DISTANCES, load_statistics
 from srvp_fd_jax.distances.states import State, check_comparable, check_counts, mark
 from srvp_fd_jax.files import printable
 from srvp_fd_jax.inputs import warn
+from srvp_fd_jax.networks import NETWORKS
 from srvp_fd_jax.passes import Evaluated, evaluate, evaluate_cached, load_calculators
 from srvp_fd_jax.protocols import Protocol, Side, find_protocol
 from srvp_fd_jax.videos.sources import Video, as_videos
@@ -247,7 +248,9 @@ def compute(
         if side in kept:
             return [Kept(kept[side], name)]
         make: Callable[..., list[Evaluated]] = evaluate
-        if side == "real" and cache and all(video.files for video in videos[side]):
+        in_files = all(video.files for video in videos[side])
+        published = all(NETWORKS[one.network].published for one in protocols)
+        if side == "real" and cache and in_files and published:
             make = functools.partial(evaluate_cached, folder=cache)
         total = clips_to_read(videos[side], protocols)
         told = functools.partial(on_progress, side) if on_progress else lambda *_: None
@@ -299,6 +302,13 @@ def compare(
         raise ValueError(f"statistics: {kinds}")
     check_counts(measure, {side: s.count for side, s in both.items()})
     found = cautions(name, real.statistics, fake.statistics)
+    for side, one in (("real", real), ("generated", fake)):
+        if isinstance(one, Evaluated) and one.unreadable:
+            video, reason = one.unreadable[0]
+            found.append(
+                f"{len(one.unreadable)} of {one.found} {side} videos could not be read and were "
+                f"left out, such as {video}: {reason}"
+            )
     for text in found:
         warn(text)
     number = float(measure.between(both))
@@ -341,7 +351,8 @@ def find_videos(source: Any, name: str, protocols: Sequence[Protocol]) -> list[V
             where = source if isinstance(source, str | os.PathLike) else name
             raise ValueError(
                 f"{where}: holds {len(videos)} videos, protocol {protocol.name!r} takes "
-                f"{protocol.clips} clips"
+                f"{protocol.clips} clips; {protocol.name.split('+')[0]}+clips={len(videos)} takes "
+                "fewer"
             )
     strays = [stray for video in videos for stray in video.strays]
     if strays:
@@ -380,6 +391,10 @@ def _protocols(
         of_kept = [name for s in kept if (name := dict(s.source).get("protocol"))]
         if len(kept) == 2 and not of_kept:
             return []
+        if kept and not of_kept:
+            raise ValueError(
+                "protocol: the statistics do not name theirs, so name the protocol of the videos"
+            )
         protocol = of_kept[0] if of_kept else DEFAULT
     given = [protocol] if isinstance(protocol, str | Protocol) else list(protocol)
     if not given:

@@ -26,7 +26,7 @@ _ROUNDING = 1e-3
 
 
 def as_clips(
-    x: ArrayLike, name: str, *, frames_allowed: bool = False
+    x: ArrayLike, name: str, *, frames_allowed: bool = False, range_told: bool = False
 ) -> Shaped[AnyArray, "n t h w c"]:
     """Checks clips of any frame size, grey or RGB, and moves the channels last.
 
@@ -36,6 +36,7 @@ def as_clips(
         x: Clips [N, T, H, W, C] or [N, T, C, H, W].
         name: Name of the argument in messages.
         frames_allowed: Whether frames without a time axis are accepted as clips of one frame.
+        range_told: Whether the caller warns of floats outside [0, 1], see `range_caution`.
 
     Returns:
         The same values with channels last, in a JAX array if `x` is one, else in a NumPy array.
@@ -57,7 +58,7 @@ def as_clips(
         )
     if 0 in array.shape[1:]:
         raise ValueError(f"{name}: got shape {array.shape}, expected frames with pixels")
-    _check_values(array, name)
+    _check_values(array, name, range_told)
     if array.shape[-1] not in (1, 3):
         array = array.transpose(*range(array.ndim - 3), -2, -1, -3)
     if not is_frames:
@@ -106,7 +107,7 @@ def as_count(value: Any, name: str, *, least: int) -> int:
     return number
 
 
-def _check_values(array: Shaped[AnyArray, "..."], name: str) -> None:
+def _check_values(array: Shaped[AnyArray, "..."], name: str, range_told: bool) -> None:
     if isinstance(array, jax.core.Tracer) or array.dtype == np.uint8 or array.size == 0:
         return
     if isinstance(array, jax.Array):
@@ -118,11 +119,21 @@ def _check_values(array: Shaped[AnyArray, "..."], name: str) -> None:
         low, high = float(array.min()), float(array.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(f"{name}: got values that are not finite, expected floats in [0, 1]")
-    got = f"{name}: got values from {low:.3g} to {high:.3g}, expected floats in [0, 1]"
     if max(-low, high) > _LARGEST:
+        got = f"{name}: got values from {low:.3g} to {high:.3g}, expected floats in [0, 1]"
         raise ValueError(f"{got}; divide by 255 or pass uint8")
-    if low < -_ROUNDING or high > 1 + _ROUNDING:
-        warn(f"{got}; they are used as they are")
+    if not range_told and (caution := range_caution(low, high)):
+        warn(f"{name}: {caution}")
+
+
+def range_caution(low: float, high: float) -> str | None:
+    """Warning text if floats from `low` to `high` are outside [0, 1], else None."""
+    if low >= -_ROUNDING and high <= 1 + _ROUNDING:
+        return None
+    return (
+        f"got values from {low:.3g} to {high:.3g}, expected floats in [0, 1]; they are used as "
+        "they are (scale values from -1 to 1 by (x + 1) / 2)"
+    )
 
 
 def warn(text: str) -> None:

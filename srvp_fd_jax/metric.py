@@ -36,6 +36,11 @@ class DistanceMetric(nnx.Metric):
             real: Statistics of the real clips under the names of outputs, made by the calculator.
             argname: Name of the argument of `update` that holds the generated clips.
         """
+        outputs = [protocol.output for protocol in calculator.protocols]
+        if not isinstance(real, Mapping) or set(real) != set(outputs):
+            got = ", ".join(real) if isinstance(real, Mapping) else f"a {type(real).__name__}"
+            expected = ", ".join(outputs)
+            raise ValueError(f"real: got {got}, expected the statistics of {expected}")
         self.calculator = calculator
         self.argname = argname
         self.real = nnx.data(dict(real))

@@ -8,6 +8,7 @@ order as an unbroken one.
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -28,7 +29,7 @@ from srvp_fd_jax.devices import AnyArray
 from srvp_fd_jax.distances.states import mark
 from srvp_fd_jax.encoding import States, blocks, update, used_frames
 from srvp_fd_jax.files import CHECKSUM, read_safetensors, write_safetensors
-from srvp_fd_jax.inputs import warn
+from srvp_fd_jax.inputs import range_caution, warn
 from srvp_fd_jax.networks.base import Moments
 from srvp_fd_jax.protocols import Protocol, Side
 from srvp_fd_jax.resizing import prepare
@@ -304,7 +305,7 @@ def _run(
     state = (_load(*save, calculators) if save else None) or _State.start(calculators)
     if strict:
         _check_readable(state)
-    at, cost = time.monotonic(), 0.0
+    at, cost, range_told = time.monotonic(), 0.0, False
     for progress, clips in rounds(
         videos,
         [calculator.protocols[0] for calculator in calculators],
@@ -317,6 +318,11 @@ def _run(
             if taken.frames is not None:
                 name = f"protocol {calculator.protocols[0].name!r}"
                 calculator.check_length(taken.frames, name)
+        for clip in itertools.chain(*clips):
+            if clip.dtype != np.uint8 and not range_told:  # once in a pass, not for every video
+                if caution := range_caution(float(clip.min()), float(clip.max())):
+                    warn(f"{side}: {caution}")
+                range_told = caution is not None
         statistics = list(state.statistics)
         for i, (calculator, own) in enumerate(zip(calculators, clips, strict=True)):
             if own:

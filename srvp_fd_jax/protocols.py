@@ -6,6 +6,7 @@ presets follow the tools of the field.
 """
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Collection
 from typing import Any, Literal, get_args
@@ -91,6 +92,12 @@ class Protocol:
     resize: Resize
     ddof: int
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises a `ValueError` if there is no such rule for resizing."""
+        if self.resize not in get_args(Resize):
+            allowed = ", ".join(get_args(Resize))
+            raise ValueError(f"resize: got {self.resize!r}, allowed are {allowed}")
 
     def described(self) -> dict[str, str]:
         """Describes in words all that a distance depends on except the weights."""
@@ -236,7 +243,9 @@ def find_protocol(name: str, **overrides: int | str | None) -> Protocol:
     """
     preset, *parts = name.split("+")
     if preset not in PROTOCOLS:
-        raise ValueError(f"protocol: got {preset!r}, allowed are {', '.join(PROTOCOLS)}")
+        near = difflib.get_close_matches(preset, PROTOCOLS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"protocol: got {preset!r}, allowed are {', '.join(PROTOCOLS)}{hint}")
     protocol = PROTOCOLS[preset]
     given: dict[str, Any] = dict(part.partition("=")[::2] for part in parts)
     given |= {key: value for key, value in overrides.items() if value is not None}

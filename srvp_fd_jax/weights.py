@@ -92,10 +92,11 @@ def load_weights(name: str, weights: str | os.PathLike[str] | None = None) -> We
             )
         return found
     for path in (Path(__file__).parent / "data" / f"{name}{_SUFFIX}", cached_path(name)):
-        if path.is_file():
+        if network.published and path.is_file():
             return load(path)
     converted = dataclasses.replace(network.read(network.find()), name=name)
-    save(converted, cached_path(name))
+    if network.published:
+        save(converted, cached_path(name))
     return converted
 
 

@@ -268,7 +268,7 @@ def test_broken_videos_are_told_and_counted(tmp_path, capsys):
     assert "9 clips, but only 8 of 13 videos gave one; 1 shorter than 5 frames (such as" in error
 
 
-@pytest.mark.filterwarnings("ignore:s[12]. 2 samples for 400 feature dimensions")
+@pytest.mark.filterwarnings("ignore:(real|fake). 2 samples for 400 feature dimensions")
 def test_compute_under_an_fvd_protocol(i3d_weights, tmp_path, capsys):
     save(i3d_weights, tmp_path / "i3d.safetensors")
     clips = np.random.default_rng(0).integers(0, 256, (2, 2, 9, 72, 88, 1), np.uint8)
@@ -404,11 +404,11 @@ def test_the_cache_is_limited_listed_and_cleared(files, monkeypatch, capsys):
     [
         (["compute", "a.npy", "nothing.npy"], "nothing.npy: no such file or folder"),
         (["report", "a.npy", "nothing.npy", "-o", "r.html"], "nothing.npy: no such file"),
-        (["compute", "a.npy", "b.safetensors"], "a folder, expected a file: 'b.safetensors'"),
+        (["compute", "a.npy", "b.safetensors"], "b.safetensors: a folder, expected a file"),
         (["compute", "a.npy", "a.npy", "--clips", "9"], "a.npy: holds 8 videos, protocol 'srvp:"),
         (["stats", "a.npy", "-o", "b.safetensors"], "b.safetensors: is a folder, expected a file"),
         (["stats", "a.npy", "-o", "a.npy/s.safetensors"], "Not a directory"),
-        (["compare", "b.safetensors", "b.safetensors"], "a folder, expected a file: 'b.safete"),
+        (["compare", "b.safetensors", "b.safetensors"], "b.safetensors: a folder, expected a file"),
     ],
 )
 def test_what_is_wrong_is_told_before_the_work(command, message, tmp_path, monkeypatch, capsys):

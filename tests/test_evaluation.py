@@ -116,7 +116,9 @@ def test_mp4_files(tmp_path, clips):
     assert progress == [(side, n, 22) for side in ("real", "fake") for n in (0, 16, 22)]
 
 
-@pytest.mark.filterwarnings("ignore:.*(leave the covariance|depends on their number)")
+@pytest.mark.filterwarnings(
+    "ignore:.*(leave the covariance|depends on their number|could not be read)"
+)
 def test_a_result_reads_well(clips, tmp_path):
     real, fake = clips
     np.save(tmp_path / "real.npy", real)
@@ -131,7 +133,11 @@ def test_a_result_reads_well(clips, tmp_path):
         "  caution    30 real and 20 generated samples: a distance depends on their number"
     )
     table = result._repr_html_()
-    assert len(lines) == 6
+    assert lines[6] == (
+        "  caution    1 of 22 generated videos could not be read and were left out, such as "
+        "fake[21]: got dtype <U1, allowed are uint8 (0 to 255) and floats (0 to 1)"
+    )
+    assert len(lines) == 7
     assert table.count("<tr>") == len(lines)
     assert f"{float(result):.6g}" in table
 
@@ -194,3 +200,26 @@ def test_statistics_that_know_no_protocol_take_the_divisor_of_the_one_that_is_na
     expected = srvp_fd_jax.frechet_distance_from_statistics(*states, ddof=0)
     assert float(n) == pytest.approx(float(expected), rel=1e-6)
     assert float(compute(*states)) != float(n)
+
+
+@pytest.mark.filterwarnings("ignore:.*depends on their number")
+def test_values_that_are_not_finite_are_told(clips):
+    real, fake = (np.float32(c) / 255 for c in clips)
+    fake[3, 0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="fake: got values that are not finite"):
+        compute(real, fake, PROTOCOL)
+    with pytest.warns(UserWarning, match="1 of 30 generated videos could not be read .* fake.3.: "):
+        compute(real, list(fake), PROTOCOL)
+
+
+def test_values_out_of_range_are_warned_of_once(clips):
+    real, fake = (2 * np.float32(c) / 255 - 1 for c in clips)
+    with pytest.warns(UserWarning, match="from -1 to 1") as warned:
+        compute(real, list(fake), PROTOCOL)
+    messages = [str(w.message).split(",")[0] for w in warned]
+    assert messages == [f"{side}: got values from -1 to 1" for side in ("real", "fake")]
+
+
+def test_statistics_without_a_protocol_need_the_name_of_one_for_videos(clips, digits):
+    with pytest.raises(ValueError, match="protocol: the statistics do not name theirs"):
+        compute(statistics(clips[0]), clips[1])

@@ -67,7 +67,19 @@ def test_an_optimiser_sees_no_parameters_in_it(metric):
 def test_wrong_use_is_told(metric, clips):
     with pytest.raises(ValueError, match=r"clips: got \['frames'\], but not 'clips'"):
         metric.update(frames=clips[0])
-    with pytest.raises(ValueError, match="s2: got 0 samples, a distance needs at least 2"):
+    with pytest.raises(ValueError, match="fake: got 0 samples, a distance needs at least 2"):
         metric.compute()
     with pytest.raises(ValueError, match="clips: got clips with 4 frames, but 'dynamics'"):
         metric.update(clips=clips[0][:, :4])
+
+
+@pytest.mark.parametrize(
+    ("real", "message"),
+    [
+        (np.zeros((3, 5)), "real: got a ndarray, expected the statistics of dynamics"),
+        ({"frame": 1}, "real: got frame, expected the statistics of dynamics"),
+    ],
+)
+def test_other_statistics_are_refused(dynamics, real, message, without_type_checks):
+    with pytest.raises(ValueError, match=message):
+        srvp_fd_jax.DistanceMetric(dynamics, real)

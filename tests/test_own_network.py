@@ -117,3 +117,14 @@ def test_weights_are_kept_and_read(tmp_path):
     assert found.architecture == Colours()
     with pytest.raises(ValueError, match="holds the model 'colours', but 'digits' was asked for"):
         weights.load_weights("digits", path)
+
+
+def test_nothing_of_it_is_cached(folders, monkeypatch):
+    """Its weights and its code may change from one run to the next."""
+    first = srvp_fd_jax.compute(*folders, "own", cache=Path("cache"))
+    changed = Weights("colours", Colours(), ARRAYS | {"kernel": 2 * ARRAYS["kernel"]}, {}, "0" * 64)
+    entry = Network(Colours, find=lambda: Path("nowhere"), read=lambda path: changed)
+    monkeypatch.setitem(NETWORKS, "colours", entry)
+    second = srvp_fd_jax.compute(*folders, "own", cache=Path("cache"))
+    assert float(second) == pytest.approx(4 * float(first), rel=1e-4)
+    assert [first.real.cached, second.real.cached] == [False, False]

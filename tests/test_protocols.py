@@ -168,3 +168,14 @@ def test_whole_videos_mark_statistics_with_their_length():
 def test_what_a_network_takes_is_described(name: str, size: str, values: str):
     described = find_protocol(name).described()
     assert (described["resize"], described["values"]) == (size, values)
+
+
+def test_a_near_name_is_suggested():
+    with pytest.raises(ValueError, match=r"got 'fvd2048', allowed are .*; did you mean 'fvd2048_1"):
+        find_protocol("fvd2048")
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_an_unknown_rule_for_resizing_is_refused():
+    with pytest.raises(ValueError, match="resize: got 'bicubic', allowed are none, bilinear_tf1"):
+        dataclasses.replace(PROTOCOLS["tensorflow"], resize="bicubic")

@@ -220,12 +220,14 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A network with published weights.
+    """A network and where its weights are found.
 
     Attributes:
         architecture: Class of the network's architecture.
-        find: Function that returns the path of the published weights, downloaded if necessary.
-        read: Function that reads a file or folder in the format of the published weights.
+        find: Function that returns the path of the weights, downloaded if necessary.
+        read: Function that reads the weights from such a path, which `weights=` may name as well.
+        published: Whether weights and code never change under this name. Only then are converted
+            weights and statistics of videos kept in the cache.
         attribution: Authors of the weights, stored in the files of converted weights.
         licence: Licence of the weights, stored in the files of converted weights.
     """
@@ -233,6 +235,7 @@ class Network:
     architecture: type[Architecture]
     find: Callable[[], Path]
     read: Callable[[Path], Weights]
+    published: bool = False
     attribution: str = "see the source of the weights"
     licence: str = "see the source of the weights"
 

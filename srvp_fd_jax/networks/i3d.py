@@ -391,6 +391,7 @@ NETWORKS = {
         I3DArchitecture,
         find=find_ckpt,
         read=read_checkpoint,
+        published=True,
         attribution="I3D, Carreira and Zisserman, CVPR 2017, arXiv 1705.07750, "
         "https://github.com/google-deepmind/kinetics-i3d",
         licence="Apache-2.0",

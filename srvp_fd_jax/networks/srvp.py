@@ -516,6 +516,7 @@ NETWORKS = {
         SRVPArchitecture,
         find=functools.partial(download, name),
         read=read_checkpoint,
+        published=True,
         attribution=attribution,
         licence="Apache-2.0",
     )

@@ -88,7 +88,11 @@ class _Load:
                     check_size(height, width, protocol.resize, size)
         except Exception as error:
             # For damaged files libraries raise errors of any type; one must not stop thousands.
-            return Loaded(video, (None,) * len(self.protocols), str(error) or repr(error))
+            return Loaded(
+                video,
+                (None,) * len(self.protocols),
+                str(error).removeprefix(f"{video.name}: ") or repr(error),
+            )
         read = np.unique(np.concatenate(wanted))
         return Loaded(
             video, tuple(frames[np.searchsorted(read, w)] if len(w) else None for w in wanted)

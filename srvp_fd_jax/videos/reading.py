@@ -155,7 +155,7 @@ def _frames_of(clip: Any, name: str, choose: Choose) -> Frames:
         raise ValueError(f"got dtype {frames.dtype}, JAX takes floats of at most 8 bytes")
     if not frames.dtype.isnative:
         frames = frames.astype(frames.dtype.newbyteorder("="))
-    return np.asarray(as_clips(frames[None], name)[0]) if len(frames) else frames
+    return np.asarray(as_clips(frames[None], name, range_told=True)[0]) if len(frames) else frames
 
 
 def _read_images(files: tuple[File, ...], choose: Choose) -> Frames:

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from srvp_fd_jax.devices import values
-from srvp_fd_jax.inputs import as_array, warn
+from srvp_fd_jax.inputs import as_array, as_clips, warn
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mov", ".mkv", ".gif", ".m4v")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -146,12 +146,14 @@ def as_videos(source: Any, name: str) -> list[Video]:
     if hasattr(source, "shape"):
         source = as_array(source, name)
         array = values(source)
-        if array is None or array.ndim != 5:
+        if array is None:
+            raise ValueError(f"{name}: got an array whose values lie in other processes")
+        if array.ndim != 5:
             raise ValueError(
                 f"{name}: got an array of shape {source.shape}, expected clips [N, T, H, W, C] or "
-                "[N, T, C, H, W] with values that this process holds"
+                "[N, T, C, H, W]"
             )
-        source = array
+        source = as_clips(array, name, range_told=True)
     elif isinstance(source, Mapping) or not (
         hasattr(source, "__len__") and hasattr(source, "__getitem__")
     ):

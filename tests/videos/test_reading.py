@@ -896,7 +896,7 @@ def test_steps_of_any_size(tmp_path: Path):
 
 def test_a_fifo_is_not_opened(tmp_path: Path):
     os.mkfifo(tmp_path / "a.mp4")
-    assert "a.mp4: is not a regular file" in reason(tmp_path)
+    assert reason(tmp_path) == "is not a regular file"
     (tmp_path / "a.mp4").rename(tmp_path / "a.npy")
     assert "is not a regular file" in reason(tmp_path)
     for suffix in ("zip", "tar"):

@@ -381,7 +381,7 @@ def test_things_that_hold_no_videos_are_told(source, message: str):
 
 
 def test_arrays_without_values_are_told():
-    with pytest.raises(ValueError, match="with values that this process holds"):
+    with pytest.raises(ValueError, match="whose values lie in other processes"):
         jax.eval_shape(lambda clips: len(as_videos(clips, "real")), jnp.asarray(CLIPS))
 
 
