@@ -127,6 +127,11 @@ class Calculator:
         if found.architecture.caution:
             _warn_once(f"the model {name!r} {found.architecture.caution}")
 
+    def __repr__(self) -> str:
+        """The kind of calculator, its network and its outputs or protocols."""
+        compared = ", ".join(protocol.name or protocol.output for protocol in self.protocols)
+        return f"{type(self).__name__}({self.protocols[0].network}: {compared})"
+
     def only(self, *outputs: str) -> "Calculator":
         """Returns a calculator of the named outputs only."""
         protocols = {protocol.output: protocol for protocol in self.protocols}

@@ -57,11 +57,11 @@ class Kept:
         return {"path": self.name, "samples": int(self.statistics.count), "side": side}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Result:
     """A distance between two sets of videos, and what it was computed from.
 
-    `float(result)` is the distance, and `print(result)` describes it in words.
+    `float(result)` is the distance. Printed, in a terminal or a notebook, a result describes it.
 
     Attributes:
         distance: The distance.
@@ -93,7 +93,7 @@ class Result:
         """The distance."""
         return self.distance
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """The distance, its protocol, both sides, the network and the cautions, line by line."""
         (name, number), *rows = self._rows()
         width = max(len(label) for label, _ in rows)
@@ -101,7 +101,7 @@ class Result:
         return "\n".join(printable(line) for line in lines)
 
     def _repr_html_(self) -> str:
-        """The lines of `str(result)` as a table for notebooks."""
+        """The lines of `repr(result)` as a table for notebooks."""
         (name, number), *rows = self._rows()
         head = f"<tr><th>{html.escape(name)}</th><th>{number}</th></tr>"
         cells = (
@@ -396,6 +396,10 @@ def _protocols(
                 "protocol: the statistics do not name theirs, so name the protocol of the videos"
             )
         protocol = of_kept[0] if of_kept else DEFAULT
+    if not isinstance(protocol, str | Protocol | Sequence):
+        raise ValueError(
+            f"protocol: got {protocol!r}, expected a name, a Protocol or a list of them"
+        )
     given = [protocol] if isinstance(protocol, str | Protocol) else list(protocol)
     if not given:
         raise ValueError("protocol: got an empty list")

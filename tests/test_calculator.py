@@ -586,3 +586,8 @@ def test_wrong_use_is_told(arguments: dict[str, Any], message: str):
 def test_wrong_features_are_told(f1, f2, message, digits):
     with pytest.raises(ValueError, match=message):
         digits.calculate_frechet_distance_from_features(f1, f2)
+
+
+def test_a_calculator_shows_what_it_computes(digits):
+    assert repr(digits) == "FrechetDistanceCalculator(digits: frame, static_content, dynamics)"
+    assert repr(digits.only("frame")) == "FrechetDistanceCalculator(digits: frame)"

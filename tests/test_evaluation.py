@@ -223,3 +223,12 @@ def test_values_out_of_range_are_warned_of_once(clips):
 def test_statistics_without_a_protocol_need_the_name_of_one_for_videos(clips, digits):
     with pytest.raises(ValueError, match="protocol: the statistics do not name theirs"):
         compute(statistics(clips[0]), clips[1])
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_a_result_shows_itself_in_a_terminal(clips):
+    result = compute(*clips, PROTOCOL)
+    assert repr(result) == str(result)
+    assert "array" not in repr(result)
+    with pytest.raises(ValueError, match="protocol: got 3, expected a name, a Protocol or a list"):
+        compute(*clips, 3)

@@ -207,7 +207,8 @@ def find_videos(path: str | os.PathLike[str]) -> list[Video]:
         videos = _grouped(dict(_files(root)))
     else:
         raise ValueError(
-            f"{path}: expected a folder or a {', '.join(ARCHIVE_SUFFIXES + ARRAY_SUFFIXES)} file"
+            f"{path}: expected a folder or a {', '.join(ARCHIVE_SUFFIXES + ARRAY_SUFFIXES)} file "
+            "(for single videos pass the folder that they are in)"
         )
     if not videos:
         raise ValueError(
