@@ -17,7 +17,7 @@ STYLE = {
     "lines.markersize": 4,
 }
 WIDTH = 7.2
-"""Of a figure over two columns, in inches."""
+"""Width of a figure over two columns, in inches."""
 
 # Of Okabe & Ito's palette, which the colour-blind tell apart; markers tell them apart in grey.
 COLOURS = {"frame": "#0072B2", "static_content": "#D55E00", "dynamics": "#009E73"}
