@@ -329,6 +329,9 @@ def _open(source: Source, kept: int = 1) -> Iterator[tuple[Any, Any]]:
     import av
 
     content = source.content
+    # Before PyAV 19, a title in another encoding is an error unless its bytes are replaced.
+    old = int(av.__version__.partition(".")[0]) < 19
+    tolerant: dict[str, Any] = {"metadata_errors": "replace"} if old else {}
     with av.open(
         f"file:{content}" if isinstance(content, str) else BytesIO(content),
         options={
@@ -336,7 +339,7 @@ def _open(source: Source, kept: int = 1) -> Iterator[tuple[Any, Any]]:
             "protocol_whitelist": "file",
             **_LIMITS,  # for the decoder that finds the size
         },
-        metadata_errors="replace",  # a title may be in another encoding
+        **tolerant,
     ) as container:
         if not container.streams.video:
             raise ValueError("holds no video")
