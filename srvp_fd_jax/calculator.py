@@ -7,7 +7,7 @@
 import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,13 +25,10 @@ from srvp_fd_jax.inputs import as_array, as_clips, as_count, warn
 from srvp_fd_jax.networks import NETWORKS
 from srvp_fd_jax.networks.base import FrozenNetwork, Moments, Output
 from srvp_fd_jax.networks.convolution import Precision
-from srvp_fd_jax.networks.srvp import DATASETS
+from srvp_fd_jax.networks.srvp import DATASETS, ComparisonType
 from srvp_fd_jax.protocols import PROTOCOLS, Protocol, find_protocol
 from srvp_fd_jax.resizing import check_size, prepare
 from srvp_fd_jax.weights import load_weights
-
-ComparisonType = Literal["frame", "static_content", "dynamics"]
-"""Names of the outputs of SRVP, as in srvp-fd."""
 
 
 @jax.tree_util.register_pytree_with_keys_class

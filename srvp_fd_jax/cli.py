@@ -33,7 +33,7 @@ from srvp_fd_jax.evaluation import (
     is_statistics,
 )
 from srvp_fd_jax.files import cache_folder, check_writable, printable, size_of, trim
-from srvp_fd_jax.networks.srvp import DATASETS
+from srvp_fd_jax.networks.srvp import COMPARISON_TYPES, DATASETS
 from srvp_fd_jax.passes import Collected, Evaluated, collect, evaluate, load_calculators
 from srvp_fd_jax.protocols import (
     OVERRIDES,
@@ -320,7 +320,7 @@ def _add_evaluation(command: Any) -> None:
     )
     command.add_argument(
         "--comparison-type",
-        choices=("frame", "static_content", "dynamics"),
+        choices=COMPARISON_TYPES,
         help="features that an SRVP protocol compares (default: frame)",
     )
     changes = command.add_argument_group("changes to the protocol, which become part of its name")

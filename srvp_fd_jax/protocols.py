@@ -15,6 +15,7 @@ import jax
 
 from srvp_fd_jax.distances import DISTANCES
 from srvp_fd_jax.networks import NETWORKS
+from srvp_fd_jax.networks.srvp import COMPARISON_TYPES
 from srvp_fd_jax.resizing import Resize
 
 Side = Literal["real", "fake"]
@@ -172,7 +173,7 @@ def _srvp(
             resize=resize,
             ddof=1,
         )
-        for output in ("frame", "static_content", "dynamics")
+        for output in COMPARISON_TYPES
     ]
 
 
