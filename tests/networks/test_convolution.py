@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from srvp_fd_jax.networks import convolution
-from srvp_fd_jax.networks.convolution import winograd
+from srvp_fd_jax.networks import convolution, i3d
+from srvp_fd_jax.networks.convolution import winograd, winograd_in_time
 
 RNG = np.random.default_rng(0)
 SIZES = [(3, 1, 8, 12), (3, 1, 2, 2), (4, 2, 8, 12), (4, 2, 4, 4)]
@@ -58,6 +58,40 @@ def test_winograd_has_the_gradient_of_the_definition(r: int, strides: int, h: in
         gradients(winograd),
         gradients(lambda x, k: definition(x, k, strides)),
         atol=2e-5,
+    )
+
+
+@pytest.mark.parametrize("t", [1, 2, 3, 5, 8])
+def test_winograd_in_time_is_nearly_as_exact_as_the_definition(t: int):
+    x = jnp.asarray(RNG.normal(size=(2, t, 5, 6, 24)), jnp.float32)
+    kernel = jnp.asarray(RNG.normal(size=(3, 3, 3, 24, 40)) / np.sqrt(27 * 24), jnp.float32)
+    in_torch = [torch.from_numpy(np.array(a)) for a in (x, kernel)]
+    channels_first, kernel_last = (
+        in_torch[0].permute(0, 4, 1, 2, 3),
+        in_torch[1].permute(4, 3, 0, 1, 2),
+    )
+    exact, of_torch = (
+        torch.nn.functional.conv3d(channels_first.to(dtype), kernel_last.to(dtype), padding=1)
+        .permute(0, 2, 3, 4, 1)
+        .numpy()
+        for dtype in (torch.float64, torch.float32)
+    )
+    got = winograd_in_time(x, kernel)
+    chex.assert_shape(got, exact.shape)
+    errors = [np.sqrt(np.mean((y - exact) ** 2)) for y in (got, of_torch)]
+    assert errors[0] < 6 * errors[1] < 3e-6
+
+
+@pytest.mark.parametrize("t", [2, 3])
+def test_winograd_in_time_has_the_gradient_of_the_definition(t: int):
+    x = jnp.asarray(RNG.normal(size=(2, t, 5, 6, 3)), jnp.float32)
+    kernel = jnp.asarray(RNG.normal(size=(3, 3, 3, 3, 4)) / 9, jnp.float32)
+
+    def gradients(function):
+        return jax.grad(lambda *args: jnp.sum(jnp.sin(function(*args))), (0, 1))(x, kernel)
+
+    chex.assert_trees_all_close(
+        gradients(winograd_in_time), gradients(lambda x, k: i3d.plain(x, k, 1)), atol=3e-5
     )
 
 

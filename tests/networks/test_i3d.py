@@ -29,7 +29,7 @@ from srvp_fd_jax.networks.i3d import (
     I3D,
     Unit3D,
     _ArrayUnpickler,
-    factorised,
+    conv3d,
     find_ckpt,
     max_pool,
     plain,
@@ -97,13 +97,13 @@ def kernels() -> list[tuple[tuple[int, ...], int]]:
 
 
 @pytest.mark.parametrize(("shape", "stride"), kernels())
-def test_factorised_and_plain_convolutions_agree(shape: tuple[int, ...], stride: int):
+def test_convolutions_on_a_cpu_are_those_of_the_definition(shape: tuple[int, ...], stride: int):
     rng = np.random.default_rng(0)
     kernel = jnp.asarray(rng.normal(size=shape), jnp.float32)
     for size in ((5, 9, 8), (4, 8, 9)):
         x = jnp.asarray(rng.normal(size=(2, *size, shape[3])), jnp.float32)
         expected = np.asarray(plain(x, kernel, stride))
-        got = factorised(x, kernel, stride)
+        got = conv3d(x, kernel, stride)
         np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
 
 
@@ -125,7 +125,8 @@ def test_lowers_to_float32_at_full_precision(platform: str):
     exported = export.export(function, platforms=[platform])(state, clips)
     program = exported.mlir_module()
     lines = [line for line in program.splitlines() if "stablehlo.convolution" in line]
-    assert len(lines) == 57
+    # On a CPU, each of 8 large kernels of three time steps is 6 kernels of one, and of 2 others 4.
+    assert len(lines) == (57 + 8 * 5 + 2 * 3 if platform == "cpu" else 57)
     assert all(set(re.findall("DEFAULT|HIGHEST|HIGH", line)) == {"HIGHEST"} for line in lines)
     # 3-D convolutions stay whole where they are fast.
     temporal = [line for line in lines if "7x7x7x3x64xf32" in line or "3x3x3x" in line]
