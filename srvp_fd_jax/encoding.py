@@ -39,8 +39,8 @@ Extract = jax.tree_util.Partial
 States = tuple[State, ...]
 """One state per element of the tuple of moments."""
 
-# Largest block that a stream encodes in one call, unless a single batch is larger.
-_BLOCK_BYTES = 64 * 2**20
+# Largest block that is encoded in one call, unless a single batch is larger.
+BLOCK_BYTES = 64 * 2**20
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "division"))
@@ -149,23 +149,34 @@ def _fold_block(
     count: Int[Array, ""],
     batch_size: int,
 ) -> States:
-    """Folds the first `count` samples of a block into states, by one program for all counts.
+    """Folds the first `count` samples of a block into states, by one program for all counts."""
+    return update(state, encode_block(extract, samples, count, batch_size), counting)
 
-    Batches that hold padding only are not encoded.
+
+@functools.partial(jax.jit, static_argnames="batch_size")
+def encode_block(
+    extract: Extract,
+    samples: Shaped[Array, "size *sample"],
+    count: Int[Array, ""],
+    batch_size: int,
+) -> PyTree[Float[Array, "size _ _"]]:
+    """Encodes the first `count` samples of a block in batches, by one program for all counts.
+
+    Batches that hold padding only are not encoded: their rows of the result are zero.
     """
     batches = jnp.reshape(samples, (-1, batch_size, *samples.shape[1:]))
 
     def encode_next(
-        i: Int[Array, ""], moments: PyTree[Float[Array, "b n _ _"]]
+        i: Int[Array, ""], made: PyTree[Float[Array, "b n _ _"]]
     ) -> PyTree[Float[Array, "b n _ _"]]:
-        return jax.tree.map(lambda f, new: f.at[i].set(new), moments, extract(batches[i]))
+        return jax.tree.map(lambda f, new: f.at[i].set(new), made, extract(batches[i]))
 
     nothing = jax.tree.map(
         lambda f: jnp.zeros((len(batches), *f.shape), f.dtype),
         jax.eval_shape(extract, batches[0]),
     )
-    moments = jax.lax.fori_loop(0, -(-count // batch_size), encode_next, nothing)
-    return update(state, jax.tree.map(jnp.concatenate, moments), counting)
+    made = jax.lax.fori_loop(0, -(-count // batch_size), encode_next, nothing)
+    return jax.tree.map(jnp.concatenate, made)
 
 
 @functools.partial(jax.jit, static_argnames="division")
@@ -256,7 +267,7 @@ def blocks(
         batches: Frames or clips.
         batch_size: Number of samples encoded at a time.
         most: Largest size of a block as a multiple of `batch_size`; blocks are smaller if they
-            would exceed `_BLOCK_BYTES`.
+            would exceed `BLOCK_BYTES`.
 
     Yields:
         Blocks, each with the number of samples that are not padding. Batches that are sharded over
@@ -306,7 +317,7 @@ def _joined(
     if arrived < batch_size:
         size = min(batch_size, 1 << (arrived - 1).bit_length())
     else:
-        fitting = _BLOCK_BYTES // (batch_size * math.prod(shape) * dtype.itemsize)
+        fitting = BLOCK_BYTES // (batch_size * math.prod(shape) * dtype.itemsize)
         size = batch_size * max(1, min(most, fitting))
     block, filled = make((size, *shape), dtype), 0
     for batch in itertools.chain((first.popleft() for _ in range(len(first))), batches):

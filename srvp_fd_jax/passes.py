@@ -10,10 +10,9 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,13 +20,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 import srvp_fd_jax
 from srvp_fd_jax.calculator import Calculator, moments
 from srvp_fd_jax.devices import AnyArray
 from srvp_fd_jax.distances.states import mark
-from srvp_fd_jax.encoding import States, blocks, update, used_frames
+from srvp_fd_jax.encoding import (
+    BLOCK_BYTES,
+    Extract,
+    States,
+    encode_block,
+    update,
+    used_frames,
+)
 from srvp_fd_jax.files import CHECKSUM, read_safetensors, write_safetensors
 from srvp_fd_jax.inputs import range_caution, warn
 from srvp_fd_jax.networks.base import Moments
@@ -122,25 +128,41 @@ def prepared(
     return _prepare(clips, rule, architecture.size, architecture.channels)
 
 
-def _encode(calculator: Calculator, clips: Clips) -> tuple[Moments, ...]:
-    """Computes the moments of a round's clips per protocol, padded to `VIDEOS_A_ROUND` clips."""
+def _encode(
+    calculator: Calculator, clips: Clips
+) -> Iterator[tuple[Clips, tuple[Moments, ...], Bool[np.ndarray, " size"]]]:
+    """Encodes clips in blocks of one size, each of which takes one call.
+
+    Yields:
+        Clips of a block, their moments, and which samples of the moments are not padding.
+    """
     architecture = calculator.network.architecture
     outputs = [architecture.outputs[protocol.output] for protocol in calculator.protocols]
-    used = [used_frames(clip[None], outputs) for clip in clips]
-    fitting = max(1, architecture.frames_at_once() // used[0].shape[1])
-    at_once = math.gcd(VIDEOS_A_ROUND, 1 << (fitting.bit_length() - 1))
-    batches = blocks((prepared(calculator, clip) for clip in used), at_once, 1)
-    encoded = [_moments(calculator.network, calculator.protocols, batch) for batch, _ in batches]
+    used = [used_frames(clip[None], outputs)[0] for clip in clips]
+    frames = len(used[0])
+    at_once = _power_of_two(architecture.frames_at_once() // frames)
+    clip_bytes = 4 * frames * architecture.size**2 * architecture.channels
+    size = max(at_once, _power_of_two(BLOCK_BYTES // clip_bytes))
+    extract = Extract(moments, calculator.network, calculator.protocols)
+    first = 0
+    for (shape, dtype), group in itertools.groupby(used, lambda clip: (clip.shape, clip.dtype)):
+        of_shape = list(group)
+        for start in range(0, len(of_shape), size):
+            of_block = of_shape[start : start + size]
+            block = np.zeros((size, *shape), dtype)
+            block[: len(of_block)] = of_block
+            count = jax.device_put(np.int32(len(of_block)))
+            made = encode_block(extract, prepared(calculator, block), count, at_once)
+            yield clips[first : first + len(of_block)], made, np.arange(size) < len(of_block)
+            first += len(of_block)
 
-    def padded(*f: Float[Array, "n k d"]) -> Float[Array, "videos k d"]:
-        together = jnp.concatenate(f)
-        return jnp.pad(together, ((0, VIDEOS_A_ROUND - len(together)), (0, 0), (0, 0)))
 
-    return jax.tree.map(padded, *encoded)
+def _power_of_two(n: int) -> int:
+    """The largest power of two that is at most `n` and `VIDEOS_A_ROUND`, at least 1."""
+    return 1 << max(0, min(n, VIDEOS_A_ROUND).bit_length() - 1)
 
 
 _prepare = jax.jit(prepare, static_argnames=("rule", "size", "channels"))
-_moments = jax.jit(moments)
 
 
 def evaluate(
@@ -300,7 +322,7 @@ def _run(
     """Reads and encodes videos.
 
     `save` is the path for the progress and the hash of the job. `on_moments` is called with the
-    index of a calculator, its clips in a round and their moments.
+    index of a calculator, some of its clips and their moments, after which padding may follow.
     """
     state = (_load(*save, calculators) if save else None) or _State.start(calculators)
     if strict:
@@ -325,10 +347,9 @@ def _run(
                 range_told = caution is not None
         statistics = list(state.statistics)
         for i, (calculator, own) in enumerate(zip(calculators, clips, strict=True)):
-            if own:
-                moments = _encode(calculator, own)
-                statistics[i] = update(statistics[i], moments, np.arange(VIDEOS_A_ROUND) < len(own))
-                on_moments(i, own, moments)
+            for of_block, made, counting in _encode(calculator, own) if own else ():
+                statistics[i] = update(statistics[i], made, counting)
+                on_moments(i, of_block, made)
         jax.block_until_ready(state.statistics)  # at most one round is in flight
         state = _State(progress, tuple(statistics))
         on_progress(progress.position)
