@@ -487,7 +487,7 @@ def frechet_distance(
         dataset: Name of the model, one of `DATASETS`.
         comparison_type: "frame" (appearance of single frames), "static_content" (what stays the
             same in a clip) or "dynamics" (how the content moves).
-        batch_size: Number of samples encoded at a time; by default about 64 frames on a CPU and 256
+        batch_size: Number of samples encoded at a time; by default about 16 frames on a CPU and 256
             on other devices. It changes the result by rounding only.
         weights: Converted file or checkpoint folder; by default looked up, see `load_network`.
         method: "procrustes" or "eigh", see `distances.frechet.frechet_distance_from_factors`.

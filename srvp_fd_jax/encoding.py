@@ -127,7 +127,7 @@ def stream(
         return state
     # The batches of one call share its fixed costs (on a CPU, memory pages and transforms of
     # kernels) and one QR of all their rows. Other devices have larger batches, so they need fewer.
-    at_once = 16 if jax.default_backend() == "cpu" else 4
+    at_once = 64 if jax.default_backend() == "cpu" else 4
     for samples, count in blocks(batches, batch_size, at_once):
         before = state
         if count is None:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -140,9 +141,9 @@ def _encode(
     outputs = [architecture.outputs[protocol.output] for protocol in calculator.protocols]
     used = [used_frames(clip[None], outputs)[0] for clip in clips]
     frames = len(used[0])
-    at_once = _power_of_two(architecture.frames_at_once() // frames)
     clip_bytes = 4 * frames * architecture.size**2 * architecture.channels
-    size = max(at_once, _power_of_two(BLOCK_BYTES // clip_bytes))
+    at_once = _power_of_two(architecture.frames_at_once() / frames)
+    size = max(at_once, _power_of_two(BLOCK_BYTES / clip_bytes))
     extract = Extract(moments, calculator.network, calculator.protocols)
     first = 0
     for (shape, dtype), group in itertools.groupby(used, lambda clip: (clip.shape, clip.dtype)):
@@ -157,9 +158,9 @@ def _encode(
             first += len(of_block)
 
 
-def _power_of_two(n: int) -> int:
-    """The largest power of two that is at most `n` and `VIDEOS_A_ROUND`, at least 1."""
-    return 1 << max(0, min(n, VIDEOS_A_ROUND).bit_length() - 1)
+def _power_of_two(n: float) -> int:
+    """The power of two nearest to `n` from 1 to `VIDEOS_A_ROUND`."""
+    return 1 << round(math.log2(min(max(n, 1), VIDEOS_A_ROUND)))
 
 
 _prepare = jax.jit(prepare, static_argnames=("rule", "size", "channels"))

@@ -73,7 +73,7 @@ class Architecture(abc.ABC):
     family: ClassVar[str]
     size: ClassVar[int]
     value_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    frames_a_call: ClassVar[tuple[int, int]] = (64, 256)
+    frames_a_call: ClassVar[tuple[int, int]] = (16, 256)
 
     @classmethod
     @abc.abstractmethod

@@ -96,7 +96,10 @@ def convolution(
     direct = functools.partial(
         _direct, strides=strides, padding=padding, precision=XLA_PRECISION[precision]
     )
-    worth_it = x.size * kernel.shape[-1] >= _LEAST_WORK
+    n, h, w, c = x.shape
+    tiles = n * (h // strides // 2) * (w // strides // 2)
+    # With few tiles, the transforms of the kernel take more time and memory than the products.
+    worth_it = x.size * kernel.shape[-1] >= _LEAST_WORK and 2 * tiles >= c
     if worth_it and (kernel.shape[0], strides, padding) in ((3, 1, 1), (4, 2, 1)):
         return jax.lax.platform_dependent(x, kernel, cpu=winograd, default=direct)
     return direct(x, kernel)
