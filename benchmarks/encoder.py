@@ -181,6 +181,9 @@ def start() -> None:
         "first number, digits": "import numpy as np, srvp_fd_jax; x = np.random.default_rng(0)"
         ".integers(0, 256, (2, 256, 64, 64, 1), np.uint8);"
         "print(float(srvp_fd_jax.frechet_distance(*x, 'digits')))",
+        "first number, FVD": "import numpy as np, srvp_fd_jax; x = np.random.default_rng(0)"
+        ".integers(0, 256, (2, 8, 16, 64, 64, 3), np.uint8);"
+        "print(float(srvp_fd_jax.frechet_video_distance(*x)))",
     }
     with tempfile.TemporaryDirectory() as cache:
         settings = {
@@ -193,6 +196,9 @@ def start() -> None:
             ("first number, digits", {}, "no cache of programs"),
             ("first number, digits", settings, "cold cache"),
             ("first number, digits", settings, "warm cache"),
+            ("first number, FVD", {}, "no cache of programs"),
+            ("first number, FVD", settings, "cold cache"),
+            ("first number, FVD", settings, "warm cache"),
         ]
         for what, settings, name in rows:
             begun = time.perf_counter()
