@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         frechet_distance_from_moments,
         frechet_distance_from_statistics,
     )
+    from srvp_fd_jax.distances.sample import FeatureSample, load_sample
     from srvp_fd_jax.distances.statistics import FeatureStatistics
     from srvp_fd_jax.evaluation import Result, compute
     from srvp_fd_jax.metric import DistanceMetric
@@ -35,6 +36,7 @@ _HOMES = {
     ),
     "distances": ("DISTANCES", "load_statistics"),
     "distances.frechet": ("frechet_distance_from_moments", "frechet_distance_from_statistics"),
+    "distances.sample": ("FeatureSample", "load_sample"),
     "distances.statistics": ("FeatureStatistics",),
     "evaluation": ("Result", "compute"),
     "metric": ("DistanceMetric",),
@@ -52,6 +54,7 @@ __all__ = [
     "PROTOCOLS",
     "Calculator",
     "DistanceMetric",
+    "FeatureSample",
     "FeatureStatistics",
     "FrechetDistanceCalculator",
     "Protocol",
@@ -64,6 +67,7 @@ __all__ = [
     "frechet_distance_from_statistics",
     "frechet_video_distance",
     "load_network",
+    "load_sample",
     "load_statistics",
 ]
 

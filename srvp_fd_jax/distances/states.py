@@ -5,36 +5,38 @@ a dataclass of arrays with one static field `source`, which says where the featu
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
-from srvp_fd_jax.devices import AnyArray, Division, values
+from srvp_fd_jax.devices import AnyArray, Division, values, varying_axes
 from srvp_fd_jax.files import printable, read_safetensors, write_safetensors
 from srvp_fd_jax.inputs import warn
 
 FORMAT_VERSION = 2
 _FORMAT = "srvp-fd-jax statistics"
+_SAMPLE = "sample."  # prefix of the arrays of a sample
 
 Source = tuple[tuple[str, str], ...]
 """Where features come from, as (name, value) pairs such as ("network", "kth")."""
 
 _S = TypeVar("_S", bound="State")
+_M = TypeVar("_M", bound="Marked")
+_T = TypeVar("_T")
 
 
 @runtime_checkable
-class State(Protocol):
-    """Summary of a set of features for a distance: an immutable dataclass and a pytree.
+class Marked(Protocol):
+    """Something made of features that knows where they come from: a dataclass and a pytree.
 
     Attributes:
         source: Where the features come from; a static field of the dataclass.
         dim: Feature dimension.
-        count: Number of samples, a scalar.
     """
 
     @property
@@ -42,6 +44,15 @@ class State(Protocol):
 
     @property
     def dim(self) -> int: ...  # noqa: D102
+
+
+@runtime_checkable
+class State(Marked, Protocol):
+    """Summary of a set of features for a distance: an immutable dataclass and a pytree.
+
+    Attributes:
+        count: Number of samples, a scalar.
+    """
 
     @property
     def count(self) -> Any: ...  # noqa: D102
@@ -103,14 +114,14 @@ class Distance(Protocol):
         """
 
 
-def mark(state: _S, **source: object) -> _S:
+def mark(state: _M, **source: object) -> _M:
     """Adds entries to the `source` of a state, except those with the value None."""
     known = {name: str(value) for name, value in source.items() if value is not None}
     both = dict(state.source) | known
     return dataclasses.replace(state, source=tuple(sorted(both.items())))  # type: ignore[type-var]
 
 
-def check_comparable(s1: State, s2: State, *, same_side: bool = False) -> None:
+def check_comparable(s1: Marked, s2: Marked, *, same_side: bool = False) -> None:
     """Raises a `ValueError` unless types, dimensions and common entries of the sources agree.
 
     A mixture agrees only with another mixture. The entries "side" ("real" or "fake") must agree
@@ -153,8 +164,35 @@ def check_counts(distance: Distance, counts: Mapping[str, Any], dim: int | None 
             warn(f"{name}: {caution}")
 
 
-def save(state: State, path: Path) -> None:
-    """Writes an unstacked state to a safetensors file, see `write_safetensors`."""
+def gather(state: _T, axis_name: Hashable | tuple[Hashable, ...]) -> _T:
+    """Stacks the states of all devices along axes of `jax.shard_map` (or `jax.vmap`).
+
+    Raises:
+        ValueError: If the states are equal on all devices of an axis, so that samples would be
+            counted several times. `jax.shard_map` detects this unless `check_vma=False`.
+    """
+    # `shard_map` infers that the result of a `psum` is replicated, but not that of a gather.
+    place, places = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
+    varying = frozenset().union(*map(varying_axes, jax.tree.leaves(state)))
+    same = varying_axes(place) - varying
+    if same:
+        raise ValueError(
+            f"axis_name: got {axis_name!r}, but the statistics are the same along "
+            f"{', '.join(map(repr, sorted(same)))}: each sample would be counted several times"
+        )
+
+    def stacked(x: Shaped[Array, "..."]) -> Shaped[Array, "places ..."]:
+        own = jnp.arange(places).reshape(-1, *[1] * x.ndim) == place
+        return jax.lax.psum(jnp.where(own, x[None], jnp.zeros((), x.dtype)), axis_name)
+
+    return jax.tree.map(stacked, state)
+
+
+def save(state: State, path: Path, sample: Any = None) -> None:
+    """Writes an unstacked state to a safetensors file, and a sample of the features beside it.
+
+    The `FeatureSample` has the same source as the state. See `write_safetensors` for the errors.
+    """
     metadata = {
         "format": _FORMAT,
         "format_version": str(FORMAT_VERSION),
@@ -162,8 +200,10 @@ def save(state: State, path: Path) -> None:
         "dim": str(state.dim),
     }
     metadata |= {f"source.{name}": value for name, value in state.source}
-    arrays = {name: np.asarray(value) for name, value in _arrays(state).items()}
-    write_safetensors(path, arrays, metadata)
+    arrays = _arrays(state)
+    if sample is not None:
+        arrays |= {_SAMPLE + name: value for name, value in _arrays(sample).items()}
+    write_safetensors(path, {k: np.asarray(value) for k, value in arrays.items()}, metadata)
 
 
 def load(path: Path, empties: Mapping[str, Callable[[int, bool], State]]) -> Any:
@@ -173,16 +213,35 @@ def load(path: Path, empties: Mapping[str, Callable[[int, bool], State]]) -> Any
     """
     try:
         metadata, arrays = read_safetensors(path, _check_metadata)
-        empty = _state_with(metadata, arrays, empties)
+        own = {name: array for name, array in arrays.items() if not name.startswith(_SAMPLE)}
+        empty = _state_with(metadata, own, empties)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    source = sorted(
+    read = {name: jnp.asarray(array) for name, array in own.items()}
+    return dataclasses.replace(empty, **read, source=_source(metadata))
+
+
+def load_sample_arrays(path: Path) -> tuple[dict[str, np.ndarray], Source]:
+    """Reads the arrays and the source of the sample in a file of `save`; no arrays without one."""
+    try:
+        metadata, arrays = read_safetensors(path, _check_metadata)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    sample = {
+        name.removeprefix(_SAMPLE): array
+        for name, array in arrays.items()
+        if name.startswith(_SAMPLE)
+    }
+    return sample, _source(metadata)
+
+
+def _source(metadata: Mapping[str, str]) -> Source:
+    found = (
         (name.removeprefix("source."), value)
         for name, value in metadata.items()
         if name.startswith("source.")
     )
-    read = {name: jnp.asarray(array) for name, array in arrays.items()}
-    return dataclasses.replace(empty, **read, source=tuple(source))
+    return tuple(sorted(found))
 
 
 def _arrays(state: Any) -> dict[str, Any]:

@@ -35,10 +35,10 @@ from srvp_fd_jax.devices import (
     resharded,
     values,
     varying,
-    varying_axes,
     zeros,
 )
 from srvp_fd_jax.distances import states
+from srvp_fd_jax.distances.counts import add_counts, as_float, exact, limbs_of
 from srvp_fd_jax.distances.factors import add_diagonal, triangular_factor
 from srvp_fd_jax.distances.states import check_comparable, mark
 from srvp_fd_jax.inputs import as_array, as_count
@@ -90,10 +90,8 @@ class FeatureStatistics:
 
         For traced statistics the number is a float of their dtype, exact up to 2²⁴ in float32.
         """
-        limbs = values(self.count_limbs)
-        if limbs is None:
-            return self._count()
-        return limbs[..., 0].astype(np.int64) + (limbs[..., 1].astype(np.int64) << 32)
+        found = exact(self.count_limbs)
+        return self._count() if found is None else found
 
     @property
     def dim(self) -> int:
@@ -260,9 +258,9 @@ class FeatureStatistics:
         rows: Float[Array, "n d"],
         variance_sum: Float[Array, " d"] | None,
     ) -> "FeatureStatistics":
-        total = _sum_counts(jnp.stack([self.count_limbs, count_limbs]))
+        total = add_counts(jnp.stack([self.count_limbs, count_limbs]))
         dtype = rows.dtype
-        share = _as_float(count_limbs, dtype) / jnp.maximum(_as_float(total, dtype), 1)
+        share = as_float(count_limbs, dtype) / jnp.maximum(as_float(total, dtype), 1)
         step, step_error = _two_sum(mean, -self.mean)
         step_error += mean_error - self.mean_error
         between = jnp.sqrt(self._count() * share) * (step + step_error)
@@ -277,7 +275,7 @@ class FeatureStatistics:
         )
 
     def _count(self) -> Float[Array, "*stack"]:
-        return _as_float(self.count_limbs, self.mean.dtype)
+        return as_float(self.count_limbs, self.mean.dtype)
 
     def reduce(self) -> "FeatureStatistics":
         """Merges statistics that are stacked along a leading axis.
@@ -297,8 +295,8 @@ class FeatureStatistics:
     def _reduce(self) -> "FeatureStatistics":
         k, d = self.mean.shape
         counts = self._count()
-        total = _sum_counts(self.count_limbs)
-        shares = counts[:, None] / jnp.maximum(_as_float(total, counts.dtype), 1)
+        total = add_counts(self.count_limbs)
+        shares = counts[:, None] / jnp.maximum(as_float(total, counts.dtype), 1)
         # Means are relative to the one of the most samples, which is near the mean of all samples.
         most = jnp.argmax(counts)
         steps, step_errors = _two_sum(self.mean, jnp.broadcast_to(-self.mean[most], (k, d)))
@@ -334,20 +332,7 @@ class FeatureStatistics:
                 be counted several times. `jax.shard_map` detects this unless `check_vma=False`.
         """
         self.dim  # noqa: B018 (raises)
-        # `shard_map` infers that the result of a `psum` is replicated, but not that of a gather.
-        place, places = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
-        same = varying_axes(place) - varying_axes(self.mean)
-        if same:
-            raise ValueError(
-                f"axis_name: got {axis_name!r}, but the statistics are the same along "
-                f"{', '.join(map(repr, sorted(same)))}: each sample would be counted several times"
-            )
-
-        def gather(x: Shaped[Array, "..."]) -> Shaped[Array, "places ..."]:
-            own = jnp.arange(places).reshape(-1, *[1] * x.ndim) == place
-            return jax.lax.psum(jnp.where(own, x[None], jnp.zeros((), x.dtype)), axis_name)
-
-        return jax.tree.map(gather, self).reduce()
+        return states.gather(self, axis_name).reduce()
 
     def covariance(self, ddof: int | None = None) -> Float[Array, "d d"]:
         """Computes the covariance; for a mixture it includes the mean component variances.
@@ -492,7 +477,7 @@ def _centred(
     if offset is not None:
         mean, rounded = _two_sum(offset[0], mean)
         mean_error = mean_error + offset[1] + rounded
-    return jnp.stack([count, jnp.zeros_like(count)]), mean, mean_error, rows, variance_sum
+    return limbs_of(count), mean, mean_error, rows, variance_sum
 
 
 @functools.partial(jax.jit, static_argnames="ddof")
@@ -508,18 +493,6 @@ def divided_factor(statistics: FeatureStatistics, ddof: int) -> Float[Array, "d 
 @jax.jit
 def _square(factor: Float[Array, "d d"]) -> Float[Array, "d d"]:
     return jnp.matmul(factor.T, factor, precision="highest")
-
-
-def _sum_counts(limbs: UInt32[Array, "k 2"]) -> UInt32[Array, "2"]:
-    """Sums up to 2¹⁶ counts, 16 bits at a time, so that the sums fit into 32 bits."""
-    low = jnp.sum(limbs[:, 0] & 0xFFFF, dtype=jnp.uint32)
-    middle = jnp.sum(limbs[:, 0] >> 16, dtype=jnp.uint32) + (low >> 16)
-    high = jnp.sum(limbs[:, 1], dtype=jnp.uint32) + (middle >> 16)
-    return jnp.stack([(middle << 16) | (low & 0xFFFF), high])
-
-
-def _as_float(limbs: UInt32[Array, "*stack 2"], dtype: DTypeLike) -> Float[Array, "*stack"]:
-    return limbs[..., 1].astype(dtype) * 2.0**32 + limbs[..., 0].astype(dtype)
 
 
 def _check_floating(name: str, array: Shaped[AnyArray, "..."]) -> None:
