@@ -601,8 +601,26 @@ def moments(
     `clips` are prepared by `resizing.prepare`. Frames that no output looks at may be missing
     between the first and the last ones.
     """
-    outputs = tuple(dict.fromkeys(protocol.output for protocol in protocols))
-    features, known = network.features(clips, outputs), network.architecture.outputs
+    return _moments(network, protocols, network.features(clips, _outputs(protocols)))
+
+
+def moments_along(
+    network: FrozenNetwork,
+    protocols: tuple[Protocol, ...],
+    clips: Float[Array, "n t size size channels"],
+) -> tuple[Moments, ...]:
+    """Encodes whole clips as `moments` does, at all places along them, see `Output.places`."""
+    return _moments(network, protocols, network.windows(clips, _outputs(protocols)))
+
+
+def _outputs(protocols: tuple[Protocol, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(protocol.output for protocol in protocols))
+
+
+def _moments(
+    network: FrozenNetwork, protocols: tuple[Protocol, ...], features: Mapping[str, Array]
+) -> tuple[Moments, ...]:
+    known = network.architecture.outputs
     return tuple(known[p.output].moments(features[p.output]) for p in protocols)
 
 

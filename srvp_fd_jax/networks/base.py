@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from srvp_fd_jax.checkpoint import check_arrays
 from srvp_fd_jax.files import arrays_sha256
@@ -50,6 +50,17 @@ class Output:
     looks_at: Literal["all", "first", "last"] = "all"
     per_frame: bool = False
     gaussian: Callable[[Array], tuple[Array, Array]] | None = None
+
+    def places(self, length: int) -> int:
+        """Number of places along clips of this length that have features, see `windows`."""
+        if self.per_frame:
+            return length
+        return 1 if self.looks_at == "all" else length - self.frames + 1
+
+    def of_clip(self, moments: Moments) -> Moments:
+        """Selects the moments of the clip itself among those of all places, see `windows`."""
+        place = {"first": slice(None, 1), "last": slice(-1, None), "all": slice(None)}
+        return {name: f[:, place[self.looks_at]] for name, f in moments.items()}
 
     def moments(self, features: Float[Array, "n k _"]) -> Moments:
         """Converts features from `Architecture.features` to `Moments`."""
@@ -120,6 +131,31 @@ class Architecture(abc.ABC):
             has one vector per frame, else 1.
         """
 
+    def windows(
+        self, module: Any, clips: Float[Array, "n t size size channels"], outputs: tuple[str, ...]
+    ) -> Mapping[str, Float[Array, "n k _"]]:
+        """Computes features at all places along clips, for the same arguments as `features`.
+
+        Of an output that looks at the first or the last frames only, these are the features of all
+        windows of that many consecutive frames, one vector per window. Of other outputs they are
+        the result of `features`. Subclasses may override this to encode each frame once.
+        """
+        known = self.outputs
+        whole = tuple(output for output in outputs if known[output].looks_at == "all")
+        found = dict(self.features(module, clips, whole)) if whole else {}
+        for output in set(outputs) - set(whole):
+            frames, places = known[output].frames, known[output].places(clips.shape[1])
+
+            def at_place(
+                start: Int[Array, ""], output: str = output, frames: int = frames
+            ) -> Float[Array, "n _"]:
+                window = jax.lax.dynamic_slice_in_dim(clips, start, frames, axis=1)
+                return self.features(module, window, (output,))[output][:, 0]
+
+            at_places = jax.lax.map(at_place, jnp.arange(places))
+            found[output] = jnp.swapaxes(at_places, 0, 1)
+        return found
+
     def frames_at_once(self) -> int:
         """Number of frames that are encoded at once on JAX's default backend."""
         cpu, other = self.frames_a_call
@@ -174,10 +210,21 @@ class FrozenNetwork:
         self, clips: Float[Array, "n t size size channels"], outputs: tuple[str, ...]
     ) -> Mapping[str, Float[Array, "n k _"]]:
         """Computes features of clips with values in [0, 1], see `Architecture.features`."""
+        return self.architecture.features(self._constant(), self._in_range(clips), outputs)
+
+    def windows(
+        self, clips: Float[Array, "n t size size channels"], outputs: tuple[str, ...]
+    ) -> Mapping[str, Float[Array, "n k _"]]:
+        """Computes features at all places along clips, see `Architecture.windows`."""
+        return self.architecture.windows(self._constant(), self._in_range(clips), outputs)
+
+    def _constant(self) -> Any:
         # Distances are differentiated with respect to their inputs, never to the weights.
-        module = jax.lax.stop_gradient(self).module()
+        return jax.lax.stop_gradient(self).module()
+
+    def _in_range(self, clips: Float[Array, "..."]) -> Float[Array, "..."]:
         low, high = self.architecture.value_range
-        return self.architecture.features(module, low + (high - low) * clips, outputs)
+        return low + (high - low) * clips
 
 
 @dataclasses.dataclass(frozen=True)

@@ -186,6 +186,24 @@ class SRVPArchitecture(Architecture):
 
         return {output: features_of(output) for output in outputs}
 
+    def windows(
+        self, module: "SRVP", clips: Float[Array, "n t h w c"], outputs: tuple[str, ...]
+    ) -> Mapping[str, Float[Array, "n k _"]]:
+        """See `Architecture.windows`; encodes each frame once."""
+        encodings = _encodings(module.encoder, clips, 4 * self.frames_at_once())
+        n, t = clips.shape[:2]
+        heads = {"static_content": module.content, "dynamics": module.initial_state}
+
+        def at_places(output: str) -> Float[Array, "n k _"]:
+            if output == "frame":
+                return encodings
+            starts = jnp.arange(t - self.nt_inf + 1)
+            windows = encodings[:, starts[:, None] + jnp.arange(self.nt_inf)]
+            flat = windows.reshape(-1, *windows.shape[2:])
+            return heads[output](flat).reshape(n, len(starts), -1)
+
+        return {output: at_places(output) for output in outputs}
+
 
 def _encodings(
     encoder: Callable[[Array], Array], clips: Float[Array, "n t h w c"], most: int
