@@ -1,16 +1,11 @@
 import numpy as np
 import pytest
 
-from srvp_fd_jax import FeatureStatistics, find_protocol, frechet_distance_from_statistics
-from srvp_fd_jax.report.extrapolation import (
-    Curve,
-    distance_curve,
-    distance_over_time,
-    extrapolate,
-    jackknife_interval,
-)
+from srvp_fd_jax import FeatureStatistics, frechet_distance_from_statistics
+from srvp_fd_jax.reliability.draws import Measure
+from srvp_fd_jax.reliability.extrapolation import Curve, distance_curve, extrapolate
 
-UNBIASED, BIASED = find_protocol("tensorflow"), find_protocol("cd_fvd")  # divisors n - 1 and n
+UNBIASED, BIASED = Measure("frechet", 1), Measure("frechet", 0)
 DIM, SCALES = 24, np.arange(1, 25) ** -0.5
 
 
@@ -49,18 +44,6 @@ def test_infinity_is_closer_to_the_true_distance(shift):
     assert abs(np.mean(errors_at_infinity)) < 0.25 * np.mean(errors)
 
 
-def test_interval_covers_the_expected_distance():
-    pairs = [(gaussian(2 * i, 40), gaussian(2 * i + 1, 30, shift=0.6)) for i in range(30)]
-    distances = [whole_distance(*pair) for pair in pairs]
-    rng = np.random.default_rng(0)
-    intervals = np.array([jackknife_interval(*pair, rng, UNBIASED) for pair in pairs])
-    low, high = intervals.T
-    covered = (low <= np.mean(distances)) & (np.mean(distances) <= high)
-    assert covered.mean() >= 0.87
-    assert np.mean(high - low) < 1.3 * 2 * 1.96 * np.std(distances)
-    np.testing.assert_allclose(intervals.mean(axis=1), distances, rtol=1e-5)
-
-
 def test_draws_are_of_clips_with_all_their_samples():
     rng = np.random.default_rng(0)
     real, fake = (
@@ -80,17 +63,6 @@ def test_draws_are_of_clips_with_all_their_samples():
     assert np.ptp(curve.distances[-1]) > 0
 
 
-def test_over_time_rises_where_frames_differ():
-    frames = np.random.default_rng(0).standard_normal((50, 6, 8), np.float32)
-    np.testing.assert_allclose(distance_over_time(frames, frames, UNBIASED), 0, atol=1e-8)
-    changed = frames.copy()
-    changed[:, 4:] += np.array([[1], [2]], np.float32)
-    expected = [0, 0, 0, 0, 8, 32]
-    got = distance_over_time(frames, changed[::-1], UNBIASED)
-    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-8)
-
-
-@pytest.mark.parametrize("function", [distance_curve, jackknife_interval])
-def test_too_few_clips(function):
+def test_too_few_clips():
     with pytest.raises(ValueError, match="fake: got 3 clips, expected at least 4"):
-        function(gaussian(0, 4), gaussian(1, 3), np.random.default_rng(0), UNBIASED)
+        distance_curve(gaussian(0, 4), gaussian(1, 3), np.random.default_rng(0), UNBIASED)

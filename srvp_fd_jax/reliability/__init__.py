@@ -1,0 +1,1 @@
+"""What a distance is worth: its floor, its interval, its limit for many clips."""

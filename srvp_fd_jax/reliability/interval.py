@@ -1,0 +1,106 @@
+"""The confidence interval of a distance at the number of clips at hand."""
+
+import math
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from srvp_fd_jax.reliability.draws import (
+    ClipFeatures,
+    Measure,
+    between,
+    check_enough,
+    state_of_first,
+)
+
+_GROUPS = 40
+
+
+def distance_interval(
+    real: ClipFeatures, fake: ClipFeatures, rng: np.random.Generator, measure: Measure
+) -> tuple[float, float]:
+    """95 % confidence interval of the mean distance at these numbers of clips.
+
+    The delete-a-group jackknife (Kott 2001, J. Off. Stat. 17) gives the variance due to each side,
+    with at most 40 groups per side, so that no number of clips needs more than 81 distances. Its
+    degrees of freedom are one less than the number of groups, and those of the sum of both are
+    Satterthwaite's (1946, Biometrics Bulletin 2). The standard error s, times the quantile t of
+    Student's distribution, is the margin on the scale of the logarithm: a distance of d gives
+    d exp(± t s / d). If t s exceeds d, the upper end is d + (e − 1) t s, as the exponential would
+    grow beyond any meaning for a distance near zero.
+
+    The logarithm is there because distances are skewed: a sample without rare, far clips has a
+    small distance and a small standard error too, and an interval d ± t s would end below the mean.
+
+    In the simulations of `benchmarks/coverage.py` (10 to 300 clips per side, 8 to 64 dimensions)
+    it covers the mean at least 9 times in 10 for Gaussian features, and for independent features of
+    Student's distribution with 4 degrees of freedom. It does not if whole clips are outliers, in
+    all of their features at once, with as heavy a tail: there it covers as little as 7 times in 10,
+    since the mean depends on clips so rare that most samples have none of them. With 8 degrees of
+    freedom such outliers did no harm.
+
+    It is too wide, by a factor of 1.4 to 1.9, for Gaussian features whose distributions are nearly
+    the same, because the jackknife overestimates the variance there (Efron & Stein 1981, Ann. Stat.
+    9). A bootstrap would be worse: it repeats clips, which lowers the rank of the covariance. The
+    interval is about sampling noise, and not about the bias, for which see `extrapolate`.
+
+    Args:
+        real: Features of the real clips.
+        fake: Features of the generated clips.
+        rng: Source of randomness for the groups.
+        measure: The divisor of covariances and the distance, which must be one that is never
+            negative.
+
+    Returns:
+        Lower and upper end of the interval, with the distance of all clips between them.
+
+    Raises:
+        ValueError: If one side has fewer than four clips.
+    """
+    n, m = check_enough(real, "real"), check_enough(fake, "fake")
+    s1, s2 = (state_of_first(side, np.arange(k), k, measure) for side, k in ((real, n), (fake, m)))
+    without_groups = (
+        [
+            between(state_of_first(real, *draw, measure), s2, measure)
+            for draw in _without_groups(n, rng)
+        ],
+        [
+            between(s1, state_of_first(fake, *draw, measure), measure)
+            for draw in _without_groups(m, rng)
+        ],
+    )
+    freedom = np.array([len(side) - 1 for side in without_groups])
+    variances = freedom * np.array([np.var(jax.device_get(side)) for side in without_groups])
+    return _log_interval(float(between(s1, s2, measure)), variances, freedom)
+
+
+def _without_groups(
+    n: int, rng: np.random.Generator
+) -> Iterator[tuple[Int[np.ndarray, " n"], int]]:
+    """Yields draws in which all clips count but those of one random group."""
+    for group in np.array_split(rng.permutation(n), min(_GROUPS, n)):
+        yield np.concatenate([np.setdiff1d(np.arange(n), group), group]), n - len(group)
+
+
+def _log_interval(
+    distance: float, variances: Float[np.ndarray, " sides"], freedom: Int[np.ndarray, " sides"]
+) -> tuple[float, float]:
+    """Interval around a distance from independent variances and their degrees of freedom."""
+    variance = variances.sum()
+    if variance == 0:
+        return distance, distance
+    total_freedom = variance**2 / (variances**2 / freedom).sum()
+    margin = float(_student(total_freedom) * np.sqrt(variance))
+    ratio = margin / distance if distance > 0 else math.inf
+    upper = distance * math.exp(ratio) if ratio < 1 else distance + (math.e - 1) * margin
+    return distance * math.exp(-ratio), upper
+
+
+def _student(freedom: float) -> float:
+    """Quantile 0.975 of Student's distribution, within 1 % for at least 3 degrees of freedom.
+
+    The first terms of Abramowitz & Stegun 1964, 26.7.5, so as not to need SciPy.
+    """
+    return float(np.polyval([2.556, 2.822, 2.372, 1.960], 1 / freedom))

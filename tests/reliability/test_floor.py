@@ -1,0 +1,100 @@
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from srvp_fd_jax import FeatureSample, FeatureStatistics, frechet_distance_from_statistics
+from srvp_fd_jax.reliability.draws import Measure
+from srvp_fd_jax.reliability.floor import find_floor, floor_of_samples
+
+UNBIASED = Measure("frechet", 1)
+
+
+def features(seed: int, n: int, dim: int = 3, *, v: int = 1, shift: float = 0) -> dict:
+    x = np.random.default_rng(seed).standard_t(4, (n, v, dim)) + shift
+    return {"features": x.astype(np.float32)}
+
+
+def distance(real: np.ndarray, fake: np.ndarray) -> float:
+    sides = (FeatureStatistics.from_features(x.reshape(-1, x.shape[-1])) for x in (real, fake))
+    return float(frechet_distance_from_statistics(*sides))
+
+
+def test_p_values_are_uniform_for_equal_distributions():
+    found = [
+        find_floor(features(2 * i, 12), features(2 * i + 1, 9), UNBIASED).p_value
+        for i in range(200)
+    ]
+    # They are multiples of 1/200, so they lie that much above uniform ones.
+    assert stats.kstest(np.array(found) - 1 / 400, "uniform").pvalue > 0.01
+
+
+def test_power_rises_with_the_number_of_clips():
+    found = [
+        np.mean(
+            [
+                find_floor(features(i, n), features(i + 900, n, shift=0.8), UNBIASED).p_value < 0.05
+                for i in range(30)
+            ]
+        )
+        for n in (10, 30, 100)
+    ]
+    assert found[0] < found[1] < found[2]
+    assert found[2] > 0.95
+
+
+def test_agrees_with_all_divisions():
+    real, fake = features(0, 4, 2), features(1, 5, 2, shift=3)
+    pooled = np.concatenate([real["features"], fake["features"]])
+    every = np.array(
+        [
+            distance(pooled[list(chosen)], np.delete(pooled, chosen, axis=0))
+            for chosen in itertools.combinations(range(9), 4)
+        ]
+    )
+    at_hand = distance(real["features"], fake["features"])
+    floor = find_floor(real, fake, UNBIASED)
+    assert floor.distance == pytest.approx(at_hand, rel=1e-5)
+    assert floor.mean == pytest.approx(every.mean(), rel=0.15)
+    assert floor.p_value == pytest.approx((every >= at_hand * (1 - 1e-6)).mean(), abs=0.06)
+    assert every.min() <= floor.low <= floor.mean <= floor.high <= every.max()
+
+
+def test_clips_are_divided_and_not_their_frames():
+    # Frames of a clip are copies of each other: as single frames they would look significant.
+    found = []
+    for i in range(40):
+        real, fake = features(i, 8, 2), features(i + 500, 8, 2)
+        repeated = [{"features": np.repeat(x["features"], 12, axis=1)} for x in (real, fake)]
+        found.append(find_floor(*repeated, UNBIASED).p_value)
+    assert np.mean(np.array(found) < 0.1) < 0.25
+
+
+def test_mixtures_and_other_distances():
+    real, fake = features(0, 30), features(1, 30)
+    for side, scale in ((real, 1.0), (fake, 9.0)):
+        side["variances"] = np.full_like(side["features"], scale)
+    assert find_floor(real, fake, Measure("frechet_eigh", 0)).p_value == 1 / 200
+    del real["variances"], fake["variances"]
+    assert find_floor(real, fake, Measure("frechet_eigh", 0)).p_value > 0.01
+
+
+def test_of_samples():
+    real, fake = features(0, 50), features(1, 40, shift=1)
+    samples = [
+        FeatureSample.empty(30, 3, source=(("side", side),)).update(x["features"])
+        for side, x in (("real", real), ("fake", fake))
+    ]
+    floor = floor_of_samples(*samples, UNBIASED)
+    assert (floor.real, floor.fake) == (30, 30)
+    held = [np.asarray(sample.moments()["features"]) for sample in samples]
+    assert floor.distance == pytest.approx(distance(*held), rel=1e-5)
+    other = FeatureSample.empty(30, 3, source=(("network", "kth"),))
+    with pytest.raises(ValueError, match="network is 'bair' of one and 'kth' of the other"):
+        floor_of_samples(FeatureSample.empty(30, 3, source=(("network", "bair"),)), other, UNBIASED)
+
+
+def test_too_few_clips():
+    with pytest.raises(ValueError, match="fake: got 3 clips, expected at least 4"):
+        find_floor(features(0, 9), features(1, 3), UNBIASED)
