@@ -3,13 +3,14 @@
 import numpy as np
 from jaxtyping import UInt8
 
+from srvp_fd_jax.ruler import corruptions as ruler
+
 Clips = UInt8[np.ndarray, "n t h w c"]
 
 
 def add_noise(clips: Clips, rng: np.random.Generator, sigma: float) -> Clips:
     """Adds Gaussian noise of standard deviation `sigma` on the scale [0, 1]."""
-    noise = rng.standard_normal(clips.shape, np.float32) * (255 * sigma)
-    return (clips + noise).round().clip(0, 255).astype(np.uint8)
+    return np.stack(ruler.add_noise(list(clips), 255 * sigma, rng))
 
 
 def blur(clips: Clips, width: int) -> Clips:

@@ -1,0 +1,477 @@
+"""The ruler of a set of real videos: distances of graded corruptions of them.
+
+Random videos are divided into two disjoint sets of k clips. The first set is the reference. The
+second one is compared with it as it is and under every corruption, so each distance is one of k
+clips to k clips that are not the same. Generated clips are read off by their own distance to the
+reference: "as far as a blur of σ = 2.1 pixels".
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt32
+
+from srvp_fd_jax.calculator import Calculator
+from srvp_fd_jax.distances.sample import FeatureSample, name_keys
+from srvp_fd_jax.distances.states import Source, check_comparable, mark
+from srvp_fd_jax.files import CHECKSUM, printable, read_safetensors, write_safetensors
+from srvp_fd_jax.inputs import as_count, range_caution, warn
+from srvp_fd_jax.networks import NETWORKS
+from srvp_fd_jax.passes import encode_clips, job_hash
+from srvp_fd_jax.protocols import Protocol
+from srvp_fd_jax.reliability.draws import ClipFeatures, Measure, between, drawn, state_of
+from srvp_fd_jax.reliability.floor import Floor, find_floor
+from srvp_fd_jax.ruler.corruptions import CORRUPTIONS, Clip, NotApplicableError
+from srvp_fd_jax.videos.loading import load_clips
+from srvp_fd_jax.videos.sources import Video, fingerprint, local_names
+
+LEAST_CLIPS = 4
+"""Smallest number of clips in each of the two sets, which the floor needs."""
+
+_FORMAT, _FORMAT_VERSION = "srvp-fd-jax ruler", "1"
+
+
+class Rung(NamedTuple):
+    """The distances of one kind of corruption.
+
+    Attributes:
+        corruption: Name of the corruption in `CORRUPTIONS`.
+        strengths: Rising strengths.
+        distances: Distances of clips with these strengths to the reference.
+    """
+
+    corruption: str
+    strengths: tuple[float, ...]
+    distances: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ladder:
+    """Distances of corrupted real clips to other real clips, under one protocol.
+
+    Attributes:
+        reference: The first set of k clips, with the marks of network, output, weights, precision
+            and protocol.
+        measure: The distance and the divisor of covariances.
+        floor: Distances of random divisions of both sets; its `distance` is that of the second set
+            as it is.
+        rungs: The corruptions with their distances.
+        left_out: Names of corruptions that the clips do not allow, each with the reason.
+        videos: Fingerprint of all videos that the clips were chosen from, see
+            `videos.sources.fingerprint`; empty for videos in memory.
+    """
+
+    reference: FeatureSample
+    measure: Measure
+    floor: Floor
+    rungs: tuple[Rung, ...]
+    left_out: tuple[tuple[str, str], ...]
+    videos: str
+
+    @property
+    def clips(self) -> int:
+        """Number k of clips in each set."""
+        return self.reference.size
+
+    @property
+    def clean(self) -> float:
+        """Distance of the second set, as it is, to the reference."""
+        return self.floor.distance
+
+
+class Standing(NamedTuple):
+    """Where a set of clips stands among the strengths of one corruption.
+
+    Attributes:
+        corruption: Name of the corruption in `CORRUPTIONS`.
+        place: "below" if the distance is not above that of real clips, "at" a strength, "beyond"
+            the strongest one, or "unseen" if the distance does not tell even the strongest one from
+            real clips, so that nothing can be read off.
+        strength: The strength that has the same distance if the place is "at", else None.
+        described: The place in words such as "as far as a blur of σ = 2.1 pixels".
+    """
+
+    corruption: str
+    place: Literal["below", "at", "beyond", "unseen"]
+    strength: float | None
+    described: str
+
+
+def build(
+    videos: Sequence[Video],
+    calculator: Calculator,
+    clips: int,
+    *,
+    workers: int = 0,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Ladder:
+    """Makes the ladder of real videos.
+
+    It takes 2·`clips` random videos, those with the smallest `name_keys` of their names among the
+    videos that give a clip; so the order of the videos makes no difference, but a folder by another
+    path has other names. The second half of the clips is in memory up to three times. Clips that a
+    corruption leaves as they are, are not encoded again.
+
+    Args:
+        videos: Real videos.
+        calculator: Calculator of one protocol, from `load_calculators`.
+        clips: Number k of clips in each of the two sets. Generated clips must later be as many,
+            because a distance depends on the number of clips.
+        workers: Number of processes that read videos; 0 to read in threads of this process.
+        on_progress: Called with the number of sets of clips that are encoded, and the number of all
+            sets.
+
+    Raises:
+        ValueError: If fewer than 2·`clips` videos give a clip, `clips` is below 4, the calculator
+            has several protocols, or whole videos are taken and their lengths differ.
+        ModuleNotFoundError: If the extra "video" is not installed and not all videos are arrays.
+    """
+    k = as_count(clips, "clips", least=LEAST_CLIPS)
+    if len(calculator.protocols) != 1:
+        names = ", ".join(protocol.name for protocol in calculator.protocols)
+        raise ValueError(f"calculator: got the protocols {names}, expected one protocol")
+    protocol = calculator.protocols[0]
+    measure = Measure(protocol.distance, protocol.ddof)
+    total = 2 + sum(len(corruption.strengths) for corruption in CORRUPTIONS.values())
+    on_progress(0, total)
+    loaded = _usable(videos, protocol, 2 * k, workers)
+    keys, plain, _ = zip(*itertools.islice(loaded, k), strict=True)
+    frames = len(plain[0])
+    calculator.check_length(frames, f"protocol {protocol.name!r}")
+    reference = _sample(calculator, np.stack(keys), encode_clips(calculator, plain)[0], frames)
+    on_progress(1, total)
+    _, plain, fast = zip(*loaded, strict=True)
+    (clean,) = encode_clips(calculator, plain)
+    on_progress(2, total)
+    compared = reference.moments()
+    done, rungs, left_out = 2, [], {}
+    for name, corruption in CORRUPTIONS.items():
+        distances = []
+        try:
+            for strength in corruption.strengths:
+                # The same randomness for all strengths, so that distances differ by strength only.
+                corrupted = corruption(plain, strength, np.random.default_rng(0), fast)
+                moments = _encoded(calculator, corrupted, plain, clean)
+                distances.append(_distance(compared, moments, measure))
+                on_progress(done + len(distances), total)
+            rungs.append(Rung(name, corruption.strengths, tuple(distances)))
+        except NotApplicableError as error:
+            left_out[name] = str(error)
+        done += len(corruption.strengths)
+        on_progress(done, total)
+    return Ladder(
+        reference=reference,
+        measure=measure,
+        floor=find_floor(reference.moments(), clean, measure),
+        rungs=tuple(rungs),
+        left_out=tuple(left_out.items()),
+        videos=_identity(videos),
+    )
+
+
+def standing(ladder: Ladder, sample: FeatureSample) -> tuple[Standing, ...]:
+    """Finds where clips stand among the corruptions of a ladder.
+
+    The distance of the first k clips of the sample to the reference, see `distance_from`, is read
+    off the ladder of each corruption: by linear interpolation between its strengths, from strength
+    0 at the distance of real clips up, where a strength counts as far as any weaker one. Between
+    two strengths most distances bend upwards, so that strengths are read off somewhat low: for sets
+    of 40 clips of moving digits that are blurred by 3 pixels, between the marks 2 and 4, as 2.2 to
+    2.7.
+
+    Raises:
+        ValueError: See `distance_from`.
+    """
+    return at_distance(ladder, distance_from(ladder, sample))
+
+
+def distance_from(ladder: Ladder, sample: FeatureSample) -> float:
+    """Computes the distance of the first k clips in a sample to the reference of a ladder.
+
+    These are random clips of those that the sample was made of. Fewer clips are refused, as the
+    bias of a distance grows as the number of clips falls: they would look worse than they are.
+
+    Args:
+        ladder: Ladder of k clips.
+        sample: Sample of generated clips with their own features, not with those of all places
+            along the clips.
+
+    Raises:
+        ValueError: If the sample was made with another network, output, precision, protocol or
+            other weights, has another number of vectors per clip, or holds fewer than k clips.
+    """
+    check_comparable(ladder.reference, sample)
+    vectors = [one.features.shape[-2] for one in (ladder.reference, sample)]
+    if vectors[0] != vectors[1]:
+        raise ValueError(f"sample: got {vectors[1]} vectors per clip, the ruler has {vectors[0]}")
+    moments = sample.moments()
+    held, k = len(moments["features"]), ladder.clips
+    if held < k:
+        raise ValueError(
+            f"sample: got {held} clips, but the ruler compares {k}, and a distance depends on the "
+            f"number of clips: make a ruler of at most {held} clips"
+        )
+    first = {name: array[:k] for name, array in moments.items()}
+    return _distance(ladder.reference.moments(), first, ladder.measure)
+
+
+def at_distance(ladder: Ladder, distance: float) -> tuple[Standing, ...]:
+    """Finds the strengths that have a distance to the reference, one `Standing` per corruption."""
+    return tuple(_on_rung(ladder, rung, distance) for rung in ladder.rungs)
+
+
+def check_videos(ladder: Ladder, videos: Sequence[Video]) -> None:
+    """Raises a `ValueError` unless a ladder was made from these videos, in this order.
+
+    Videos are recognised by the fingerprint of their files, see `videos.sources.fingerprint`: a
+    copy of a file, or a file that was written again, counts as another one. Videos in memory are
+    never recognised.
+    """
+    found = _identity(videos)
+    if not (found and ladder.videos):
+        raise ValueError("videos: a ruler of videos in memory cannot be recognised, use files")
+    if found != ladder.videos:
+        raise ValueError(
+            "videos: the ruler was made from other real videos, or these have changed since: make "
+            "the ruler again"
+        )
+
+
+def kept_at(videos: Sequence[Video], calculator: Calculator, folder: Path) -> Path | None:
+    """Path of the ruler of real videos in a cache, for a calculator of one protocol.
+
+    It is None for videos in memory and for networks that may change under their name, whose rulers
+    could not be recognised later.
+    """
+    published = NETWORKS[calculator.protocols[0].network].published
+    if not (published and all(video.files for video in videos)):
+        return None
+    made = "ruler", _FORMAT_VERSION
+    return folder / f"{job_hash(fingerprint(videos), [calculator], 'real', made)}.safetensors"
+
+
+def find_ruler(videos: Sequence[Video], calculator: Calculator, folder: Path) -> Ladder | None:
+    """Loads the ruler of real videos from a cache; None if there is none that can be read."""
+    path = kept_at(videos, calculator, folder)
+    if path is None or not path.exists():
+        return None
+    try:
+        return load(path)
+    except (OSError, ValueError) as error:
+        warn(f"{path}: {error}; make the ruler again")
+        return None
+
+
+def summary(ladder: Ladder) -> dict[str, Any]:
+    """The distances of a ladder as values for JSON."""
+    return {
+        "clips": ladder.clips,
+        "clean": ladder.clean,
+        "floor": ladder.floor._asdict(),
+        "rungs": [
+            {
+                "corruption": rung.corruption,
+                "steps": [
+                    {
+                        "strength": strength,
+                        "described": CORRUPTIONS[rung.corruption].phrase(strength),
+                        "distance": distance,
+                    }
+                    for strength, distance in zip(rung.strengths, rung.distances, strict=True)
+                ],
+            }
+            for rung in ladder.rungs
+        ],
+        "left_out": dict(ladder.left_out),
+    }
+
+
+def save(ladder: Ladder, path: str | os.PathLike[str]) -> None:
+    """Writes a ladder to a safetensors file.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    described = {
+        "source": ladder.reference.source,
+        "measure": ladder.measure,
+        "floor": ladder.floor._asdict(),
+        "rungs": ladder.rungs,
+        "left_out": ladder.left_out,
+        "videos": ladder.videos,
+    }
+    metadata = {
+        "format": _FORMAT,
+        "format_version": _FORMAT_VERSION,
+        "ladder": json.dumps(described),
+    }
+    write_safetensors(Path(path), _arrays(ladder.reference), metadata)
+
+
+def load(path: str | os.PathLike[str]) -> Ladder:
+    """Reads a ladder that `save` wrote.
+
+    Raises:
+        OSError: If the file is missing or cannot be read.
+        ValueError: If the file is damaged, has another format or format version, or has a
+            corruption that `CORRUPTIONS` lacks.
+    """
+    try:
+        metadata, arrays = read_safetensors(path, _check_metadata)
+        described = json.loads(metadata["ladder"])
+        ladder = Ladder(
+            reference=_reference(arrays, tuple((n, v) for n, v in described["source"])),
+            measure=Measure(*described["measure"]),
+            floor=Floor(**described["floor"]),
+            rungs=tuple(Rung(n, tuple(s), tuple(d)) for n, s, d in described["rungs"]),
+            left_out=tuple((name, reason) for name, reason in described["left_out"]),
+            videos=described["videos"],
+        )
+        for rung in ladder.rungs:
+            if rung.corruption not in CORRUPTIONS:
+                got, allowed = printable(rung.corruption, 80), ", ".join(CORRUPTIONS)
+                raise ValueError(f"corruption: got {got!r}, allowed are {allowed}")
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a ruler: {error!r}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return ladder
+
+
+def _usable(
+    videos: Sequence[Video], protocol: Protocol, needed: int, workers: int
+) -> Iterator[tuple[UInt32[np.ndarray, "2"], Clip, Clip | None]]:
+    """Yields keys and clips of `needed` random videos, and their clips at doubled speed or None.
+
+    A random start of a clip depends on the place of its video in the random order.
+    """
+    keys = name_keys(local_names(videos))
+    order = np.lexsort((keys[:, 1], keys[:, 0])).tolist()
+    protocols = [protocol]
+    if protocol.frames is not None:  # a whole video is too short for its clip at doubled speed
+        faster = dataclasses.replace(protocol.real, step=2 * protocol.real.step)
+        protocols.append(dataclasses.replace(protocol, real=faster))
+    found, lost, frames, range_told = 0, [], protocol.frames, False
+    ordered = [videos[i] for i in order]
+    loaded = load_clips(ordered, protocols, "real", workers=workers)
+    for key, one in zip(keys[order], loaded, strict=False):
+        clip, *fast = one.clips
+        if clip is None:
+            lost.append(f"{one.video.name}: {one.error or 'too short'}")
+            continue
+        frames = frames or len(clip)
+        if len(clip) != frames:
+            raise ValueError(
+                f"videos: got videos of {frames} and of {len(clip)} frames: {protocol.name!r} "
+                "takes whole videos, which must have one length; choose a number of frames "
+                "(--frames)"
+            )
+        if clip.dtype != np.uint8 and not range_told:
+            if caution := range_caution(float(clip.min()), float(clip.max())):
+                warn(f"videos: {caution}")
+            range_told = caution is not None
+        yield key, clip, fast[0] if fast else None
+        found += 1
+        if found == needed:
+            return
+    reason = f"; {len(lost)} do not, such as {lost[0]}" if lost else ""
+    raise ValueError(
+        f"clips: got {needed // 2}, which takes {needed} videos, but only {found} of {len(videos)} "
+        f"give a clip{reason}"
+    )
+
+
+def _sample(
+    calculator: Calculator, keys: UInt32[np.ndarray, "k 2"], moments: ClipFeatures, frames: int
+) -> FeatureSample:
+    k, vectors, dim = moments["features"].shape
+    source = mark(calculator.nothing(frames)[0], side="real").source
+    empty = FeatureSample.empty(
+        k, dim, vectors=vectors, mixture="variances" in moments, source=source
+    )
+    return empty.fold(moments, keys, None)
+
+
+def _encoded(
+    calculator: Calculator, clips: Sequence[Clip], known: Sequence[Clip], moments: ClipFeatures
+) -> ClipFeatures:
+    """Moments of clips, of which those that are among the `known` ones are not encoded again."""
+    places = {id(clip): place for place, clip in enumerate(known)}
+    new = [clip for clip in clips if id(clip) not in places]
+    if new:
+        (of_new,) = encode_clips(calculator, new)
+        moments = {name: jnp.concatenate([f, of_new[name]]) for name, f in moments.items()}
+    after = itertools.count(len(known))
+    rows = [places[id(clip)] if id(clip) in places else next(after) for clip in clips]
+    return drawn(moments, np.array(rows))
+
+
+def _distance(real: ClipFeatures, fake: ClipFeatures, measure: Measure) -> float:
+    distance = float(_between(real, fake, measure))
+    if not np.isfinite(distance):
+        raise ValueError(f"distance: got {distance}, which is not finite")
+    return distance
+
+
+@functools.partial(jax.jit, static_argnames="measure")
+def _between(real: ClipFeatures, fake: ClipFeatures, measure: Measure) -> Float[Array, ""]:
+    return between(state_of(real, measure), state_of(fake, measure), measure)
+
+
+def _on_rung(ladder: Ladder, rung: Rung, distance: float) -> Standing:
+    phrase = CORRUPTIONS[rung.corruption].phrase
+    weakest, strongest = phrase(rung.strengths[0]), phrase(rung.strengths[-1])
+    levels = np.maximum.accumulate([ladder.clean, *rung.distances])
+    if levels[-1] <= ladder.floor.high:
+        text = f"this protocol does not tell {strongest} from real clips"
+        return Standing(rung.corruption, "unseen", None, text)
+    if distance <= levels[0]:
+        return Standing(rung.corruption, "below", None, f"nearer than {weakest}")
+    if distance > levels[-1]:
+        return Standing(rung.corruption, "beyond", None, f"beyond {strongest}")
+    strength = float(np.interp(distance, levels, [0, *rung.strengths]))
+    return Standing(rung.corruption, "at", strength, f"as far as {phrase(strength)}")
+
+
+def _identity(videos: Sequence[Video]) -> str:
+    return fingerprint(videos) if all(video.files for video in videos) else ""
+
+
+def _reference(arrays: Mapping[str, np.ndarray], source: Source) -> FeatureSample:
+    """The sample with these arrays, whose names, shapes and types are checked."""
+    shape = arrays["features"].shape
+    if len(shape) == 3 and 0 not in shape:
+        k, vectors, dim = shape
+        empty = FeatureSample.empty(
+            k, dim, vectors=vectors, mixture="variances" in arrays, source=source
+        )
+        expected = {name: (x.shape, x.dtype) for name, x in _arrays(empty).items()}
+        if expected == {name: (x.shape, x.dtype) for name, x in arrays.items()}:
+            read: dict[str, Any] = {name: jnp.asarray(array) for name, array in arrays.items()}
+            return dataclasses.replace(empty, **read)
+    raise ValueError("not a ruler: its arrays have unexpected names, shapes or types")
+
+
+def _arrays(sample: FeatureSample) -> dict[str, np.ndarray]:
+    names = (field.name for field in dataclasses.fields(sample) if field.name != "source")
+    return {name: np.asarray(x) for name in names if (x := getattr(sample, name)) is not None}
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") != _FORMAT or CHECKSUM not in metadata:
+        raise ValueError("not a ruler")
+    version = metadata.get("format_version")
+    if version != _FORMAT_VERSION:
+        raise ValueError(
+            f"format version {printable(str(version), 80)}, this release reads {_FORMAT_VERSION}: "
+            "make the ruler again"
+        )
