@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -20,21 +21,23 @@ import jax
 import srvp_fd_jax
 from srvp_fd_jax.demo import table, videos
 from srvp_fd_jax.distances import DISTANCES, load_statistics, states
+from srvp_fd_jax.distances.sample import SAMPLE_SIZE
 from srvp_fd_jax.evaluation import (
     DEFAULT,
     STATISTICS_SUFFIX,
-    Kept,
     OnProgress,
     Result,
+    calculator_of,
     clips_to_read,
     compare,
     compute,
     find_videos,
     is_statistics,
+    load_kept,
 )
 from srvp_fd_jax.files import cache_folder, check_writable, printable, size_of, trim
 from srvp_fd_jax.networks.srvp import COMPARISON_TYPES, DATASETS
-from srvp_fd_jax.passes import Collected, Evaluated, collect, evaluate, load_calculators
+from srvp_fd_jax.passes import Evaluated, evaluate, load_calculators
 from srvp_fd_jax.protocols import (
     OVERRIDES,
     PROTOCOLS,
@@ -43,7 +46,11 @@ from srvp_fd_jax.protocols import (
     find_protocol,
 )
 from srvp_fd_jax.report import page, plots
+from srvp_fd_jax.report.findings import find
+from srvp_fd_jax.ruler import ladder
+from srvp_fd_jax.ruler.ladder import LEAST_CLIPS, kept_at
 
+_RULER_CLIPS = 128
 _SECONDS_A_LINE = 30
 
 _CACHE_BYTES = 2 << 30  # for statistics and compiled programs; weights are not limited
@@ -243,6 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--no-cache", action="store_true", help="neither reuse nor keep the statistics of REAL"
     )
+    _add_floor(command)
 
     command = add(
         "report",
@@ -266,6 +274,22 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     command = add(
+        "ruler",
+        _ruler,
+        "measure corruptions of real videos, by which later distances are read",
+        "ruler real/ --protocol fvd2048_16f",
+    )
+    command.add_argument("data", type=_name, metavar="REAL", help=f"real videos: {_DATA_HELP}")
+    _add_evaluation(command)
+    command.add_argument(
+        "--size",
+        type=_whole(LEAST_CLIPS),
+        metavar="K",
+        help="number of clips that are compared with as many others, and fewest generated videos "
+        f"that can be read off later (default: half of the videos, at most {_RULER_CLIPS})",
+    )
+
+    command = add(
         "stats",
         _stats,
         "compute statistics of videos, to compare them later",
@@ -281,6 +305,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_name,
         required=True,
         help=f"file to write, *{STATISTICS_SUFFIX}; for several protocols with {{protocol}} in it",
+    )
+    command.add_argument(
+        "--sample",
+        type=_whole(1),
+        metavar="K",
+        help="keep a random sample of K clips with their features, which --floor needs",
     )
     command.add_argument(
         "--fake", action="store_true", help="sample the videos as generated ones, not as real ones"
@@ -301,7 +331,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--distance", choices=DISTANCES, help="name of the distance (default: frechet)"
     )
+    _add_floor(command)
     return parser
+
+
+def _add_floor(command: Any) -> None:
+    command.add_argument(
+        "--floor",
+        action="store_true",
+        help="also compute what a perfect generator would get, by a permutation test",
+    )
 
 
 def _add_evaluation(command: Any) -> None:
@@ -418,19 +457,57 @@ def _compute(args: argparse.Namespace) -> None:
             workers=args.workers,
             strict=args.strict,
             cache=args.cache / "statistics" if keep else None,
+            floor=args.floor,
             on_progress=show_progress,
             on_side=_tell_results,
         )
     results = made if isinstance(made, list) else [made]
+    for result in results:
+        for one in result.standing:
+            _tell(f"ruler: {one.described}")
     _print_results(results, args)
+
+
+def _ruler(args: argparse.Namespace) -> None:
+    protocols = _asked_for(args) or [find_protocol(DEFAULT, **_overrides(args))]
+    of_any_number = [dataclasses.replace(protocol, clips=None) for protocol in protocols]
+    videos = find_videos(args.data, "real", of_any_number)
+    calculators = load_calculators(protocols, args.weights)
+    size = args.size or max(LEAST_CLIPS, min(len(videos) // 2, _RULER_CLIPS))
+    told = []
+    for protocol in protocols:
+        calculator = calculator_of(protocol, calculators)
+        with _progress("set") as show:
+            made = ladder.build(
+                videos,
+                calculator,
+                size,
+                workers=args.workers,
+                on_progress=functools.partial(show, "real"),
+            )
+        if args.cache and (where := kept_at(videos, calculator, args.cache / "statistics")):
+            ladder.save(made, where)
+        else:
+            _tell("warning: the ruler is not kept, so `compute` and `report` cannot use it")
+        told.append({"protocol": protocol.name, **ladder.summary(made)})
+    if args.json:
+        print(json.dumps({"rulers": told, "version": srvp_fd_jax.__version__}))
+        return
+    for one in told:
+        print(f"{one['protocol']}: {size} real clips against {size} others: {one['clean']:.6g}")
+        for rung in one["rungs"]:
+            for step in rung["steps"]:
+                print(f"  {step['described']:48}{step['distance']:12.6g}")
+        for name, reason in one["left_out"].items():
+            print(f"  {name} is left out: {reason}")
 
 
 def _compare(args: argparse.Namespace) -> None:
     _tell_if_one(args)
-    real, fake = (Kept(load_statistics(path), path) for path in (args.real, args.fake))
+    real, fake = map(load_kept, (args.real, args.fake))
     for taken_for, side in (("real", real), ("fake", fake)):
         _tell(f"{taken_for}: {side.described()}")
-    _print_results([compare(real, fake, distance=args.distance)], args)
+    _print_results([compare(real, fake, distance=args.distance, floor=args.floor)], args)
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -439,31 +516,33 @@ def _report(args: argparse.Namespace) -> None:
         if is_statistics(path := getattr(args, side)):
             raise ValueError(f"{side}: got the statistics {path}, a report needs the videos")
     page.check_output(args.output)
-    plots.check_matplotlib()
+    plots.check_extra()
     protocols = _asked_for(args) or [find_protocol(DEFAULT, **_overrides(args))]
     sides: dict[Side, str] = {"real": args.real, "fake": args.fake}
     videos = {side: find_videos(path, side, protocols) for side, path in sides.items()}
     calculators = load_calculators(protocols, args.weights)
 
-    def collected(side: Side) -> list[Collected]:
+    def evaluated(side: Side) -> list[Evaluated]:
         with _progress() as show:
             total = clips_to_read(videos[side], protocols)
             show(side, 0, total)
-            made = collect(
+            made = evaluate(
                 videos[side],
                 calculators,
                 side,
-                shown=page.CLIPS_SHOWN,
                 workers=args.workers,
                 strict=args.strict,
+                sample=SAMPLE_SIZE,
+                along=True,
                 on_progress=lambda position: show(side, position, total),
             )
-        results = [dataclasses.replace(one.result, name=sides[side]) for one in made]
+        results = [dataclasses.replace(one, name=sides[side]) for one in made]
         _tell_results(side, results)
-        return [one._replace(result=result) for one, result in zip(made, results, strict=True)]
+        return results
 
-    both = zip(collected("real"), collected("fake"), strict=True)
-    findings = [page.find(*one) for one in both]
+    both = zip(evaluated("real"), evaluated("fake"), strict=True)
+    cache = args.cache / "statistics" if args.cache else None
+    findings = [find(*one, videos, calculators, cache) for one in both]
     for one in findings:
         for text in one.cautions:
             warnings.warn(text, stacklevel=1)
@@ -478,7 +557,7 @@ def _report(args: argparse.Namespace) -> None:
         output = None if failure else args.output
         print(json.dumps({"results": results, "output": output, "version": version}))
     elif failure:
-        _print_table([(one.real.result.protocol.name, one.distance) for one in findings])
+        _print_table([(one.protocol.name, one.distance) for one in findings])
     else:
         print(printable(args.output))
     if failure:
@@ -513,6 +592,7 @@ def _stats(args: argparse.Namespace) -> None:
             workers=args.workers,
             strict=args.strict,
             save_to=None if args.distributed else partial,
+            sample=args.sample,
             on_progress=lambda position: show(side, position, total),
         )
     results = [dataclasses.replace(result, name=args.data) for result in results]
@@ -520,7 +600,7 @@ def _stats(args: argparse.Namespace) -> None:
     if jax.process_index() > 0:
         return
     for result in results:
-        states.save(result.statistics, outputs[result.protocol.name])
+        states.save(result.statistics, outputs[result.protocol.name], result.sample)
     partial.unlink(missing_ok=True)
     if args.json:
         summaries = [
@@ -612,6 +692,9 @@ def _print_results(results: Sequence[Result], args: argparse.Namespace) -> None:
         print(json.dumps({"results": summaries, "version": srvp_fd_jax.__version__}))
     else:
         _print_table([(summary["protocol"], summary["distance"]) for summary in summaries])
+        for result in results:
+            if result.floor:
+                print(f"floor\t{result.floor.described()}")
 
 
 def _print_table(distances: Sequence[tuple[str | None, float]]) -> None:
@@ -620,7 +703,7 @@ def _print_table(distances: Sequence[tuple[str | None, float]]) -> None:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[OnProgress]:
+def _progress(unit: str = "video") -> Iterator[OnProgress]:
     """Shows progress on standard error: a bar on a terminal, else a line every 30 seconds."""
     try:
         from tqdm import tqdm
@@ -638,13 +721,13 @@ def _progress() -> Iterator[OnProgress]:
             begun[side] = told = now
         if tqdm and sys.stderr.isatty():
             if side not in bars:
-                bars[side] = tqdm(total=total, desc=side, unit="video")
+                bars[side] = tqdm(total=total, desc=side, unit=unit)
             bars[side].update(min(position, total) - bars[side].n)
             if position >= total:  # the next message begins on a new line
                 bars[side].close()
         elif now - told >= _SECONDS_A_LINE and jax.process_index() == 0:
             told = now
-            _tell(f"{side}: {min(position, total)} of {total} videos in {now - begun[side]:.0f} s")
+            _tell(f"{side}: {min(position, total)} of {total} {unit}s in {now - begun[side]:.0f} s")
 
     try:
         yield show

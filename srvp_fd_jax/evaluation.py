@@ -10,13 +10,18 @@ from typing import Any, overload
 
 import numpy as np
 
+from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.distances import DISTANCES, load_statistics
+from srvp_fd_jax.distances.sample import SAMPLE_SIZE, FeatureSample, load_sample
 from srvp_fd_jax.distances.states import State, check_comparable, check_counts, mark
 from srvp_fd_jax.files import printable
 from srvp_fd_jax.inputs import warn
 from srvp_fd_jax.networks import NETWORKS
 from srvp_fd_jax.passes import Evaluated, evaluate, evaluate_cached, load_calculators
 from srvp_fd_jax.protocols import Protocol, Side, find_protocol
+from srvp_fd_jax.reliability.draws import Measure
+from srvp_fd_jax.reliability.floor import Floor, floor_of_samples
+from srvp_fd_jax.ruler.ladder import Standing, find_ruler, standing
 from srvp_fd_jax.videos.sources import Video, as_videos
 
 DEFAULT = "fvd2048_16f"
@@ -40,10 +45,12 @@ class Kept:
     Attributes:
         statistics: State of the distance.
         name: Path of the statistics; empty if they are in memory.
+        sample: Sample of the clips that is kept with the statistics, or None.
     """
 
     statistics: State
     name: str = ""
+    sample: FeatureSample | None = None
 
     def described(self) -> str:
         """Describes the side in one line."""
@@ -70,6 +77,9 @@ class Result:
         real: Statistics of the real videos.
         fake: Statistics of the generated videos.
         cautions: Reasons not to rely on the distance, one sentence each.
+        floor: What a perfect generator would get from these numbers of clips, if asked for.
+        standing: Where the generated videos stand on the ruler of the real ones, if the cache keeps
+            one, see `ruler.ladder`; else empty.
 
     Example:
         With statistics instead of videos:
@@ -88,6 +98,8 @@ class Result:
     real: Evaluated | Kept
     fake: Evaluated | Kept
     cautions: tuple[str, ...] = ()
+    floor: Floor | None = None
+    standing: tuple[Standing, ...] = ()
 
     def __float__(self) -> float:
         """The distance."""
@@ -114,6 +126,8 @@ class Result:
         source = dict(self.fake.statistics.source) | dict(self.real.statistics.source)
         name = self.protocol.name if self.protocol else source.get("output", "distance")
         yield name, f"{self.distance:.6g}"
+        if self.floor:
+            yield "floor", self.floor.described()
         yield "real", self.real.described()
         yield "generated", self.fake.described()
         yield (
@@ -125,6 +139,8 @@ class Result:
                 ]
             ),
         )
+        for one in self.standing:
+            yield "ruler", one.described
         for caution in self.cautions:
             yield "caution", caution
 
@@ -138,6 +154,8 @@ class Result:
             "source": source,
             "real": self.real.summary(),
             "fake": self.fake.summary(),
+            **({"floor": self.floor._asdict()} if self.floor else {}),
+            **({"ruler": [one._asdict() for one in self.standing]} if self.standing else {}),
         }
 
 
@@ -151,6 +169,7 @@ def compute(
     workers: int = 0,
     strict: bool = False,
     cache: Path | None = None,
+    floor: bool = False,
     on_progress: OnProgress | None = None,
     on_side: OnSide | None = None,
 ) -> Result: ...
@@ -166,6 +185,7 @@ def compute(
     workers: int = 0,
     strict: bool = False,
     cache: Path | None = None,
+    floor: bool = False,
     on_progress: OnProgress | None = None,
     on_side: OnSide | None = None,
 ) -> list[Result]: ...
@@ -180,6 +200,7 @@ def compute(
     workers: int = 0,
     strict: bool = False,
     cache: Path | None = None,
+    floor: bool = False,
     on_progress: OnProgress | None = None,
     on_side: OnSide | None = None,
 ) -> Result | list[Result]:
@@ -200,7 +221,9 @@ def compute(
         strict: Whether a video that cannot be read raises an error. By default such videos are
             counted and skipped.
         cache: Folder that keeps statistics of real videos, if these are files, for later calls with
-            the same videos, protocol, weights and release. None for no cache.
+            the same videos, protocol, weights and release, and their rulers. None for no cache.
+        floor: Whether to compute what a perfect generator would get from these numbers of clips,
+            see `reliability.floor`. Of more than 2048 clips on a side, it takes a random sample.
         on_progress: Called from time to time with the side, the number of its videos that are done,
             and the number of all its videos.
         on_side: Called when the videos of a side are done, with the side and its statistics, one
@@ -228,25 +251,29 @@ def compute(
           network    digits, output dynamics, weights ...
     """
     given: dict[Side, Any] = {"real": real, "fake": fake}
-    kept = {side: state for side, of in given.items() if (state := _statistics(of)) is not None}
+    kept = {side: one for side, of in given.items() if (one := _kept(of)) is not None}
+    for side, one in kept.items():
+        if floor:
+            _sample(one, side)
     several = not isinstance(protocol, str | Protocol | None)
-    protocols = _protocols(protocol, list(kept.values()))
+    protocols = _protocols(protocol, [one.statistics for one in kept.values()])
     if len(kept) == 2 and weights is not None:
         raise ValueError(f"weights: got {weights}, but both sides are statistics")
     videos = {
         side: find_videos(of, side, protocols) for side, of in given.items() if side not in kept
     }
     calculators = load_calculators(dict.fromkeys(protocols), weights) if videos else []
-    for side, state in kept.items():  # checked before any video is read
+    for side, one in kept.items():  # checked before any video is read
         if protocols:
+            state = one.statistics
             marked = mark(state, **protocols[0].marks())  # adds the marks of the protocol
             check_comparable(state, calculators[0].nothing()[0] if calculators else marked)
-            kept[side] = marked
+            kept[side] = dataclasses.replace(one, statistics=marked)
 
     def evaluated(side: Side) -> Sequence[Evaluated | Kept]:
-        name = str(given[side]) if isinstance(given[side], str | os.PathLike) else ""
         if side in kept:
-            return [Kept(kept[side], name)]
+            return [kept[side]]
+        name = str(given[side]) if isinstance(given[side], str | os.PathLike) else ""
         make: Callable[..., list[Evaluated]] = evaluate
         in_files = all(video.files for video in videos[side])
         published = all(NETWORKS[one.network].published for one in protocols)
@@ -261,6 +288,7 @@ def compute(
             side,
             workers=workers,
             strict=strict,
+            sample=SAMPLE_SIZE,
             on_progress=lambda position: told(min(position, total), total),
         )
         by_protocol = {one.protocol: dataclasses.replace(one, name=name) for one in made}
@@ -271,7 +299,16 @@ def compute(
 
     of_real, of_fake = evaluated("real"), evaluated("fake")
     under: Sequence[Protocol | None] = protocols or [None]
-    results = [compare(*one) for one in zip(of_real, of_fake, under, strict=True)]
+    results = [compare(*one, floor=floor) for one in zip(of_real, of_fake, under, strict=True)]
+    if cache and "real" in videos:
+        results = [
+            dataclasses.replace(
+                one, standing=find_standing(one.fake, videos["real"], calculators, cache)
+            )
+            if isinstance(one.fake, Evaluated)
+            else one
+            for one in results
+        ]
     return results if several else results[0]
 
 
@@ -280,8 +317,9 @@ def compare(
     fake: Evaluated | Kept,
     protocol: Protocol | None = None,
     distance: str | None = None,
+    floor: bool = False,
 ) -> Result:
-    """Computes the distance between the statistics of two sides.
+    """Computes the distance between the statistics of two sides, and its floor if asked for.
 
     The distance is by default that of the protocol, or "frechet" if no protocol is known. The
     cautions of the result are given as warnings, too.
@@ -294,13 +332,13 @@ def compare(
     if sides[0] == sides[1]:
         sides = ["real", "fake"]
     both = dict(zip(sides, (real.statistics, fake.statistics), strict=True))
-    measure = DISTANCES[name]
+    compared = DISTANCES[name]
     check_comparable(real.statistics, fake.statistics)
-    got, expected = type(real.statistics), type(measure.empty(1, False))
+    got, expected = type(real.statistics), type(compared.empty(1, False))
     if got is not expected:
         kinds = f"got {got.__name__}, but {name!r} compares {expected.__name__}"
         raise ValueError(f"statistics: {kinds}")
-    check_counts(measure, {side: s.count for side, s in both.items()})
+    check_counts(compared, {side: s.count for side, s in both.items()})
     found = cautions(name, real.statistics, fake.statistics)
     for side, one in (("real", real), ("generated", fake)):
         if isinstance(one, Evaluated) and one.unreadable:
@@ -311,10 +349,53 @@ def compare(
             )
     for text in found:
         warn(text)
-    number = float(measure.between(both))
+    number = float(compared.between(both))
     if not np.isfinite(number):
         raise ValueError(f"distance: got {number} for {real.name or 'real'}, which is not finite")
-    return Result(number, protocol, real, fake, tuple(found))
+    measure = Measure(name, int(dict(real.statistics.source).get("ddof", 1)))
+    told = (
+        floor_of_samples(_sample(real, "real"), _sample(fake, "fake"), measure) if floor else None
+    )
+    return Result(number, protocol, real, fake, tuple(found), told)
+
+
+def find_standing(
+    fake: Evaluated, videos: Sequence[Video], calculators: Sequence[Calculator], cache: Path
+) -> tuple[Standing, ...]:
+    """Finds where generated videos stand on the ruler of real ones.
+
+    Args:
+        fake: Statistics of the generated videos, with a sample of their own features.
+        videos: Real videos.
+        calculators: Calculators of the evaluation.
+        cache: Folder that keeps rulers.
+
+    Returns:
+        One `Standing` per corruption; none if the cache keeps no ruler of these real videos, or,
+        with a warning, if there are too few generated clips for it.
+    """
+    ladder = find_ruler(videos, calculator_of(fake.protocol, calculators), cache)
+    if ladder is None or fake.sample is None:
+        return ()
+    try:
+        return standing(ladder, fake.sample)
+    except ValueError as error:
+        warn(f"the ruler of the real videos was not used: {error}")
+        return ()
+
+
+def calculator_of(protocol: Protocol, calculators: Sequence[Calculator]) -> Calculator:
+    """The calculator of one protocol alone."""
+    return next(one for one in calculators if protocol in one.protocols).under([protocol])
+
+
+def _sample(one: Evaluated | Kept, side: Side) -> FeatureSample:
+    if one.sample is None:
+        raise ValueError(
+            f"{side}: {one.name or 'the statistics'} holds no sample of clips, which a floor needs "
+            "and `stats --sample` keeps"
+        )
+    return one.sample
 
 
 def cautions(distance: str, real: State, fake: State) -> list[str]:
@@ -374,10 +455,15 @@ def is_statistics(source: Any) -> bool:
     return isinstance(source, str | os.PathLike) and os.fspath(source).endswith(STATISTICS_SUFFIX)
 
 
-def _statistics(source: Any) -> State | None:
+def load_kept(path: str | os.PathLike[str]) -> Kept:
+    """Reads a side of a comparison from a file of statistics."""
+    return Kept(load_statistics(path), os.fspath(path), load_sample(path))
+
+
+def _kept(source: Any) -> Kept | None:
     if is_statistics(source):
-        return load_statistics(source)
-    return source if isinstance(source, State) else None
+        return load_kept(source)
+    return Kept(source) if isinstance(source, State) else None
 
 
 def _protocols(

@@ -21,11 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped, UInt32
 
 import srvp_fd_jax
-from srvp_fd_jax.calculator import Calculator, moments
+from srvp_fd_jax.calculator import Calculator, moments, moments_along
 from srvp_fd_jax.devices import AnyArray
+from srvp_fd_jax.distances.sample import FeatureSample, name_keys
 from srvp_fd_jax.distances.states import mark
 from srvp_fd_jax.encoding import (
     BLOCK_BYTES,
@@ -37,11 +38,11 @@ from srvp_fd_jax.encoding import (
 )
 from srvp_fd_jax.files import CHECKSUM, read_safetensors, write_safetensors
 from srvp_fd_jax.inputs import range_caution, warn
-from srvp_fd_jax.networks.base import Moments
+from srvp_fd_jax.networks.base import Moments, Output
 from srvp_fd_jax.protocols import Protocol, Side
 from srvp_fd_jax.resizing import prepare
 from srvp_fd_jax.videos.rounds import VIDEOS_A_ROUND, Clips, Progress, Taken, rounds
-from srvp_fd_jax.videos.sources import Video, fingerprint
+from srvp_fd_jax.videos.sources import Video, fingerprint, local_names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class Evaluated:
     Attributes:
         protocol: Protocol by which the videos were sampled and encoded.
         statistics: State of the distance, marked with protocol, network, weights and side.
+        sample: Random sample of the clips with their features; None if none was asked for.
         found: Number of videos.
         used: Number of videos that gave a clip, over all processes.
         too_short: Names of this process's videos that were too short.
@@ -61,6 +63,7 @@ class Evaluated:
 
     protocol: Protocol
     statistics: Any
+    sample: FeatureSample | None
     found: int
     used: int
     too_short: tuple[str, ...]
@@ -130,21 +133,22 @@ def prepared(
 
 
 def _encode(
-    calculator: Calculator, clips: Clips
-) -> Iterator[tuple[Clips, tuple[Moments, ...], Bool[np.ndarray, " size"]]]:
+    calculator: Calculator, clips: Sequence[Shaped[np.ndarray, "t h w c"]], along: bool
+) -> Iterator[tuple[slice, tuple[Moments, ...], Bool[np.ndarray, " size"]]]:
     """Encodes clips in blocks of one size, each of which takes one call.
 
     Yields:
-        Clips of a block, their moments, and which samples of the moments are not padding.
+        Place of a block among the clips, its moments, and which of them are not padding.
     """
     architecture = calculator.network.architecture
-    outputs = [architecture.outputs[protocol.output] for protocol in calculator.protocols]
-    used = [used_frames(clip[None], outputs)[0] for clip in clips]
+    outputs = _outputs(calculator)
+    used = [np.asarray(clip if along else used_frames(clip[None], outputs)[0]) for clip in clips]
     frames = len(used[0])
     clip_bytes = 4 * frames * architecture.size**2 * architecture.channels
     at_once = _power_of_two(architecture.frames_at_once() / frames)
     size = max(at_once, _power_of_two(BLOCK_BYTES / clip_bytes))
-    extract = Extract(moments, calculator.network, calculator.protocols)
+    encode = moments_along if along else moments
+    extract = Extract(encode, calculator.network, calculator.protocols)
     first = 0
     for (shape, dtype), group in itertools.groupby(used, lambda clip: (clip.shape, clip.dtype)):
         of_shape = list(group)
@@ -154,8 +158,25 @@ def _encode(
             block[: len(of_block)] = of_block
             count = jax.device_put(np.int32(len(of_block)))
             made = encode_block(extract, prepared(calculator, block), count, at_once)
-            yield clips[first : first + len(of_block)], made, np.arange(size) < len(of_block)
-            first += len(of_block)
+            place = slice(first, first + len(of_block))
+            yield place, made, np.arange(size) < len(of_block)
+            first = place.stop
+
+
+def encode_clips(
+    calculator: Calculator, clips: Sequence[Shaped[np.ndarray, "t h w c"]]
+) -> tuple[Moments, ...]:
+    """Encodes clips as a pass over videos does; returns the moments of each protocol's output."""
+    blocks = [
+        jax.tree.map(lambda f: np.asarray(f)[counting], encoded)  # noqa: B023 (used at once)
+        for _, encoded, counting in _encode(calculator, clips, along=False)
+    ]
+    return jax.tree.map(lambda *f: jnp.asarray(np.concatenate(f)), *blocks)
+
+
+def _outputs(calculator: Calculator) -> list[Output]:
+    known = calculator.network.architecture.outputs
+    return [known[protocol.output] for protocol in calculator.protocols]
 
 
 def _power_of_two(n: float) -> int:
@@ -174,9 +195,11 @@ def evaluate(
     workers: int = 0,
     strict: bool = False,
     save_to: Path | None = None,
+    sample: int | None = None,
+    along: bool = False,
     on_progress: Callable[[int], None] = lambda position: None,
 ) -> list[Evaluated]:
-    """Makes the statistics of videos.
+    """Makes the statistics of videos, and a random sample of their clips.
 
     Args:
         videos: All videos, the same on every process.
@@ -187,6 +210,9 @@ def evaluate(
         save_to: Path of a file in which progress is saved from time to time, and from which an
             interrupted pass with the same videos, calculators and release resumes. Only for a
             single process.
+        sample: Number of clips that are kept with their features; None to keep none.
+        along: Whether the sample has features at all places along the clips, see
+            `Architecture.windows`, instead of those that the statistics are made of.
         on_progress: Called after each round with the number of videos that are done.
 
     Returns:
@@ -197,55 +223,11 @@ def evaluate(
             takes whole videos and their lengths differ, or if a video cannot be read and `strict`
             is set.
     """
-    save = (save_to, _job(fingerprint(videos), calculators, side)) if save_to else None
-    state = _run(videos, calculators, side, workers, strict, save, on_progress)
+    sampling = _Sampling(sample, along)
+    job = job_hash(fingerprint(videos), calculators, side, sampling) if save_to else ""
+    save = (save_to, job) if save_to else None
+    state = _run(videos, calculators, side, workers, strict, sampling, save, on_progress)
     return _results(videos, calculators, side, state)
-
-
-class Collected(NamedTuple):
-    """Statistics of the videos of one side, with their features.
-
-    Attributes:
-        result: Result of `evaluate`.
-        features: Moments of all clips [clips, samples, d]: "features", and "variances" of a
-            Gaussian mixture.
-        shown: The first clips as they are prepared for the network.
-    """
-
-    result: Evaluated
-    features: dict[str, Float[np.ndarray, "clips samples d"]]
-    shown: list[Float[np.ndarray, "_ size size c"]]
-
-
-def collect(
-    videos: Sequence[Video],
-    calculators: Sequence[Calculator],
-    side: Side,
-    *,
-    shown: int,
-    workers: int = 0,
-    strict: bool = False,
-    on_progress: Callable[[int], None] = lambda position: None,
-) -> list[Collected]:
-    """Makes the statistics of videos and keeps their features and the first `shown` clips.
-
-    Only for a single process. See `evaluate` for the other arguments, the order and the errors.
-    """
-    first: list[Clips] = [[] for _ in calculators]
-    kept: list[list[tuple[Moments, ...]]] = [[] for _ in calculators]
-
-    def keep(i: int, clips: Clips, moments: tuple[Moments, ...]) -> None:
-        first[i] += clips[: shown - len(first[i])]
-        kept[i].append(jax.tree.map(lambda f: f[: len(clips)], moments))
-
-    state = _run(videos, calculators, side, workers, strict, None, on_progress, keep)
-    results = iter(_results(videos, calculators, side, state))
-    collected = []
-    for calculator, clips, rounds_kept in zip(calculators, first, kept, strict=True):
-        first_clips = [np.asarray(prepared(calculator, clip[None])[0]) for clip in clips]
-        together = jax.tree.map(lambda *f: np.concatenate(f), *rounds_kept)
-        collected += [Collected(next(results), features, first_clips) for features in together]
-    return collected
 
 
 def evaluate_cached(
@@ -256,6 +238,7 @@ def evaluate_cached(
     folder: Path,
     workers: int = 0,
     strict: bool = False,
+    sample: int | None = None,
     on_progress: Callable[[int], None] = lambda position: None,
 ) -> list[Evaluated]:
     """Makes the statistics of videos, or loads those that are kept in `folder`.
@@ -266,14 +249,14 @@ def evaluate_cached(
     and the errors.
     """
     alone = {p: calculator.under([p]) for calculator in calculators for p in calculator.protocols}
-    of_videos = fingerprint(videos)
+    of_videos, sampling = fingerprint(videos), _Sampling(sample, False)
     paths = {
-        protocol: folder / f"{_job(of_videos, [calculator], side)}.safetensors"
+        protocol: folder / f"{job_hash(of_videos, [calculator], side, sampling)}.safetensors"
         for protocol, calculator in alone.items()
     }
     kept: dict[Protocol, _State] = {}
     for protocol, path in paths.items():
-        if state := _load(path, path.stem, [alone[protocol]]):
+        if state := _load(path, path.stem, [alone[protocol]], sampling):
             kept[protocol] = state
             if strict:
                 _check_readable(state)
@@ -281,9 +264,10 @@ def evaluate_cached(
     missing = [c.under([p for p in c.protocols if p not in cached]) for c in calculators]
     missing = [calculator for calculator in missing if calculator.protocols]
     if missing:
-        job = _job(of_videos, missing, side)
+        job = job_hash(of_videos, missing, side, sampling)
         partial = folder / f"{job}.partial"
-        state = _run(videos, missing, side, workers, strict, (partial, job), on_progress)
+        save = partial, job
+        state = _run(videos, missing, side, workers, strict, sampling, save, on_progress)
         for protocol, own in _split(state, missing).items():
             kept[protocol] = own
             _keep(paths[protocol], paths[protocol].stem, own)
@@ -296,18 +280,58 @@ def evaluate_cached(
     ]
 
 
+class _Sampling(NamedTuple):
+    """How clips are sampled: see `evaluate` for `size` and `along`."""
+
+    size: int | None
+    along: bool
+
+    def nothing(self, calculator: Calculator, frames: int | None) -> "_Samples":
+        """Samples of no clips with this number of frames, which must be known for any sample."""
+        if self.size is None or frames is None:
+            return (None,) * len(calculator.protocols)
+        size = self.size
+        return tuple(
+            FeatureSample.empty(
+                size,
+                output.dim,
+                vectors=output.places(frames) if self.along or output.per_frame else 1,
+                mixture=output.gaussian is not None,
+                source=empty.source,
+            )
+            for output, empty in zip(_outputs(calculator), calculator.nothing(), strict=True)
+        )
+
+
+_Samples = tuple[FeatureSample | None, ...]
+
+
+class _Made(NamedTuple):
+    """What is made of the clips of one calculator, one element per protocol.
+
+    There are no samples before the number of frames per clip is known.
+    """
+
+    statistics: States
+    samples: _Samples
+
+
 class _State(NamedTuple):
-    """Progress of a pass, and one tuple of states per calculator."""
+    """Progress of a pass, and what was made so far, per calculator."""
 
     progress: Progress
-    statistics: tuple[States, ...]
+    made: tuple[_Made, ...]
 
     @classmethod
-    def start(cls, calculators: Sequence[Calculator]) -> "_State":
-        return cls(
-            Progress.start([calculator.protocols[0] for calculator in calculators]),
-            tuple(calculator.nothing() for calculator in calculators),
+    def at(
+        cls, progress: Progress, calculators: Sequence[Calculator], sampling: _Sampling
+    ) -> "_State":
+        """A state of this progress without any clips."""
+        made = (
+            _Made(calculator.nothing(), sampling.nothing(calculator, taken.frames))
+            for calculator, taken in zip(calculators, progress.taken, strict=True)
         )
+        return cls(progress, tuple(made))
 
 
 def _run(
@@ -316,43 +340,40 @@ def _run(
     side: Side,
     workers: int,
     strict: bool,
+    sampling: _Sampling,
     save: tuple[Path, str] | None,
     on_progress: Callable[[int], None],
-    on_moments: Callable[[int, Clips, tuple[Moments, ...]], None] = lambda *_: None,
 ) -> _State:
-    """Reads and encodes videos.
-
-    `save` is the path for the progress and the hash of the job. `on_moments` is called with the
-    index of a calculator, some of its clips and their moments, after which padding may follow.
-    """
-    state = (_load(*save, calculators) if save else None) or _State.start(calculators)
+    """Reads and encodes videos; `save` is the path for the progress and the hash of the job."""
+    protocols = [calculator.protocols[0] for calculator in calculators]
+    state = _load(*save, calculators, sampling) if save else None
+    state = state or _State.at(Progress.start(protocols), calculators, sampling)
     if strict:
         _check_readable(state)
+    own_keys = zip(videos, name_keys(local_names(videos)), strict=True)
+    keys = {video.name: key for video, key in own_keys}
     at, cost, range_told = time.monotonic(), 0.0, False
     for progress, clips in rounds(
-        videos,
-        [calculator.protocols[0] for calculator in calculators],
-        side,
-        progress=state.progress,
-        workers=workers,
-        strict=strict,
+        videos, protocols, side, progress=state.progress, workers=workers, strict=strict
     ):
         for calculator, taken in zip(calculators, progress.taken, strict=True):
             if taken.frames is not None:
                 name = f"protocol {calculator.protocols[0].name!r}"
                 calculator.check_length(taken.frames, name)
-        for clip in itertools.chain(*clips):
+        for _, clip in itertools.chain(*clips):
             if clip.dtype != np.uint8 and not range_told:  # once in a pass, not for every video
                 if caution := range_caution(float(clip.min()), float(clip.max())):
                     warn(f"{side}: {caution}")
                 range_told = caution is not None
-        statistics = list(state.statistics)
-        for i, (calculator, own) in enumerate(zip(calculators, clips, strict=True)):
-            for of_block, made, counting in _encode(calculator, own) if own else ():
-                statistics[i] = update(statistics[i], made, counting)
-                on_moments(i, of_block, made)
-        jax.block_until_ready(state.statistics)  # at most one round is in flight
-        state = _State(progress, tuple(statistics))
+        before = state.made
+        made = (
+            _with_clips(calculator, own, of_clips, keys, sampling, taken.frames)
+            for calculator, own, of_clips, taken in zip(
+                calculators, before, clips, progress.taken, strict=True
+            )
+        )
+        state = _State(progress, tuple(made))
+        jax.block_until_ready(before)  # at most one round is in flight
         on_progress(progress.position)
         # Saving waits for the device, so it may take at most a twentieth of the time.
         if save and time.monotonic() - at > 20 * cost:
@@ -363,23 +384,48 @@ def _run(
     return state
 
 
+def _with_clips(
+    calculator: Calculator,
+    made: _Made,
+    clips: Clips,
+    keys: Mapping[str, UInt32[np.ndarray, "2"]],
+    sampling: _Sampling,
+    frames: int | None,
+) -> _Made:
+    """Adds clips of a number of frames, if that is known, to what was made for a calculator."""
+    states, samples = made
+    if samples[0] is None:
+        samples = sampling.nothing(calculator, frames)
+    if not clips:
+        return _Made(states, samples)
+    names, arrays = zip(*clips, strict=True)
+    outputs = _outputs(calculator)
+    for place, encoded, counting in _encode(calculator, arrays, sampling.along):
+        padded = np.zeros((len(counting), 2), np.uint32)
+        padded[counting] = [keys[name] for name in names[place]]
+        samples = tuple(
+            sample and sample.fold(moments, padded, counting)
+            for sample, moments in zip(samples, encoded, strict=True)
+        )
+        if sampling.along:
+            encoded = tuple(o.of_clip(m) for o, m in zip(outputs, encoded, strict=True))
+        states = update(states, encoded, counting)
+    return _Made(states, samples)
+
+
 def _results(
     videos: Sequence[Video], calculators: Sequence[Calculator], side: Side, state: _State
 ) -> list[Evaluated]:
     results = []
     unreadable = state.progress.unreadable
-    for calculator, taken, own in zip(
-        calculators, state.progress.taken, state.statistics, strict=True
-    ):
+    for calculator, taken, own in zip(calculators, state.progress.taken, state.made, strict=True):
         _check_enough(calculator.protocols[0], taken, side, len(videos), unreadable)
-        for protocol, statistics in zip(calculator.protocols, own, strict=True):
-            if jax.process_count() > 1:
-                statistics = multihost_utils.process_allgather(statistics).reduce()
-            marked = mark(statistics, frames=taken.frames, side=side)
+        for protocol, statistics, sample in zip(calculator.protocols, *own, strict=True):
             results.append(
                 Evaluated(
                     protocol=protocol,
-                    statistics=marked,
+                    statistics=_whole(statistics, frames=taken.frames, side=side),
+                    sample=sample and _whole(sample, frames=taken.frames, side=side),
                     found=len(videos),
                     used=taken.used,
                     too_short=taken.too_short,
@@ -387,6 +433,13 @@ def _results(
                 )
             )
     return results
+
+
+def _whole(made: Any, **marks: object) -> Any:
+    """Statistics or a sample of the clips of all processes, with further marks."""
+    if jax.process_count() > 1:
+        made = multihost_utils.process_allgather(made).reduce()
+    return mark(made, **marks)
 
 
 def _check_enough(
@@ -417,9 +470,17 @@ def _check_readable(state: _State) -> None:
         raise ValueError(f"{name}: {error}")
 
 
-def _job(of_videos: str, calculators: Sequence[Calculator], side: Side) -> str:
-    """Hash of everything that statistics depend on."""
+def job_hash(of_videos: str, calculators: Sequence[Calculator], side: Side, made: Any) -> str:
+    """Hash of everything that a result depends on.
+
+    Args:
+        of_videos: Fingerprint of the videos, see `videos.sources.fingerprint`.
+        calculators: Calculators with the protocols.
+        side: Whether videos are sampled as "real" or as "fake" ones.
+        made: What is made of the videos, as values for JSON.
+    """
     made_by = {
+        "made": made,
         "release": srvp_fd_jax.__version__,
         "states": [list(vars(empty)) for c in calculators for empty in c.nothing()],
         "videos": of_videos,
@@ -432,11 +493,13 @@ def _job(of_videos: str, calculators: Sequence[Calculator], side: Side) -> str:
 
 def _split(state: _State, calculators: Sequence[Calculator]) -> dict[Protocol, _State]:
     return {
-        protocol: _State(dataclasses.replace(state.progress, taken=(taken,)), ((statistics,),))
-        for calculator, taken, own in zip(
-            calculators, state.progress.taken, state.statistics, strict=True
+        protocol: _State(
+            dataclasses.replace(state.progress, taken=(taken,)), (_Made((statistics,), (sample,)),)
         )
-        for protocol, statistics in zip(calculator.protocols, own, strict=True)
+        for calculator, taken, own in zip(
+            calculators, state.progress.taken, state.made, strict=True
+        )
+        for protocol, statistics, sample in zip(calculator.protocols, *own, strict=True)
     }
 
 
@@ -451,13 +514,15 @@ def _keep(path: Path, job: str, state: _State) -> bool:
 
 
 def _save(path: Path, job: str, state: _State) -> None:
-    leaves = jax.tree.leaves(state.statistics)
+    leaves = jax.tree.leaves(state.made)
     arrays = {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}
     metadata = {"job": job, "progress": json.dumps(dataclasses.asdict(state.progress))}
     write_safetensors(path, arrays, metadata)
 
 
-def _load(path: Path, job: str, calculators: Sequence[Calculator]) -> _State | None:
+def _load(
+    path: Path, job: str, calculators: Sequence[Calculator], sampling: _Sampling
+) -> _State | None:
     """Loads the saved state of a job; None if there is none, with a warning if it is damaged."""
 
     def check_metadata(metadata: Mapping[str, str]) -> None:
@@ -485,5 +550,5 @@ def _load(path: Path, job: str, calculators: Sequence[Calculator]) -> _State | N
         unreadable=tuple((name, error) for name, error in saved["unreadable"]),
     )
     leaves = [jnp.asarray(arrays[str(i)]) for i in range(len(arrays))]
-    structure = jax.tree.structure(tuple(calculator.nothing() for calculator in calculators))
+    structure = jax.tree.structure(_State.at(progress, calculators, sampling).made)
     return _State(progress, jax.tree.unflatten(structure, leaves))

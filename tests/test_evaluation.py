@@ -1,3 +1,4 @@
+import json
 import re
 
 import jax.numpy as jnp
@@ -7,8 +8,11 @@ import torch
 from clips import write_video
 
 import srvp_fd_jax
-from srvp_fd_jax import FeatureStatistics, compute
+from srvp_fd_jax import FeatureSample, FeatureStatistics, cli, compute
 from srvp_fd_jax.demo.moving_digits import moving_digits
+from srvp_fd_jax.distances import states
+from srvp_fd_jax.reliability.draws import Measure
+from srvp_fd_jax.reliability.floor import find_floor
 
 PROTOCOL = "srvp:digits:dynamics"
 
@@ -232,3 +236,59 @@ def test_a_result_shows_itself_in_a_terminal(clips):
     assert "array" not in repr(result)
     with pytest.raises(ValueError, match="protocol: got 3, expected a name, a Protocol or a list"):
         compute(*clips, 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
+def test_floor_is_that_of_the_clips(clips, digits, tmp_path):
+    real, fake = clips
+    result = compute(real, fake, PROTOCOL, floor=True)
+    measure = Measure("frechet", 1)
+    features = digits.features(np.concatenate(clips))["dynamics"]
+    mean, variance = digits.network.architecture.outputs["dynamics"].gaussian(features[:, None])
+    moments = {"features": mean, "variances": variance}
+    sides = [{k: f[part] for k, f in moments.items()} for part in (slice(30), slice(30, None))]
+    expected = find_floor(*sides, measure)
+    assert result.floor.distance == pytest.approx(result.distance, rel=1e-5)
+    # The clips of a sample have another order, so the random divisions are others.
+    assert result.floor.mean == pytest.approx(expected.mean, rel=0.05)
+    assert result.floor.p_value == pytest.approx(expected.p_value, abs=0.1)
+    assert result.summary()["floor"]["p_value"] == result.floor.p_value
+    assert "for 30 real and 30 generated clips, p = 0." in repr(result)
+    noisy = compute(real, 255 - fake, PROTOCOL, floor=True)
+    assert noisy.floor.p_value == 1 / 200
+    same = compute(real[:15], real[15:], PROTOCOL, floor=True)
+    assert same.floor.p_value > 0.01
+    assert same.floor.low < same.distance < same.floor.high
+    assert compute(real, fake, PROTOCOL).floor is None
+
+
+def test_floor_of_statistics_takes_their_samples(clips, tmp_path, capsys):
+    sides = [saved(c, tmp_path / f"{name}.npy") for c, name in zip(clips, "ab", strict=True)]
+    kept = [str(tmp_path / f"{name}.safetensors") for name in "ab"]
+    for i in range(2):
+        command = ["stats", str(sides[i]), "-o", kept[i], "--protocol", PROTOCOL]
+        assert cli.main([*command, "--sample", "25", *["--fake"] * i]) == 0
+    capsys.readouterr()
+    assert cli.main(["compare", *kept, "--floor", "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["results"]
+    assert told["floor"].keys() >= {"mean", "low", "high", "p_value"}
+    assert (told["floor"]["real"], told["floor"]["fake"]) == (25, 25)
+    assert cli.main(["compute", kept[0], str(sides[1]), "--floor"]) == 0
+    number, floor = capsys.readouterr().out.splitlines()
+    assert float(number) == pytest.approx(told["distance"], rel=1e-4)
+    assert floor.startswith("floor\t")
+    assert "for 25 real and 30 generated clips, p = 0." in floor
+
+
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
+def test_floor_needs_samples_and_enough_clips(clips, tmp_path):
+    real = saved_statistics(clips[0], tmp_path / "real.safetensors")
+    with pytest.raises(ValueError, match=r"real: .*real.safetensors holds no sample of clips"):
+        compute(real, clips[1], floor=True)
+    with pytest.raises(ValueError, match="real: got 3 clips, expected at least 4"):
+        compute(clips[0][:3], clips[1][:3], PROTOCOL, floor=True)
+    sample = FeatureSample.empty(9, 20, mixture=True, source=(("network", "kth"),))
+    other = FeatureStatistics.empty(20, mixture=True, source=(("network", "kth"),))
+    states.save(other, tmp_path / "kth.safetensors", sample)
+    with pytest.raises(ValueError, match="network is 'kth' of one and 'digits' of the other"):
+        compute(clips[0], tmp_path / "kth.safetensors", PROTOCOL, floor=True)

@@ -23,16 +23,19 @@ import srvp_fd_jax
 from srvp_fd_jax import cli, weights
 from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.demo.moving_digits import moving_digits
+from srvp_fd_jax.distances.sample import load_sample, name_keys
 from srvp_fd_jax.distances.statistics import FeatureStatistics
+from srvp_fd_jax.networks.base import Architecture
 from srvp_fd_jax.passes import (
     Evaluated,
+    encode_clips,
     evaluate,
     evaluate_cached,
     load_calculators,
     prepared,
 )
 from srvp_fd_jax.protocols import Protocol, find_protocol
-from srvp_fd_jax.videos.sources import find_videos
+from srvp_fd_jax.videos.sources import find_videos, local_names
 
 COMPARISONS = ("frame", "static_content", "dynamics")
 
@@ -100,6 +103,47 @@ def test_three_numbers_of_one_pass_are_those_of_the_arrays(calculators, clips, d
         }
 
 
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
+def test_samples_have_the_features_of_the_clips(calculators, clips, tmp_path):
+    np.save(tmp_path / "a.npy", clips)
+    videos = find_videos(tmp_path / "a.npy")
+    results = evaluate(videos, calculators, "real", sample=15)
+    along = evaluate(videos, calculators, "real", sample=15, along=True)
+    keys = name_keys(local_names(videos))
+    chosen = sorted(range(40), key=lambda i: tuple(keys[i]))[:15]
+    encoded = encode_clips(calculators[0], [clips[i] for i in chosen])
+    outputs = calculators[0].network.architecture.outputs
+    for result, whole, expected in zip(results, along, encoded, strict=True):
+        output = outputs[result.protocol.output]
+        moments, everywhere = result.sample.moments(), whole.sample.moments()
+        assert everywhere["features"].shape[1] == output.places(7)
+        for name, array in moments.items():
+            np.testing.assert_allclose(array, expected[name], atol=1e-5)
+            np.testing.assert_allclose(output.of_clip(everywhere)[name], array, atol=1e-5)
+        assert int(result.sample.count) == 40
+        assert result.sample.source == result.statistics.source
+        np.testing.assert_allclose(
+            whole.statistics.covariance(), result.statistics.covariance(), atol=1e-5
+        )
+    assert all(result.sample is None for result in evaluate(videos, calculators, "real"))
+
+
+def test_windows_are_those_of_the_cut_clips(calculators, clips):
+    network = calculators[0].network
+    x = jax.numpy.asarray(clips[:3] / np.float32(255))
+    found = network.windows(x, COMPARISONS)
+    whole = network.features(x, COMPARISONS)
+    np.testing.assert_allclose(found["frame"], whole["frame"], atol=1e-6)
+    frames = network.architecture.nt_inf
+    for output in ("static_content", "dynamics"):
+        cut = [network.features(x[:, i : i + frames], (output,))[output] for i in range(8 - frames)]
+        np.testing.assert_allclose(found[output], np.concatenate(cut, axis=1), atol=1e-5)
+        # The way that every network has by default, which encodes each window.
+        module = network.module()
+        default = Architecture.windows(network.architecture, module, x, (output,))[output]
+        np.testing.assert_allclose(default, found[output], atol=1e-5)
+
+
 def test_distances_of_one_output_share_its_features(tmp_path):
     np.save(tmp_path / "a.npy", moving_digits(np.random.default_rng(0), 20, 6))
     names = ["srvp:digits:dynamics", "srvp:digits:dynamics+distance=frechet_eigh"]
@@ -151,7 +195,7 @@ def test_storage_does_not_matter(dynamics, tmp_path):
 def test_an_interrupted_pass_goes_on_to_the_same_bits(calculators, tmp_path):
     np.save(tmp_path / "a.npy", moving_digits(np.random.default_rng(0), 150, 6))
     videos = find_videos(tmp_path / "a.npy")
-    unbroken = evaluate(videos, calculators, "real")
+    unbroken = evaluate(videos, calculators, "real", sample=40)
     rng = np.random.default_rng(0)
     starts = []
     while len(starts) < 50:
@@ -167,7 +211,12 @@ def test_an_interrupted_pass_goes_on_to_the_same_bits(calculators, tmp_path):
         starts.append([])
         try:
             results = evaluate(
-                videos, calculators, "real", save_to=tmp_path / "state", on_progress=interrupt
+                videos,
+                calculators,
+                "real",
+                save_to=tmp_path / "state",
+                sample=40,
+                on_progress=interrupt,
             )
         except KeyboardInterrupt:
             continue
@@ -178,6 +227,8 @@ def test_an_interrupted_pass_goes_on_to_the_same_bits(calculators, tmp_path):
     assert starts[-1][0] > 16  # the last one did not begin at the start
     for got, expected in zip(factors(results), factors(unbroken), strict=True):
         np.testing.assert_array_equal(got, expected)
+    for got, expected in zip(results, unbroken, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, got.sample.moments(), expected.sample.moments())
     assert [r.used for r in results] == [r.used for r in unbroken]
 
 
@@ -307,7 +358,8 @@ def test_processes_take_the_clips_that_one_takes(tmp_path, capsys):
     for i in (2, 7, 30):
         (tmp_path / f"{i}.npy").write_bytes(b"")
     command = [Path(sys.executable).with_name("srvp-fd-jax"), "stats", str(tmp_path), "--json"]
-    command += ["--protocol", "srvp:digits:dynamics+clips=33+frames=6+start=random", "-o"]
+    command += ["--protocol", "srvp:digits:dynamics+clips=33+frames=6+start=random"]
+    command += ["--sample", "20", "-o"]
     assert cli.main([*command[1:], str(tmp_path / "alone.safetensors")]) == 0
     cluster = {
         "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
@@ -340,6 +392,10 @@ def test_processes_take_the_clips_that_one_takes(tmp_path, capsys):
     assert (int(one.count), one.source) == (int(two.count), two.source)
     np.testing.assert_allclose(two.mean, one.mean, atol=1e-6)
     np.testing.assert_allclose(two.covariance(), one.covariance(), atol=1e-6)
+    samples = [load_sample(tmp_path / f"{name}.safetensors") for name in ("alone", "together")]
+    np.testing.assert_array_equal(samples[0].keys, samples[1].keys)
+    np.testing.assert_allclose(samples[0].features, samples[1].features, atol=1e-5)
+    assert [int(sample.count) for sample in samples] == [33, 33]
 
 
 def test_cd_fvds_own_preprocessing_of_real_clips(i3d_weights, tmp_path, monkeypatch):

@@ -21,7 +21,8 @@ from srvp_fd_jax.videos.sources import Video
 # The clips of a round are held in memory: 16 clips of 128 frames of 256×256 take 400 MB.
 VIDEOS_A_ROUND = 16
 
-Clips = list[Shaped[np.ndarray, "t h w c"]]
+Clips = list[tuple[str, Shaped[np.ndarray, "t h w c"]]]
+"""Clips with the names of their videos, in the order of the videos."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +144,10 @@ def _take(
         + tuple(one.video.name for one in loaded if one.clips[i] is None and one.error is None),
     )
     own = counting[: len(loaded), jax.process_index()]
-    clips = [one.clips[i] for one, counts in zip(loaded, own, strict=True) if counts]
-    return taken, [clip for clip in clips if clip is not None]
+    chosen = [
+        (one.video.name, one.clips[i]) for one, counts in zip(loaded, own, strict=True) if counts
+    ]
+    return taken, [(name, clip) for name, clip in chosen if clip is not None]
 
 
 def _gather(

@@ -231,12 +231,23 @@ def fingerprint(videos: Sequence[Video]) -> str:
         for file in video.files:
             numbers.setdefault(file.path, len(numbers))
     absolute = [os.path.abspath(path) for path in numbers]
-    folder = os.path.commonpath([os.path.dirname(path) for path in absolute])
+    folder = _common_folder(absolute)
     for path in absolute:
         _add(digest, os.path.relpath(path, folder), *_state(path))
     for video in videos:
         _add(digest, video.row, *((numbers[file.path], file.member) for file in video.files))
     return digest.hexdigest()
+
+
+def local_names(videos: Sequence[Video]) -> list[str]:
+    """Names of videos below the folder that all of them share, however its path is spelled."""
+    absolute = [os.path.abspath(video.name) for video in videos]
+    folder = _common_folder(absolute)
+    return [os.path.relpath(path, folder) for path in absolute]
+
+
+def _common_folder(paths: Sequence[str]) -> str:
+    return os.path.commonpath([os.path.dirname(path) for path in paths])
 
 
 def check_budget(size: int, limit: int, what: str = "its content") -> None:

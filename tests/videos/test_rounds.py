@@ -43,7 +43,8 @@ def run(videos: list[Video], *protocols: Protocol, **options):
     passed = rounds.rounds(videos, protocols, "real", progress=progress, **options)
     for progress, clips in passed:  # noqa: B007 (returned)
         for own, new in zip(numbers, clips, strict=True):
-            own += [int(clip[0, 0, 0, 0]) for clip in new]
+            own += [int(clip[0, 0, 0, 0]) for _, clip in new]
+            assert names([name for name, _ in new]) == [f"v{i}" for i in own[len(own) - len(new) :]]
     return numbers, progress
 
 

@@ -20,6 +20,7 @@ from srvp_fd_jax.videos.sources import (
     as_videos,
     find_videos,
     fingerprint,
+    local_names,
     natural_key,
 )
 
@@ -628,3 +629,14 @@ def test_members_of_an_archive_are_part_of_its_fingerprint(tmp_path: Path):
     """What is found in an archive depends on the release."""
     found = find_videos(zipped(tmp_path / "a.zip", ["1.mp4", "2.mp4", "3.mp4"]))
     assert fingerprint(found[:2]) != fingerprint(found[1:])
+
+
+def test_local_names_do_not_depend_on_the_path_of_the_folder(tmp_path, monkeypatch):
+    for name in ("a/1.npy", "a/12.npy", "b/1.npy"):
+        (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "videos" / name, np.zeros((3, 4, 4, 1), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    for spelled in ("videos", "./videos", str(tmp_path / "videos")):
+        assert local_names(find_videos(spelled)) == ["a/1.npy", "a/12.npy", "b/1.npy"]
+    assert local_names(find_videos("videos/b")) == ["1.npy"]
+    assert local_names(as_videos([np.zeros((3, 4, 4, 1), np.uint8)] * 2, "x")) == ["x[0]", "x[1]"]
