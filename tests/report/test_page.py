@@ -1,10 +1,14 @@
+import base64
+import contextlib
+import dataclasses
+import html
 import io
 import json
 import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +17,8 @@ from PIL import Image
 from srvp_fd_jax import cli
 from srvp_fd_jax.demo import corruptions
 from srvp_fd_jax.demo.moving_digits import moving_digits
-from srvp_fd_jax.distances.statistics import FeatureStatistics
-from srvp_fd_jax.passes import Collected, collect, evaluate, load_calculators
-from srvp_fd_jax.protocols import find_protocol
-from srvp_fd_jax.report.extrapolation import Limit
-from srvp_fd_jax.report.page import Findings
-from srvp_fd_jax.report.plots import contact_sheet, shown_frames
-from srvp_fd_jax.videos.sources import find_videos
+from srvp_fd_jax.report import page
+from srvp_fd_jax.report.findings import Findings
 
 PROTOCOLS = [f"srvp:digits:{name}" for name in ("frame", "dynamics")]
 
@@ -39,49 +38,51 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return str(folder / "real"), str(folder / "fake & <b>")
 
 
+@dataclasses.dataclass
+class Written:
+    """A page, what `report --json` prints with it, and its findings."""
+
+    text: str
+    results: list[dict[str, Any]]
+    findings: list[Findings]
+
+
 @pytest.fixture(scope="module")
-def collected(sides) -> list[Collected]:
-    calculators = load_calculators(map(find_protocol, PROTOCOLS))
-    return collect(find_videos(sides[0]), calculators, "real", shown=3)
+def written(sides, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    output = tmp_path_factory.mktemp("report") / "new" / "report.html"
+    kept: list[Findings] = []
+    write = page.write
+
+    def keep(name: str, findings: list[Findings], real: str, fake: str) -> None:
+        kept.extend(findings)
+        write(name, findings, real, fake)
+
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(page, "write", keep)
+        command = [*sides, "--protocol", ",".join(PROTOCOLS), "--json"]
+        assert cli.main(["report", *command, "-o", str(output)]) == 0
+    return Written(output.read_text(), json.loads(printed.getvalue())["results"], kept)
 
 
-def test_collects_the_features_of_the_statistics(sides, collected):
-    calculators = load_calculators(map(find_protocol, PROTOCOLS))
-    results = evaluate(find_videos(sides[0]), calculators, "real")
-    assert [one.features["features"].shape for one in collected] == [(21, 6, 128), (21, 1, 20)]
-    for one, result in zip(collected, results, strict=True):
-        statistics = one.result.statistics
-        np.testing.assert_array_equal(statistics.factor, result.statistics.factor)
-        samples = {name: np.concatenate(f) for name, f in one.features.items()}
-        whole = FeatureStatistics.from_features(**samples)
-        assert whole.count == statistics.count
-        np.testing.assert_allclose(whole.mean, statistics.mean, atol=1e-6)
-        np.testing.assert_allclose(whole.covariance(), statistics.covariance(), atol=1e-5)
-    stored = np.load(Path(sides[0]) / "2.npy")
-    assert len(collected[0].shown) == 3
-    np.testing.assert_allclose(collected[0].shown[2], stored / 255, atol=1e-6)
-
-
-def test_contact_sheet_shows_a_clip_a_row(collected):
-    sheet = np.asarray(Image.open(io.BytesIO(contact_sheet(collected[0].shown))))
-    assert sheet.shape == (3 * 66, 6 * 66)
-    tile = sheet[66 + 2 : 2 * 66, 5 * 66 + 2 :]
-    np.testing.assert_array_equal(tile, np.round(255 * collected[0].shown[1][5, ..., 0]))
-    assert shown_frames(31) == list(range(0, 31, 2))
-
-
-class _Attributes(HTMLParser):
-    """Gathers what a page refers to and its headings."""
+class _Page(HTMLParser):
+    """Gathers what a page refers to, its headings and the cells of its first table."""
 
     def __init__(self, text: str):
         super().__init__()
-        self.references: list[str] = []
+        self.sources: list[str] = []
+        self.links: list[str] = []
+        self.identifiers: list[str] = []
         self.headings: list[str] = []
         self.open: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
-        self.references += [value for name, value in attributes if name in ("src", "href")]
+        values = dict(attributes)
+        assert len(values) == len(attributes)
+        self.sources += [values[name] for name in ("src", "srcset") if name in values]
+        self.links += [values[name] for name in ("href", "xlink:href") if name in values]
+        self.identifiers += [values["id"]] if "id" in values else []
         if tag not in ("meta", "img", "br"):
             self.open.append(tag)
 
@@ -89,64 +90,111 @@ class _Attributes(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] in ("h2", "h3"):
+        if self.open and self.open[-1] == "h2":
             self.headings.append(data)
 
 
-def test_page_is_whole_and_needs_no_other_file(sides, tmp_path, capsys):
-    output = tmp_path / "new" / "report.html"
-    command = [*sides, "--protocol", ",".join(PROTOCOLS)]
-    assert cli.main(["report", *command, "-o", str(output), "--json"]) == 0
-    results = json.loads(capsys.readouterr().out)["results"]
-    assert cli.main(["compute", *command, "--no-cache", "--json"]) == 0
-    computed = json.loads(capsys.readouterr().out)["results"]
-    assert [r["distance"] for r in results] == [r["distance"] for r in computed]
-    assert [r["fake"] for r in results] == [r["fake"] for r in computed]
-    for result in results:
-        assert result["interval"][0] <= result["distance"] <= result["interval"][1]
-        assert len(result["curve"]["distances"]) == len(result["curve"]["sizes"]) == 10
-    assert min(results[0]["over_time"][4:]) > 3 * max(results[0]["over_time"][:4])
-    assert results[1]["over_time"] is None
-
-    text = output.read_text()
-    page = _Attributes(text)
-    assert page.open == []
-    assert not re.search(r"(src|href)\s*=\s*.?https?:|url\(|@import|<script|<link", text)
-    # Two curves, one plot over time and, since the protocols share clips, one sheet a side.
-    kinds = [reference.partition(";")[0] for reference in page.references]
-    assert kinds == ["data:image/svg+xml"] * 3 + ["data:image/png"] * 2
-    of_protocol = ["Settings", "Videos"]
-    assert page.headings == [
-        *(heading for name in PROTOCOLS for heading in [name, *of_protocol]),
-        *("Clips as the network saw them", "Real", "Generated", "How to read this"),
+def test_page_is_whole_and_needs_no_other_file(written):
+    text = written.text
+    parsed = _Page(text)
+    assert parsed.open == []
+    assert len(set(parsed.identifiers)) == len(parsed.identifiers)
+    assert {link.removeprefix("#") for link in parsed.links} <= set(parsed.identifiers)
+    assert not re.search(r"(src|href)\s*=\s*.?https?:|url\((?!#)|@import|<script|<link", text)
+    # Under both protocols 4 pairs, and once 4 random clips a side; all of them play and stand.
+    assert len(parsed.sources) == 2 * (2 * 4 * 2 + 2 * 4)
+    for source in parsed.sources:
+        kind, data = source.split(",")
+        assert kind == "data:image/webp;base64"
+        image = Image.open(io.BytesIO(base64.b64decode(data)))
+        assert (image.size, image.n_frames) in [((64, 64), 6), ((6 * 66, 66), 1)]
+    assert parsed.headings == [
+        "Beside a perfect generator",
+        "How far that is",
+        "Along the clip",
+        "Nearest real clips",
+        "Random clips",
+        "How to read these numbers",
+        "Details",
     ]
-    for name, result in zip(PROTOCOLS, results, strict=True):
-        low, high = result["interval"]
-        (shown, *ends) = re.search(
-            r"<strong>([0-9.]+)</strong> \(95 % interval ([0-9.]+) to ([0-9.]+)\)(?:; FD∞|</p>)",
-            text[text.index(f"<h2>{name}</h2>") :],
-        ).groups()
-        margin = high - result["distance"]
-        for number, exact in zip([shown, *ends], [result["distance"], low, high], strict=True):
-            decimals = len(number.partition(".")[2])
-            assert abs(float(number) - exact) <= margin / 10
-            assert 10 ** (1 - decimals) <= margin
-    # 21 real and 20 generated clips of 6 frames in 128 dimensions, and without frames in 20.
-    assert [result["fd_infinity"] is None for result in results] == [True, True]
-    assert "FD∞\u00a0" not in text
-    assert "fake &amp; &lt;b&gt;/damaged.npy: " in text
-    assert "<b>" not in text
-    assert dict(computed[0]["source"])["weights_sha256"] in text
-    assert "21 real and 20 generated samples" in text
-    assert "20 samples for" in text
+    # Under each protocol the distance beside the floor, along the clip, and against its number.
+    assert text.count("<svg") == 2 * 3
+
+
+def test_page_tells_the_numbers(sides, written, capsys):
+    command = [*sides, "--protocol", ",".join(PROTOCOLS), "--no-cache", "--json"]
+    assert cli.main(["compute", *command]) == 0
+    computed = json.loads(capsys.readouterr().out)["results"]
+    told = [html.unescape(one) for one in re.findall('<p class="told">(.*)</p>', written.text)]
+    rows = re.findall(r"<tr><td>(srvp:.*)</td></tr>", written.text)
+    names = [*PROTOCOLS, *PROTOCOLS]
+    assert re.findall(r"(?:name|<figcaption).*(srvp:digits:\w+)<", written.text)[:4] == names
+    for i, (name, result) in enumerate(zip(PROTOCOLS, written.results, strict=True)):
+        assert result["distance"] == computed[i]["distance"]
+        assert result["fake"] == computed[i]["fake"]
+        assert result["verdict"] == told[i].replace("\u00a0", " ")
+        assert len(result["curve"]["distances"]) == len(result["curve"]["sizes"]) == 10
+        (low, high), floor = result["interval"], result["floor"]
+        assert low <= result["distance"] <= high
+        cells = re.split("</td><td>", rows[i].replace("<strong>", "").replace("</strong>", ""))
+        number = r"([0-9.]+)"
+        numbers = re.fullmatch(rf"{number} \({number} to {number}\)", cells[1]).groups()
+        np.testing.assert_allclose([*map(float, numbers)], [result["distance"], low, high], 0.1)
+        numbers = re.fullmatch(rf"{number} \({number} to {number}\)", cells[2]).groups()
+        expected = [floor[key] for key in ("mean", "low", "high")]
+        np.testing.assert_allclose([*map(float, numbers)], expected, 0.1)
+        assert float(cells[3]) == pytest.approx(floor["p_value"], rel=0.05)
+        # 21 real and 20 generated clips of 6 frames in 128 dimensions, and without frames in 20.
+        assert (cells[0], cells[4], cells[5]) == (name, "-", "21 / 20")
+        assert result["fd_infinity"] is None
+        assert computed[i]["source"]["weights_sha256"] in written.text
+    frames, dynamics = written.results
+    assert min(frames["along"]["distances"][4:]) > 3 * max(frames["along"]["distances"][:4])
+    assert "The difference begins at frame 5 of the clip and lasts to its end." in told[0]
+    assert len(dynamics["along"]["distances"]) == 2
+    assert "looks at all 6 frames of the clip" in written.text
+    assert "looks at the first 5 frames of the clip only" in written.text
+    assert "21 real and 20 generated samples" in written.text
+    assert "20 samples for" in written.text
+
+
+def test_names_are_escaped(written):
+    assert "fake &amp; &lt;b&gt;/damaged.npy</code>: " in written.text
+    assert "<b>" not in written.text
+    assert "& " not in written.text
+
+
+def test_ruler(written):
+    without = page.page(written.findings, "real", "fake")
+    assert "<code>srvp-fd-jax ruler REAL</code>" in without
+    standing = ("as far as a blur of σ = 2.1 pixels", "as far as <noise>")
+    first, second = written.findings
+    text = page.page([first._replace(standing=standing), second], "real", "fake")
+    assert "<li>as far as a blur of σ = 2.1 pixels</li>\n<li>as far as &lt;noise&gt;</li>" in text
+    assert "srvp-fd-jax ruler" not in text
+
+
+def test_no_curve_of_features_that_look_at_all_frames(written):
+    text = page.page([one._replace(along=None) for one in written.findings], "real", "fake")
+    assert text.count("There is no curve: the features look at all 6 frames") == 2
+    assert text.count("<svg") == 4
+
+
+def test_numbers_of_a_sample_are_told_as_such(written):
+    first, second = written.findings
+    assert "a random sample of" not in written.text
+    few = first._replace(floor=first.floor._replace(real=10, fake=11, distance=77.0))
+    text = page.page([few, second], "real", "fake")
+    told = f"{PROTOCOLS[0]}: interval, floor and p-value are those of a random sample of 10 real "
+    assert re.findall(rf"{told}and 11 generated clips, whose distance is 77.\d*\.", text)
 
 
 def test_folder_gets_images(sides, tmp_path, capsys):
     output = f"{tmp_path}/r/"
-    assert cli.main(["report", *sides, "--dataset", "digits", "-o", output]) == 0
+    assert cli.main(["report", *sides, "--protocol", PROTOCOLS[1], "-o", output]) == 0
     assert capsys.readouterr().out.strip() == output
-    names = [f"srvp_digits_frame_{kind}.png" for kind in ("curve", "time")]
-    names += [f"srvp_digits_frame_clips_{side}.png" for side in ("real", "generated")]
+    kinds = ["floor", "along", "curve", "clips_real", "clips_generated", "nearest"]
+    names = [f"srvp_digits_dynamics_{kind}.png" for kind in kinds]
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == sorted(names)
     assert all((tmp_path / "r" / name).read_bytes()[:4] == b"\x89PNG" for name in names)
 
@@ -177,15 +225,19 @@ def test_outputs_that_cannot_be_written_are_told_before_the_work(
 
 
 def test_errors(sides, tmp_path, capsys, monkeypatch):
-    page = str(tmp_path / "r.html")
-    error = error_of(capsys, sides[0], "kept.safetensors", "-o", page)
+    output = str(tmp_path / "r.html")
+    error = error_of(capsys, sides[0], "kept.safetensors", "-o", output)
     assert "error: fake: got the statistics kept.safetensors, a report needs the videos" in error
     np.save(tmp_path / "few.npy", moving_digits(np.random.default_rng(0), 3, 6))
-    error = error_of(capsys, sides[0], str(tmp_path / "few.npy"), "-o", page)
+    error = error_of(capsys, sides[0], str(tmp_path / "few.npy"), "-o", output)
     assert "error: fake: got 3 clips, expected at least 4 to draw from" in error
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert 'a report needs the extra "report"' in error_of(capsys, *sides, "-o", page)
-    assert not Path(page).exists()
+    for module in ("matplotlib", "jinja2", "PIL"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, module, None)
+            error = error_of(capsys, *sides, "-o", output)
+            assert f"{module} " in error
+            assert 'a report needs the extra "report"' in error
+    assert not Path(output).exists()
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -196,7 +248,7 @@ def test_a_report_that_cannot_be_written_still_tells_its_distance(
         raise OSError(28, "No space left on device", "r.html")
 
     monkeypatch.setattr("srvp_fd_jax.report.page.write_atomically", full)
-    command = ["report", *sides, "--dataset", "digits", "-o", str(tmp_path / "r.html")]
+    command = ["report", *sides, "--protocol", PROTOCOLS[1], "-o", str(tmp_path / "r.html")]
     assert cli.main([*command, *["--json"] * as_json]) == 1
     output = capsys.readouterr()
     assert "error: r.html: No space left on device" in output.err
@@ -206,55 +258,11 @@ def test_a_report_that_cannot_be_written_still_tells_its_distance(
         distance = told["results"][0]["distance"]
     else:
         distance = float(output.out)
-    assert cli.main(["compute", *sides, "--dataset", "digits"]) == 0
+    assert cli.main(["compute", *sides, "--protocol", PROTOCOLS[1]]) == 0
     assert distance == pytest.approx(float(capsys.readouterr().out), rel=1e-5)
 
 
-def findings(n: int, infinity: float, distance: float, margin: float, dim: int = 4) -> Findings:
-    """Findings that are made up, with n samples per side."""
-    features = np.random.default_rng(0).normal(size=(n, dim)).astype(np.float32)
-    side = SimpleNamespace(
-        result=SimpleNamespace(statistics=FeatureStatistics.from_features(features))
-    )
-    return Findings.__new__(
-        Findings,
-        real=side,
-        fake=side,
-        distance=distance,
-        interval=(max(0.0, distance - margin), distance + margin),
-        curve=None,
-        limit=Limit(infinity, 1.0, 2),
-        over_time=None,
-    )
-
-
-@pytest.mark.parametrize(
-    ("n", "infinity", "expected"), [(5, 1.5, 1.5), (4, 1.5, None), (5, -0.1, None), (5, 0.0, 0.0)]
-)
-@pytest.mark.usefixtures("without_type_checks")
-def test_a_limit_that_is_not_to_be_trusted_is_not_given(n, infinity, expected):
-    assert findings(n, infinity, 2.0, 0.5).infinity == expected
-
-
-@pytest.mark.parametrize(
-    ("distance", "margin", "expected"),
-    [
-        (21.96432, 1.84, "22.0"),
-        (21.96432, 0.0184, "21.964"),
-        (0.0123456, 0.00031, "0.01235"),
-        (12345.67, 678.0, "12350"),
-        (12345.67, 12.0, "12346"),
-        (21.96432, 0.0, "21.96"),
-    ],
-)
-@pytest.mark.usefixtures("without_type_checks")
-def test_numbers_have_no_more_digits_than_the_interval_bears(distance, margin, expected):
-    one = findings(5, 1.0, distance, margin)
-    assert one.rounded(distance) == expected
-
-
-def test_a_report_is_the_same_bytes_for_the_same_videos(sides, tmp_path):
-    for name in ("one", "two"):
-        output = str(tmp_path / f"{name}.html")
-        assert cli.main(["report", *sides, "--dataset", "digits", "-o", output]) == 0
-    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+def test_a_report_is_the_same_bytes_for_the_same_videos(sides, written, tmp_path):
+    output = tmp_path / "again.html"
+    assert cli.main(["report", *sides, "--protocol", PROTOCOLS[1], "-o", str(output)]) == 0
+    assert output.read_text() == page.page(written.findings[1:], *sides)

@@ -1,0 +1,290 @@
+"""What a report says about one protocol: the distance, what it is worth, and telling clips."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from srvp_fd_jax.calculator import Calculator
+from srvp_fd_jax.distances import DISTANCES
+from srvp_fd_jax.distances.sample import FeatureSample, name_keys
+from srvp_fd_jax.evaluation import calculator_of, cautions, find_standing
+from srvp_fd_jax.networks.base import Moments, Output
+from srvp_fd_jax.passes import Evaluated
+from srvp_fd_jax.protocols import Protocol, Side
+from srvp_fd_jax.reliability.along import Along, distances_along
+from srvp_fd_jax.reliability.draws import Measure
+from srvp_fd_jax.reliability.extrapolation import Curve, Limit, distance_curve, extrapolate
+from srvp_fd_jax.reliability.floor import Floor, find_floor
+from srvp_fd_jax.reliability.interval import distance_interval
+from srvp_fd_jax.report.clips import Frames, load_shown
+from srvp_fd_jax.ruler.ladder import Standing
+from srvp_fd_jax.videos.sources import Video, local_names
+
+SIGNIFICANT = 0.01
+"""A distance whose p-value is below this is taken for a real difference."""
+
+CLIPS_SHOWN = 4
+"""Number of random clips of each side that are shown, and of pairs of nearest clips."""
+
+
+class Pair(NamedTuple):
+    """A generated clip and the real clip whose features are nearest to its features.
+
+    Attributes:
+        fake: Name of the generated video.
+        real: Name of the real video.
+        distance: Euclidean distance between the features of both clips.
+        typical: Median distance of real clips in the sample from their own nearest real clip.
+    """
+
+    fake: str
+    real: str
+    distance: float
+    typical: float
+
+
+class Findings(NamedTuple):
+    """The content of a report for one protocol.
+
+    Attributes:
+        real: Statistics of the real videos, with their sample.
+        fake: Statistics of the generated videos, with their sample.
+        distance: Distance between all clips of both sides.
+        floor: What a perfect generator would get from the clips in the samples, and the p-value.
+        interval: 95 % confidence interval of the distance between the clips in the samples.
+        curve: Distances of random subsets of the clips.
+        limit: Line that extrapolates the curve to infinitely many clips.
+        along: Distances along the clips; None if features depend on all of their frames.
+        window: Number of frames that each vector of `along` looks at.
+        looks_at: Frames of the clip that the distance looks at, see `Output.looks_at`.
+        pairs: The generated clips that are nearest to real ones, the nearest first.
+        random: Names of random videos of each side.
+        clips: The clips of all these videos by side and name, prepared for the network, in [0, 1].
+        standing: Phrases that say where the generated videos stand among corruptions of real ones.
+    """
+
+    real: Evaluated
+    fake: Evaluated
+    distance: float
+    floor: Floor
+    interval: tuple[float, float]
+    curve: Curve
+    limit: Limit
+    along: Along | None
+    window: int
+    looks_at: str
+    pairs: tuple[Pair, ...]
+    random: dict[Side, list[str]]
+    clips: dict[Side, dict[str, Frames]]
+    standing: tuple[str, ...] = ()
+
+    @property
+    def cautions(self) -> list[str]:
+        """Reasons for caution about the distance, see `evaluation.cautions`."""
+        return cautions(self.protocol.distance, self.real.statistics, self.fake.statistics)
+
+    @property
+    def protocol(self) -> Protocol:
+        """Protocol of both sides."""
+        return self.real.protocol
+
+    @property
+    def infinity(self) -> float | None:
+        """FD∞, or None if the line is not reliable.
+
+        With no more clips than feature dimensions the bias is not linear in 1/N. Clips count, not
+        their frames, which depend on each other. A line with a negative limit cannot be right, as
+        distances are not negative.
+        """
+        enough = min(self.floor.real, self.floor.fake) > self.real.statistics.dim
+        return self.limit.infinity if enough and self.limit.infinity >= 0 else None
+
+    def differs(self) -> bool:
+        """Whether the distance is larger than a perfect generator would get."""
+        return self.floor.p_value < SIGNIFICANT
+
+    def verdict(self) -> str:
+        """Says in plain English what the distance is worth, and where along the clip it arises."""
+        floor, where = self.floor, self.where()
+        clips = f"{floor.real} real and {floor.fake} generated clips"
+        if self.differs():
+            times = floor.distance / floor.mean if floor.mean > 0 else math.inf
+            told = (
+                f"Real and generated differ: {times:.1f} times the distance that a perfect "
+                f"generator gets from {clips} (p = {floor.p_value:.2g})."
+            )
+            return f"{told} {where}" if where else told
+        told = f"Not distinguishable from real with these {clips} (p = {floor.p_value:.2g})."
+        # The distance looks at some frames only, or at all of them together.
+        return f"{told} Yet they differ along the clip. {where}" if where else told
+
+    def where(self) -> str:
+        """Says from which frame on real and generated clips differ; empty if that tells nothing."""
+        if self.along is None or len(self.along.places) < 2:
+            return ""
+        differ = self.along.p_values < SIGNIFICANT
+        if not differ.any() or differ.all():
+            return ""
+        first = int(np.argmax(differ))
+        start = int(self.along.places[first]) + 1
+        end = start + self.window - 1
+        frames = f"frame {start}" if start == end else f"frames {start} to {end}"
+        if first and differ[first:].all():
+            return f"The difference begins at {frames} of the clip and lasts to its end."
+        return f"The difference shows first at {frames} of the clip."
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of the report for JSON."""
+        return {
+            "distance": self.distance,
+            "verdict": self.verdict(),
+            "floor": self.floor._asdict(),
+            "interval": self.interval,
+            "fd_infinity": self.infinity,
+            "curve": _listed(self.curve),
+            "along": None if self.along is None else {**_listed(self.along), "window": self.window},
+            "standing": self.standing,
+            "nearest": [pair._asdict() for pair in self.pairs],
+            "real": self.real.summary(),
+            "fake": self.fake.summary(),
+        }
+
+
+def find(
+    real: Evaluated,
+    fake: Evaluated,
+    videos: Mapping[Side, Sequence[Video]],
+    calculators: Sequence[Calculator],
+    cache: Path | None = None,
+) -> Findings:
+    """Computes the content of a report from two sides under the same protocol.
+
+    Args:
+        real: Statistics of the real videos, with a sample along the clips.
+        fake: Statistics of the generated videos, with a sample along the clips.
+        videos: All videos of both sides.
+        calculators: Calculators of the evaluation, one of which has the protocol.
+        cache: Folder that keeps rulers of real videos, see `ruler.ladder`.
+
+    Raises:
+        ValueError: If the two sides are not comparable, one has fewer than four clips, or a video
+            cannot be read again.
+    """
+    protocol = real.protocol
+    calculator = calculator_of(protocol, calculators)
+    output = calculator.network.architecture.outputs[protocol.output]
+    samples: dict[Side, Any] = {"real": real.sample, "fake": fake.sample}
+    along = {side: sample.moments() for side, sample in samples.items()}
+    own = {side: output.of_clip(moments) for side, moments in along.items()}
+    both = own["real"], own["fake"]
+    distance = DISTANCES[protocol.distance].between(
+        {"real": real.statistics, "fake": fake.statistics}
+    )
+    measure = Measure(protocol.distance, protocol.ddof)
+    rng = np.random.default_rng(0)
+    curve = distance_curve(*both, rng, measure)
+    standing: tuple[Standing, ...] = ()
+    if cache:
+        alone = dataclasses.replace(fake, sample=_of_clips(samples["fake"], output))
+        standing = find_standing(alone, videos["real"], calculators, cache)
+    several = along["real"]["features"].shape[1] > 1
+    held = {side: names_in(sample, videos[side]) for side, sample in samples.items()}
+    pairs = nearest_pairs(own, held)
+    random = {side: held[side][:CLIPS_SHOWN] for side in held}
+    shown: dict[Side, list[str]] = {
+        "real": [*random["real"], *(pair.real for pair in pairs)],
+        "fake": [*random["fake"], *(pair.fake for pair in pairs)],
+    }
+    return Findings(
+        real=real,
+        fake=fake,
+        distance=float(distance),
+        floor=find_floor(*both, measure),
+        interval=distance_interval(*both, rng, measure),
+        curve=curve,
+        limit=extrapolate(curve),
+        along=distances_along(along["real"], along["fake"], measure) if several else None,
+        window=1 if output.per_frame else output.frames,
+        looks_at=output.looks_at,
+        pairs=pairs,
+        random=random,
+        clips={side: load_shown(videos[side], shown[side], calculator, side) for side in shown},
+        standing=tuple(one.described for one in standing),
+    )
+
+
+def _of_clips(along: FeatureSample, output: Output) -> FeatureSample:
+    """The sample with the features of the clips themselves, of one with those of all places."""
+    moments = {"features": along.features, "variances": along.variances}
+    own = output.of_clip({name: f for name, f in moments.items() if f is not None})
+    return dataclasses.replace(along, features=own["features"], variances=own.get("variances"))
+
+
+def nearest_pairs(
+    moments: Mapping[Side, Moments], names: Mapping[Side, Sequence[str]]
+) -> tuple[Pair, ...]:
+    """Finds the generated clips in the sample that are nearest to real ones, which copies are.
+
+    Args:
+        moments: Moments of the clips in the samples.
+        names: Names of the clips' videos in the same order.
+    """
+    flat = {side: m["features"].reshape(len(m["features"]), -1) for side, m in moments.items()}
+    to_real, nearest = jax.device_get(_nearest(flat["fake"], flat["real"], apart=False))
+    typical, _ = jax.device_get(_nearest(flat["real"], flat["real"], apart=True))
+    return tuple(
+        Pair(
+            fake=names["fake"][i],
+            real=names["real"][nearest[i]],
+            distance=float(to_real[i]),
+            typical=float(np.median(typical)),
+        )
+        for i in np.argsort(to_real, kind="stable")[:CLIPS_SHOWN]
+    )
+
+
+@functools.partial(jax.jit, static_argnames="apart")
+def _nearest(
+    x: Float[Array, "n d"], y: Float[Array, "m d"], *, apart: bool
+) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
+    """Distances from rows of x to their nearest rows of y, and the indices of these.
+
+    If `apart`, x and y are the same, and a row is not its own neighbour.
+    """
+
+    # The differences themselves: the squares expanded would cancel at copies.
+    def of_row(i: Int[Array, ""]) -> tuple[Float[Array, ""], Int[Array, ""]]:
+        squares = jnp.sum((y - x[i]) ** 2, axis=1)
+        if apart:
+            squares = squares.at[i].set(jnp.inf)
+        return jnp.sqrt(jnp.min(squares)), jnp.argmin(squares)
+
+    return jax.lax.map(of_row, jnp.arange(len(x)))
+
+
+def rounded(value: float, margin: float) -> str:
+    """Formats a value to two significant digits of its margin of error, if there is any."""
+    if not margin > 0:
+        return f"{value:.4g}"
+    decimals = 1 - math.floor(math.log10(margin))
+    return f"{round(value, decimals):.{max(decimals, 0)}f}"
+
+
+def names_in(sample: FeatureSample, videos: Sequence[Video]) -> list[str]:
+    """Names of the videos in a sample, in its order, found among all videos."""
+    keys = name_keys(local_names(videos)).tolist()
+    by_key = {tuple(key): video.name for key, video in zip(keys, videos, strict=True)}
+    held = min(sample.size, int(sample.count))
+    return [by_key[tuple(key)] for key in np.asarray(sample.keys)[:held].tolist()]
+
+
+def _listed(arrays: Any) -> dict[str, Any]:
+    return {name: np.asarray(array).tolist() for name, array in arrays._asdict().items()}
