@@ -47,9 +47,11 @@ nitpick_ignore_regex = [
         "Any|Callable|Iterable|Mapping|Sequence|Literal|NamedTuple|Path|os|collections|pathlib",
         "jax|np|nnx|DTypeLike|ArrayLike|Array|AnyArray",
         "Bool|Float|Int|Shaped|UInt8|UInt32|Hashable",
-        "jaxtyping|jaxlib|numpy|ndarray|int64|States|Division|_S",
+        "jaxtyping|jaxlib|numpy|ndarray|int64|States|Moments|Source|Division|_S|_M|_T",
     )
 ]
+
+_COMMANDS = ("compute", "ruler", "stats", "compare", "report", "demo")
 
 
 def _signature(of: Any) -> tuple[str, str | None]:
@@ -61,12 +63,13 @@ def _signature(of: Any) -> tuple[str, str | None]:
             for line in source.body
             if isinstance(line, ast.AnnAssign)
         }
-        parameters = inspect.signature(of).parameters.values()
+        # Those of a `typing.Protocol` are none of its own.
+        parameters = [p for p in inspect.signature(of).parameters.values() if p.name in types]
         fields = [
             f"{p.name}: {types[p.name]}" + ("" if p.default is p.empty else f" = {p.default!r}")
             for p in parameters
         ]
-        if all(p.kind is p.KEYWORD_ONLY for p in parameters):
+        if parameters and all(p.kind is p.KEYWORD_ONLY for p in parameters):
             fields = ["*", *fields]
         return f"({', '.join(fields)})", None
     assert isinstance(source, ast.FunctionDef)
@@ -127,7 +130,7 @@ def _protocol_table() -> str:
 
 myst_substitutions = {
     "protocols": _protocol_table(),
-    **{f"help_{name}": _help(name) for name in ("compute", "stats", "compare", "report", "demo")},
+    **{f"help_{name}": _help(name) for name in _COMMANDS},
 }
 
 
