@@ -15,8 +15,11 @@ from PIL import Image
 
 import srvp_fd_jax
 from srvp_fd_jax import cli
+from srvp_fd_jax.demo.corruptions import add_noise
 from srvp_fd_jax.demo.moving_digits import moving_digits
 from srvp_fd_jax.protocols import PROTOCOLS
+from srvp_fd_jax.ruler import ladder
+from srvp_fd_jax.ruler.corruptions import CORRUPTIONS
 from srvp_fd_jax.weights import save
 
 DYNAMICS = ["--dataset", "digits", "--comparison-type", "dynamics"]
@@ -615,3 +618,56 @@ def test_command_as_installed():
     )
     assert unknown.returncode == 2
     assert "mmnist_stochastic" in unknown.stderr
+
+
+def test_a_ruler_is_kept_and_read_off(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    clips = moving_digits(rng, 60, 6)
+    noisy = add_noise(clips[40:], rng, 0.1)
+    for name, own in (("real", clips[:40]), ("fake", noisy)):
+        (tmp_path / name).mkdir()
+        for i, clip in enumerate(own):
+            np.save(tmp_path / name / f"{i}.npy", clip)
+    monkeypatch.setattr(ladder, "CORRUPTIONS", {"noise": CORRUPTIONS["noise"]})
+    real, fake = (str(tmp_path / name) for name in ("real", "fake"))
+    compute = ["compute", real, fake, *DYNAMICS]
+    assert cli.main([*compute, "--json"]) == 0
+    (before,) = json.loads(capsys.readouterr().out)["results"]
+    assert "ruler" not in before
+
+    assert cli.main(["ruler", real, *DYNAMICS]) == 0
+    first, *rungs = capsys.readouterr().out.splitlines()
+    assert first.startswith("srvp:digits:dynamics: 20 real clips against 20 others: ")
+    assert [line.split("   ")[0].strip() for line in rungs] == [
+        f"noise of σ = {sigma} of 255" for sigma in (5, 10, 20, 40)
+    ]
+    assert cli.main([*compute, "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    (standing,) = result["ruler"]
+    assert standing["place"] == "at"
+    assert standing["strength"] == pytest.approx(25.5, abs=5)
+    assert result["distance"] == before["distance"]
+    assert cli.main(compute) == 0
+    assert f"srvp-fd-jax: ruler: {standing['described']}" in capsys.readouterr().err
+    assert cli.main(["report", real, fake, *DYNAMICS, "-o", str(tmp_path / "r.html")]) == 0
+    assert standing["described"] in (tmp_path / "r.html").read_text()
+    capsys.readouterr()
+
+    # Fewer generated clips than the ruler takes, and other real videos.
+    for i in range(5):
+        (tmp_path / "fake" / f"{i}.npy").unlink()
+    assert cli.main([*compute, "--json"]) == 0
+    told = capsys.readouterr()
+    assert "ruler of the real videos was not used: sample: got 15 clips, but the ruler" in told.err
+    assert "ruler" not in json.loads(told.out)["results"][0]
+    (tmp_path / "real" / "0.npy").unlink()
+    assert cli.main([*compute, "--json"]) == 0
+    assert "ruler" not in json.loads(capsys.readouterr().out)["results"][0]
+
+
+def test_a_ruler_needs_twice_as_many_videos_as_clips(tmp_path, capsys):
+    for i, clip in enumerate(moving_digits(np.random.default_rng(0), 40, 6)):
+        np.save(tmp_path / f"{i}.npy", clip)
+    assert cli.main(["ruler", str(tmp_path), *DYNAMICS, "--size", "21"]) == 1
+    message = "clips: got 21, which takes 42 videos, but only 40 of 40 give a clip"
+    assert message in capsys.readouterr().err

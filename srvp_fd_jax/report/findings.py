@@ -68,7 +68,7 @@ class Findings(NamedTuple):
         pairs: The generated clips that are nearest to real ones, the nearest first.
         random: Names of random videos of each side.
         clips: The clips of all these videos by side and name, prepared for the network, in [0, 1].
-        standing: Phrases that say where the generated videos stand among corruptions of real ones.
+        standing: Where the generated videos stand on the ruler of the real ones; empty without one.
     """
 
     real: Evaluated
@@ -84,7 +84,7 @@ class Findings(NamedTuple):
     pairs: tuple[Pair, ...]
     random: dict[Side, list[str]]
     clips: dict[Side, dict[str, Frames]]
-    standing: tuple[str, ...] = ()
+    standing: tuple[Standing, ...] = ()
 
     @property
     def cautions(self) -> list[str]:
@@ -151,7 +151,7 @@ class Findings(NamedTuple):
             "fd_infinity": self.infinity,
             "curve": _listed(self.curve),
             "along": None if self.along is None else {**_listed(self.along), "window": self.window},
-            "standing": self.standing,
+            "ruler": [place._asdict() for place in self.standing],
             "nearest": [pair._asdict() for pair in self.pairs],
             "real": self.real.summary(),
             "fake": self.fake.summary(),
@@ -217,7 +217,7 @@ def find(
         pairs=pairs,
         random=random,
         clips={side: load_shown(videos[side], shown[side], calculator, side) for side in shown},
-        standing=tuple(one.described for one in standing),
+        standing=standing,
     )
 
 

@@ -93,7 +93,7 @@ class Standing(NamedTuple):
 
     Attributes:
         corruption: Name of the corruption in `CORRUPTIONS`.
-        place: "below" if the distance is not above that of real clips, "at" a strength, "beyond"
+        place: "below" if other real clips may have the same distance, "at" a strength, "beyond"
             the strongest one, or "unseen" if the distance does not tell even the strongest one from
             real clips, so that nothing can be read off.
         strength: The strength that has the same distance if the place is "at", else None.
@@ -429,16 +429,18 @@ def _between(real: ClipFeatures, fake: ClipFeatures, measure: Measure) -> Float[
 
 def _on_rung(ladder: Ladder, rung: Rung, distance: float) -> Standing:
     phrase = CORRUPTIONS[rung.corruption].phrase
-    weakest, strongest = phrase(rung.strengths[0]), phrase(rung.strengths[-1])
+    strongest = phrase(rung.strengths[-1])
     levels = np.maximum.accumulate([ladder.clean, *rung.distances])
     if levels[-1] <= ladder.floor.high:
         text = f"this protocol does not tell {strongest} from real clips"
         return Standing(rung.corruption, "unseen", None, text)
-    if distance <= levels[0]:
-        return Standing(rung.corruption, "below", None, f"nearer than {weakest}")
     if distance > levels[-1]:
         return Standing(rung.corruption, "beyond", None, f"beyond {strongest}")
-    strength = float(np.interp(distance, levels, [0, *rung.strengths]))
+    # Real clips, too, have distances up to the range of the floor.
+    told_apart = max(ladder.clean, ladder.floor.high)
+    strength = float(np.interp(max(distance, told_apart), levels, [0, *rung.strengths]))
+    if distance <= told_apart:
+        return Standing(rung.corruption, "below", None, f"nearer than {phrase(strength)}")
     return Standing(rung.corruption, "at", strength, f"as far as {phrase(strength)}")
 
 

@@ -19,6 +19,7 @@ from srvp_fd_jax.demo import corruptions
 from srvp_fd_jax.demo.moving_digits import moving_digits
 from srvp_fd_jax.report import page
 from srvp_fd_jax.report.findings import Findings
+from srvp_fd_jax.ruler.ladder import Standing
 
 PROTOCOLS = [f"srvp:digits:{name}" for name in ("frame", "dynamics")]
 
@@ -167,7 +168,8 @@ def test_names_are_escaped(written):
 def test_ruler(written):
     without = page.page(written.findings, "real", "fake")
     assert "<code>srvp-fd-jax ruler REAL</code>" in without
-    standing = ("as far as a blur of σ = 2.1 pixels", "as far as <noise>")
+    texts = ("as far as a blur of σ = 2.1 pixels", "as far as <noise>")
+    standing = tuple(Standing("blur", "at", 2.1, text) for text in texts)
     first, second = written.findings
     text = page.page([first._replace(standing=standing), second], "real", "fake")
     assert "<li>as far as a blur of σ = 2.1 pixels</li>\n<li>as far as &lt;noise&gt;</li>" in text

@@ -157,8 +157,8 @@ def with_rungs(made: Ladder, *distances: float, clean: float, high: float) -> La
 @pytest.mark.parametrize(
     ("distance", "place", "strength", "described"),
     [
-        (0.5, "below", None, "nearer than a blur of σ = 1 pixels"),
-        (1.0, "below", None, "nearer than a blur of σ = 1 pixels"),
+        (0.5, "below", None, "nearer than a blur of σ = 0.2 pixels"),
+        (1.2, "below", None, "nearer than a blur of σ = 0.2 pixels"),
         (1.5, "at", 0.5, "as far as a blur of σ = 0.5 pixels"),
         (2.5, "at", 4.5, "as far as a blur of σ = 4.5 pixels"),
         (3.0, "at", 5.0, "as far as a blur of σ = 5 pixels"),
