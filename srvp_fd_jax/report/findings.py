@@ -122,9 +122,13 @@ class Findings(NamedTuple):
                 f"generator gets from {clips} (p = {floor.p_value:.2g})."
             )
             return f"{told} {where}" if where else told
-        told = f"Not distinguishable from real with these {clips} (p = {floor.p_value:.2g})."
+        if not where:
+            return f"Not distinguishable from real with these {clips} (p = {floor.p_value:.2g})."
         # The distance looks at some frames only, or at all of them together.
-        return f"{told} Yet they differ along the clip. {where}" if where else told
+        return (
+            f"{where} The distance itself does not see it, and is not distinguishable from that of "
+            f"a perfect generator with these {clips} (p = {floor.p_value:.2g})."
+        )
 
     def where(self) -> str:
         """Says from which frame on real and generated clips differ; empty if that tells nothing."""
@@ -138,8 +142,8 @@ class Findings(NamedTuple):
         end = start + self.window - 1
         frames = f"frame {start}" if start == end else f"frames {start} to {end}"
         if first and differ[first:].all():
-            return f"The difference begins at {frames} of the clip and lasts to its end."
-        return f"The difference shows first at {frames} of the clip."
+            return f"The clips begin to differ at {frames}, and differ to their end."
+        return f"The clips differ first at {frames}."
 
     def summary(self) -> dict[str, Any]:
         """The numbers of the report for JSON."""

@@ -151,7 +151,7 @@ def test_page_tells_the_numbers(sides, written, capsys):
         assert computed[i]["source"]["weights_sha256"] in written.text
     frames, dynamics = written.results
     assert min(frames["along"]["distances"][4:]) > 3 * max(frames["along"]["distances"][:4])
-    assert "The difference begins at frame 5 of the clip and lasts to its end." in told[0]
+    assert "The clips begin to differ at frame 5, and differ to their end." in told[0]
     assert len(dynamics["along"]["distances"]) == 2
     assert "looks at all 6 frames of the clip" in written.text
     assert "looks at the first 5 frames of the clip only" in written.text
