@@ -286,7 +286,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_whole(LEAST_CLIPS),
         metavar="K",
         help="number of clips that are compared with as many others, and fewest generated videos "
-        f"that can be read off later (default: half of the videos, at most {_RULER_CLIPS})",
+        f"that can be read off later (default: 45 %% of the videos, at most {_RULER_CLIPS})",
     )
 
     command = add(
@@ -339,7 +339,7 @@ def _add_floor(command: Any) -> None:
     command.add_argument(
         "--floor",
         action="store_true",
-        help="also compute what a perfect generator would get, by a permutation test",
+        help="also compute the distances that chance gives with these clips, by a permutation test",
     )
 
 
@@ -464,16 +464,16 @@ def _compute(args: argparse.Namespace) -> None:
     results = made if isinstance(made, list) else [made]
     for result in results:
         for one in result.standing:
-            _tell(f"ruler: {one.described}")
+            _tell(f"ruler: {_prefix(result, results)}{one.described}")
     _print_results(results, args)
 
 
 def _ruler(args: argparse.Namespace) -> None:
     protocols = _asked_for(args) or [find_protocol(DEFAULT, **_overrides(args))]
-    of_any_number = [dataclasses.replace(protocol, clips=None) for protocol in protocols]
-    videos = find_videos(args.data, "real", of_any_number)
+    videos = find_videos(args.data, "real", protocols)
     calculators = load_calculators(protocols, args.weights)
-    size = args.size or max(LEAST_CLIPS, min(len(videos) // 2, _RULER_CLIPS))
+    # Some videos may be too short or damaged.
+    size = args.size or max(LEAST_CLIPS, min(int(0.45 * len(videos)), _RULER_CLIPS))
     told = []
     for protocol in protocols:
         calculator = calculator_of(protocol, calculators)
@@ -694,7 +694,12 @@ def _print_results(results: Sequence[Result], args: argparse.Namespace) -> None:
         _print_table([(summary["protocol"], summary["distance"]) for summary in summaries])
         for result in results:
             if result.floor:
-                print(f"floor\t{result.floor.described()}")
+                print(f"floor\t{_prefix(result, results)}{result.floor.described()}")
+
+
+def _prefix(result: Result, results: Sequence[Result]) -> str:
+    """The protocol of one of several results."""
+    return f"{result.protocol.name}: " if result.protocol and len(results) > 1 else ""
 
 
 def _print_table(distances: Sequence[tuple[str | None, float]]) -> None:

@@ -77,7 +77,7 @@ class Result:
         real: Statistics of the real videos.
         fake: Statistics of the generated videos.
         cautions: Reasons not to rely on the distance, one sentence each.
-        floor: What a perfect generator would get from these numbers of clips, if asked for.
+        floor: What chance gives with these clips, if asked for.
         standing: Where the generated videos stand on the ruler of the real ones, if the cache keeps
             one, see `ruler.ladder`; else empty.
 
@@ -222,7 +222,7 @@ def compute(
             counted and skipped.
         cache: Folder that keeps statistics of real videos, if these are files, for later calls with
             the same videos, protocol, weights and release, and their rulers. None for no cache.
-        floor: Whether to compute what a perfect generator would get from these numbers of clips,
+        floor: Whether to compute the distances that chance gives with these clips, and a p-value,
             see `reliability.floor`. Of more than 2048 clips on a side, it takes a random sample.
         on_progress: Called from time to time with the side, the number of its videos that are done,
             and the number of all its videos.

@@ -253,7 +253,7 @@ def test_floor_is_that_of_the_clips(clips, digits, tmp_path):
     assert result.floor.mean == pytest.approx(expected.mean, rel=0.05)
     assert result.floor.p_value == pytest.approx(expected.p_value, abs=0.1)
     assert result.summary()["floor"]["p_value"] == result.floor.p_value
-    assert "for 30 real and 30 generated clips, p = 0." in repr(result)
+    assert "between 30 real and 30 generated clips, p = 0." in repr(result)
     noisy = compute(real, 255 - fake, PROTOCOL, floor=True)
     assert noisy.floor.p_value == 1 / 200
     same = compute(real[:15], real[15:], PROTOCOL, floor=True)
@@ -277,7 +277,7 @@ def test_floor_of_statistics_takes_their_samples(clips, tmp_path, capsys):
     number, floor = capsys.readouterr().out.splitlines()
     assert float(number) == pytest.approx(told["distance"], rel=1e-4)
     assert floor.startswith("floor\t")
-    assert "for 25 real and 30 generated clips, p = 0." in floor
+    assert "between 25 real and 30 generated clips, p = 0." in floor
 
 
 @pytest.mark.filterwarnings("ignore:.*leave the covariance")

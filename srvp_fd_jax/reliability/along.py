@@ -16,14 +16,14 @@ MOST_PLACES = 16
 
 
 class Along(NamedTuple):
-    """Distances at places along the clips, beside what a perfect generator would get there.
+    """Distances at places along the clips, beside those that chance gives there.
 
     Attributes:
         places: Indices of the frames at which the windows begin, in the clips of the measure.
         distances: Distance at each place.
         floor: Mean distance of random divisions of the clips at each place.
         high: Distance that 97.5 % of the divisions fall below at each place.
-        p_values: Probability that a perfect generator gets as large a distance at each place.
+        p_values: Probability that chance gives as large a distance at each place.
     """
 
     places: Int[np.ndarray, " places"]

@@ -67,5 +67,5 @@ def check_enough(features: ClipFeatures, name: str) -> int:
     """Returns the number of clips, or raises a `ValueError` if there are fewer than four."""
     n = len(features["features"])
     if n < 4:
-        raise ValueError(f"{name}: got {n} clips, expected at least 4 to draw from")
+        raise ValueError(f"{name}: got {n} clips, expected at least 4 for a floor or an interval")
     return n

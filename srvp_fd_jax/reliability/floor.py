@@ -1,10 +1,10 @@
-"""The distance that a perfect generator would get, by a permutation test.
+"""The distance that chance gives, by a permutation test.
 
 If real and generated clips have one distribution, then any division of all clips into two sets of
 their numbers is as likely as the one at hand. The distances of random divisions are therefore what
-a perfect generator would get from these numbers of clips, however many dimensions the features
-have and whatever their distribution is (two-sample permutation test; Lehmann & Romano 2005, Testing
-Statistical Hypotheses, 15.2).
+chance gives with these clips, however many dimensions the features have and whatever their
+distribution is (two-sample permutation test; Lehmann & Romano 2005, Testing Statistical Hypotheses,
+15.2). A perfect generator, whose clips are like the real ones, gets no more.
 """
 
 import functools
@@ -31,13 +31,13 @@ PERMUTATIONS = 199
 
 
 class Floor(NamedTuple):
-    """What a perfect generator would get, and whether the distance differs from it.
+    """Distances that chance gives, and whether the distance at hand differs from them.
 
     Attributes:
         mean: Mean distance of random divisions of the clips.
         low: Distance that 2.5 % of the divisions fall below.
         high: Distance that 97.5 % of the divisions fall below.
-        p_value: Probability that a perfect generator gets a distance as large as `distance`.
+        p_value: Probability that chance gives a distance as large as `distance`.
         distance: Distance between the real and the generated clips of the test.
         real: Number of real clips in the test.
         fake: Number of generated clips in the test.
@@ -54,8 +54,8 @@ class Floor(NamedTuple):
     def described(self) -> str:
         """Describes the floor in one line."""
         return (
-            f"{self.mean:.4g} ({self.low:.4g} to {self.high:.4g}) for {self.real} real and "
-            f"{self.fake} generated clips, p = {self.p_value:.3g}"
+            f"{self.mean:.4g} ({self.low:.4g} to {self.high:.4g}) beside {self.distance:.4g} "
+            f"between {self.real} real and {self.fake} generated clips, p = {self.p_value:.3g}"
         )
 
 
@@ -73,8 +73,9 @@ def find_floor(real: ClipFeatures, fake: ClipFeatures, measure: Measure) -> Floo
     """Computes the floor and the p-value of the distance between two sets of clips.
 
     The p-value is (1 + k) / (1 + n), where k of n random divisions have at least the distance at
-    hand. It holds at any number of clips (Phipson & Smyth 2010, arXiv 1603.05766). If both sets
-    differ much, the floor is that of a generator of their mixture.
+    hand. It holds at any number of clips (Phipson & Smyth 2010, arXiv 1603.05766). The floor is
+    that of both sets mixed: if generated clips vary more from clip to clip than real ones, it is
+    larger than the floor of a perfect generator.
 
     Args:
         real: Features of the real clips.

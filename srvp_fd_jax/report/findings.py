@@ -28,8 +28,8 @@ from srvp_fd_jax.report.clips import Frames, load_shown
 from srvp_fd_jax.ruler.ladder import Standing
 from srvp_fd_jax.videos.sources import Video, local_names
 
-SIGNIFICANT = 0.01
-"""A distance whose p-value is below this is taken for a real difference."""
+SIGNIFICANT, DOUBTFUL = 0.01, 0.05
+"""Differences are taken for real if the p-value is below the first, for possible if the second."""
 
 CLIPS_SHOWN = 4
 """Number of random clips of each side that are shown, and of pairs of nearest clips."""
@@ -58,7 +58,7 @@ class Findings(NamedTuple):
         real: Statistics of the real videos, with their sample.
         fake: Statistics of the generated videos, with their sample.
         distance: Distance between all clips of both sides.
-        floor: What a perfect generator would get from the clips in the samples, and the p-value.
+        floor: What chance gives with the clips in the samples, and the p-value.
         interval: 95 % confidence interval of the distance between the clips in the samples.
         curve: Distances of random subsets of the clips.
         limit: Line that extrapolates the curve to infinitely many clips.
@@ -108,7 +108,7 @@ class Findings(NamedTuple):
         return self.limit.infinity if enough and self.limit.infinity >= 0 else None
 
     def differs(self) -> bool:
-        """Whether the distance is larger than a perfect generator would get."""
+        """Whether the distance is larger than chance gives."""
         return self.floor.p_value < SIGNIFICANT
 
     def verdict(self) -> str:
@@ -118,16 +118,21 @@ class Findings(NamedTuple):
         if self.differs():
             times = floor.distance / floor.mean if floor.mean > 0 else math.inf
             told = (
-                f"Real and generated differ: {times:.1f} times the distance that a perfect "
-                f"generator gets from {clips} (p = {floor.p_value:.2g})."
+                f"Real and generated differ: {times:.1f} times the distance that chance gives with "
+                f"{clips} (p = {floor.p_value:.2g})."
             )
             return f"{told} {where}" if where else told
+        if not where and floor.p_value < DOUBTFUL:
+            return (
+                f"Real and generated may differ, which more than these {clips} would tell "
+                f"(p = {floor.p_value:.2g})."
+            )
         if not where:
             return f"Not distinguishable from real with these {clips} (p = {floor.p_value:.2g})."
         # The distance looks at some frames only, or at all of them together.
         return (
-            f"{where} The distance itself does not see it, and is not distinguishable from that of "
-            f"a perfect generator with these {clips} (p = {floor.p_value:.2g})."
+            f"{where} The distance itself does not tell, which chance may give with these {clips} "
+            f"(p = {floor.p_value:.2g})."
         )
 
     def where(self) -> str:

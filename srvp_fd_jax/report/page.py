@@ -10,7 +10,7 @@ from srvp_fd_jax.files import check_writable, write_atomically
 from srvp_fd_jax.protocols import Side
 from srvp_fd_jax.report import plots
 from srvp_fd_jax.report.clips import Frames
-from srvp_fd_jax.report.findings import SIGNIFICANT, Findings, rounded
+from srvp_fd_jax.report.findings import DOUBTFUL, SIGNIFICANT, Findings, rounded
 
 _HTML_SUFFIX = ".html"
 
@@ -70,6 +70,7 @@ def page(findings: Sequence[Findings], real: str, fake: str) -> str:
         same_clips=list(_same_clips(findings)),
         paths={"real": real, "generated": fake},
         significant=SIGNIFICANT,
+        doubtful=DOUBTFUL,
         version=srvp_fd_jax.__version__,
     )
 
@@ -126,7 +127,7 @@ def _plots(one: Findings, image_format: plots.ImageFormat) -> dict[str, bytes]:
     told = _numbers(one)
     labels = (
         f"real and generated: {_rounded(one, one.floor.distance)} ({told['interval']})",
-        f"perfect generator: {told['floor']} ({told['floor_range']})",
+        f"chance: {told['floor']} ({told['floor_range']})",
     )
     images = {"floor": plots.plot_floor(one.floor, one.interval, labels, image_format)}
     if one.along is not None:

@@ -109,7 +109,7 @@ def plot_along(
 
         x = along.places + 1
         axes.fill_between(x, along.floor, along.high, color=_PALE, linewidth=0, alpha=0.4)
-        axes.plot(x, along.high, "--", color=_AXIS, label="97.5 % of perfect generators")
+        axes.plot(x, along.high, "--", color=_AXIS, label="97.5 % of chance")
         axes.plot(x, along.floor, color=_AXIS, label="floor")
         axes.plot(x, along.distances, color=_BLUE, label="distance")
         axes.plot(x[~differ], along.distances[~differ], "o", color=_BLUE, markersize=4)

@@ -432,7 +432,7 @@ def _on_rung(ladder: Ladder, rung: Rung, distance: float) -> Standing:
     strongest = phrase(rung.strengths[-1])
     levels = np.maximum.accumulate([ladder.clean, *rung.distances])
     if levels[-1] <= ladder.floor.high:
-        text = f"this protocol does not tell {strongest} from real clips"
+        text = f"{ladder.clips} clips do not tell {strongest} from real ones"
         return Standing(rung.corruption, "unseen", None, text)
     if distance > levels[-1]:
         return Standing(rung.corruption, "beyond", None, f"beyond {strongest}")

@@ -50,24 +50,29 @@ def made_up(distance=3.2, p_value=DIFFERS, along=None, window=1, clips=(300, 200
     [
         (
             {},
-            "Real and generated differ: 3.2 times the distance that a perfect generator gets from "
-            "300 real and 200 generated clips (p = 0.005).",
+            "Real and generated differ: 3.2 times the distance that chance gives with 300 real and "
+            "200 generated clips (p = 0.005).",
         ),
         (
             {"p_value": 0.01},
-            "Not distinguishable from real with these 300 real and 200 generated clips (p = 0.01).",
+            "Real and generated may differ, which more than these 300 real and 200 generated clips "
+            "would tell (p = 0.01).",
+        ),
+        (
+            {"p_value": 0.05},
+            "Not distinguishable from real with these 300 real and 200 generated clips (p = 0.05).",
         ),
         (
             {"along": [SAME, DIFFERS]},
-            "Real and generated differ: 3.2 times the distance that a perfect generator gets from "
-            "300 real and 200 generated clips (p = 0.005). The clips begin to differ at frame 2, "
-            "and differ to their end.",
+            "Real and generated differ: 3.2 times the distance that chance gives with 300 real and "
+            "200 generated clips (p = 0.005). The clips begin to differ at frame 2, and differ to "
+            "their end.",
         ),
         (
             {"p_value": 0.52, "along": [SAME, DIFFERS], "window": 3},
             "The clips begin to differ at frames 2 to 4, and differ to their end. The distance "
-            "itself does not see it, and is not distinguishable from that of a perfect generator "
-            "with these 300 real and 200 generated clips (p = 0.52).",
+            "itself does not tell, which chance may give with these 300 real and 200 generated "
+            "clips (p = 0.52).",
         ),
     ],
 )
@@ -172,7 +177,7 @@ def test_a_generator_that_freezes_is_told_from_where_it_freezes(clips):
     assert (findings.along.distances[3:] > findings.along.high[3:]).all()
     told = re.fullmatch(
         r"The clips begin to differ at frames (\d) to (\d), and differ to their end. The distance "
-        r"itself does not see it, and is not distinguishable from that of a perfect generator .*",
+        r"itself does not tell, which chance may give with these 100 real and .*",
         findings.verdict(),
     )
     first, last = map(int, told.groups())

@@ -110,7 +110,7 @@ def test_page_is_whole_and_needs_no_other_file(written):
         image = Image.open(io.BytesIO(base64.b64decode(data)))
         assert (image.size, image.n_frames) in [((64, 64), 6), ((6 * 66, 66), 1)]
     assert parsed.headings == [
-        "Beside a perfect generator",
+        "Beside chance",
         "How far that is",
         "Along the clip",
         "Nearest real clips",
@@ -167,7 +167,8 @@ def test_names_are_escaped(written):
 
 def test_ruler(written):
     without = page.page(written.findings, "real", "fake")
-    assert "<code>srvp-fd-jax ruler REAL</code>" in without
+    names = ",".join(one.protocol.name for one in written.findings)
+    assert f"<code>srvp-fd-jax ruler real --protocol {names}</code>" in without
     texts = ("as far as a blur of σ = 2.1 pixels", "as far as <noise>")
     standing = tuple(Standing("blur", "at", 2.1, text) for text in texts)
     first, second = written.findings
@@ -232,7 +233,7 @@ def test_errors(sides, tmp_path, capsys, monkeypatch):
     assert "error: fake: got the statistics kept.safetensors, a report needs the videos" in error
     np.save(tmp_path / "few.npy", moving_digits(np.random.default_rng(0), 3, 6))
     error = error_of(capsys, sides[0], str(tmp_path / "few.npy"), "-o", output)
-    assert "error: fake: got 3 clips, expected at least 4 to draw from" in error
+    assert "error: fake: got 3 clips, expected at least 4 for a floor" in error
     for module in ("matplotlib", "jinja2", "PIL"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)

@@ -185,9 +185,7 @@ def test_a_corruption_within_the_floor_tells_nothing(of_dynamics):
     for distance in (0.5, 1.2, 9.0):
         (found,) = at_distance(made, distance)
         assert (found.place, found.strength) == ("unseen", None)
-        assert found.described == (
-            "this protocol does not tell a blur of σ = 8 pixels from real clips"
-        )
+        assert found.described == (f"{K} clips do not tell a blur of σ = 8 pixels from real ones")
 
 
 @pytest.mark.parametrize("output", ["frame", "dynamics"])
