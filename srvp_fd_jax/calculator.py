@@ -174,8 +174,8 @@ class Calculator:
         empty = self.nothing(None if first is None else first.shape[1])
         if first is None:
             return self._named(empty)
-        size = self._batch_size(encoding.used_frames(first, self._outputs), batch_size)
-        used = (encoding.used_frames(c, self._outputs) for c in clips)
+        size = self._batch_size(encoding.used_frames(first, self.outputs), batch_size)
+        used = (encoding.used_frames(c, self.outputs) for c in clips)
         return self._named(
             encoding.stream(
                 Extract(_moments_of_arrays, self.network, self.protocols), used, size, empty
@@ -234,7 +234,7 @@ class Calculator:
         lengths = [c.shape[1] for c in clips.values()]
         if lengths[0] != lengths[1]:
             raise ValueError(f"y: got clips with {lengths[1]} frames, not {lengths[0]} as in x")
-        for protocol, output in zip(self.protocols, self._outputs, strict=True):
+        for protocol, output in zip(self.protocols, self.outputs, strict=True):
             samples = lengths[0] if output.per_frame else 1
             counts = {name: samples * len(c) for name, c in clips.items()}
             states.check_counts(DISTANCES[protocol.distance], counts, output.dim)
@@ -257,7 +257,7 @@ class Calculator:
 
         The message calls the clips `name`.
         """
-        for protocol, output in zip(self.protocols, self._outputs, strict=True):
+        for protocol, output in zip(self.protocols, self.outputs, strict=True):
             if protocol.frames not in (None, frames):
                 raise ValueError(
                     f"{name}: got clips with {frames} frames, but the protocol {protocol.name!r} "
@@ -270,7 +270,8 @@ class Calculator:
                 )
 
     @property
-    def _outputs(self) -> list[Output]:
+    def outputs(self) -> list[Output]:
+        """The outputs of the network that the protocols compare, one per protocol."""
         return [self.network.architecture.outputs[p.output] for p in self.protocols]
 
     def nothing(self, frames: int | None = None) -> States:
@@ -288,7 +289,7 @@ class Calculator:
                 weights_sha256=self.weights_sha256,
                 **(protocol.marks(frames) if protocol.name else {}),
             )
-            for protocol, output in zip(self.protocols, self._outputs, strict=True)
+            for protocol, output in zip(self.protocols, self.outputs, strict=True)
         )
 
     def _named(self, of_protocols: Sequence[Any]) -> dict[str, Any]:
@@ -296,7 +297,7 @@ class Calculator:
 
     def _clips(self, clips: ArrayLike, name: str) -> Shaped[AnyArray, "n t h w c"]:
         """Checks clips and moves their channels last."""
-        per_frame = all(output.per_frame for output in self._outputs)
+        per_frame = all(output.per_frame for output in self.outputs)
         checked = as_clips(clips, name, frames_allowed=per_frame)
         size, (_, frames, height, width, _) = self.network.architecture.size, checked.shape
         try:
@@ -314,7 +315,7 @@ class Calculator:
     def _folded(
         self, empty: States, clips: Shaped[AnyArray, "n t h w c"], batch_size: int | None
     ) -> States:
-        used = encoding.used_frames(clips, self._outputs)
+        used = encoding.used_frames(clips, self.outputs)
         size = self._batch_size(used, batch_size)
         return encoding.statistics(
             Extract(_moments_of_arrays, self.network, self.protocols), used, size, empty
@@ -324,7 +325,7 @@ class Calculator:
         self, clips: ArrayLike, name: str, batch_size: int | None
     ) -> dict[str, Float[Array, "n *t _"]]:
         checked = self._clips(clips, name)
-        used = encoding.used_frames(checked, self._outputs)
+        used = encoding.used_frames(checked, self.outputs)
         size, division = self._batch_size(used, batch_size), find_division(used)
         made = encoding.encode(
             Extract(_features_of_arrays, self.network, self.protocols), own(used), size, division
@@ -332,7 +333,7 @@ class Calculator:
         is_frames = as_array(clips, name).ndim == 4
         return {
             protocol.output: f if output.per_frame and not is_frames else f[:, 0]
-            for protocol, output, f in zip(self.protocols, self._outputs, made, strict=True)
+            for protocol, output, f in zip(self.protocols, self.outputs, made, strict=True)
         }
 
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:

@@ -38,7 +38,7 @@ from srvp_fd_jax.encoding import (
 )
 from srvp_fd_jax.files import CHECKSUM, read_safetensors, write_safetensors
 from srvp_fd_jax.inputs import range_caution, warn
-from srvp_fd_jax.networks.base import Moments, Output
+from srvp_fd_jax.networks.base import Moments
 from srvp_fd_jax.protocols import Protocol, Side
 from srvp_fd_jax.resizing import prepare
 from srvp_fd_jax.videos.rounds import VIDEOS_A_ROUND, Clips, Progress, Taken, rounds
@@ -141,7 +141,7 @@ def _encode(
         Place of a block among the clips, its moments, and which of them are not padding.
     """
     architecture = calculator.network.architecture
-    outputs = _outputs(calculator)
+    outputs = calculator.outputs
     used = [np.asarray(clip if along else used_frames(clip[None], outputs)[0]) for clip in clips]
     frames = len(used[0])
     clip_bytes = 4 * frames * architecture.size**2 * architecture.channels
@@ -172,11 +172,6 @@ def encode_clips(
         for _, encoded, counting in _encode(calculator, clips, along=False)
     ]
     return jax.tree.map(lambda *f: jnp.asarray(np.concatenate(f)), *blocks)
-
-
-def _outputs(calculator: Calculator) -> list[Output]:
-    known = calculator.network.architecture.outputs
-    return [known[protocol.output] for protocol in calculator.protocols]
 
 
 def _power_of_two(n: float) -> int:
@@ -299,7 +294,7 @@ class _Sampling(NamedTuple):
                 mixture=output.gaussian is not None,
                 source=empty.source,
             )
-            for output, empty in zip(_outputs(calculator), calculator.nothing(), strict=True)
+            for output, empty in zip(calculator.outputs, calculator.nothing(), strict=True)
         )
 
 
@@ -399,7 +394,7 @@ def _with_clips(
     if not clips:
         return _Made(states, samples)
     names, arrays = zip(*clips, strict=True)
-    outputs = _outputs(calculator)
+    outputs = calculator.outputs
     for place, encoded, counting in _encode(calculator, arrays, sampling.along):
         padded = np.zeros((len(counting), 2), np.uint32)
         padded[counting] = [keys[name] for name in names[place]]

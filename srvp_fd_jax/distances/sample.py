@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -247,29 +248,27 @@ def load_sample(path: str | os.PathLike[str]) -> FeatureSample | None:
     arrays, source = states.load_sample_arrays(Path(path))
     if not arrays:
         return None
-    _check_arrays(arrays, os.fspath(path))
-    read = {name: jnp.asarray(array) for name, array in arrays.items()}
-    return FeatureSample(
-        keys=read["keys"],
-        features=read["features"],
-        variances=read.get("variances"),
-        count_limbs=read["count_limbs"],
-        source=source,
-    )
+    sample = from_arrays(arrays, source)
+    if sample is None:
+        text = "the arrays of its sample have unexpected names, shapes or types"
+        raise ValueError(f"{os.fspath(path)}: {text}")
+    return sample
 
 
-def _check_arrays(arrays: Mapping[str, np.ndarray], path: str) -> None:
+def from_arrays(arrays: Mapping[str, np.ndarray], source: Source) -> FeatureSample | None:
+    """The sample with arrays from a file, or None if names, shapes or types are not a sample's."""
     shape = arrays["features"].shape if "features" in arrays else ()
-    expected = {"keys": (*shape[:1], 2), "features": shape, "count_limbs": (2,)}
-    kinds = {"keys": np.uint32, "count_limbs": np.uint32}
-    got = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-    for variances in ({}, {"variances": shape}):
-        shapes = expected | variances
-        if len(shape) == 3 and got == {
-            name: (shape, np.dtype(kinds.get(name, np.float32))) for name, shape in shapes.items()
-        }:
-            return
-    raise ValueError(f"{path}: the arrays of its sample have unexpected names, shapes or types")
+    if len(shape) != 3 or 0 in shape:
+        return None
+    size, vectors, dim = shape
+    empty = FeatureSample.empty(
+        size, dim, vectors=vectors, mixture="variances" in arrays, source=source
+    )
+    expected = {name: (x.shape, x.dtype) for name, x in states.arrays_of(empty).items()}
+    if expected != {name: (x.shape, x.dtype) for name, x in arrays.items()}:
+        return None
+    read: dict[str, Any] = {name: jnp.asarray(array) for name, array in arrays.items()}
+    return dataclasses.replace(empty, **read)
 
 
 @jax.jit

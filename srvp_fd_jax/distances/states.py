@@ -200,9 +200,9 @@ def save(state: State, path: Path, sample: Any = None) -> None:
         "dim": str(state.dim),
     }
     metadata |= {f"source.{name}": value for name, value in state.source}
-    arrays = _arrays(state)
+    arrays = arrays_of(state)
     if sample is not None:
-        arrays |= {_SAMPLE + name: value for name, value in _arrays(sample).items()}
+        arrays |= {_SAMPLE + name: value for name, value in arrays_of(sample).items()}
     write_safetensors(path, {k: np.asarray(value) for k, value in arrays.items()}, metadata)
 
 
@@ -244,7 +244,8 @@ def _source(metadata: Mapping[str, str]) -> Source:
     return tuple(sorted(found))
 
 
-def _arrays(state: Any) -> dict[str, Any]:
+def arrays_of(state: Any) -> dict[str, Any]:
+    """The arrays of a state or a sample under the names of its fields."""
     names = (field.name for field in dataclasses.fields(state) if field.name != "source")
     return {name: value for name in names if (value := getattr(state, name)) is not None}
 
@@ -264,7 +265,7 @@ def _state_with(
     for mixture in (False, True) if is_dim else ():
 
         def expected(mixture: bool = mixture) -> dict[str, Any]:
-            return _arrays(empties[name](int(dim), mixture))
+            return arrays_of(empties[name](int(dim), mixture))
 
         shapes = jax.eval_shape(expected)
         if got == {key: (x.shape, x.dtype.kind) for key, x in shapes.items()}:

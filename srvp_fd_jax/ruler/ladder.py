@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Array, Float, UInt32
 
 from srvp_fd_jax.calculator import Calculator
-from srvp_fd_jax.distances.sample import FeatureSample, name_keys
-from srvp_fd_jax.distances.states import Source, check_comparable, mark
+from srvp_fd_jax.distances.sample import FeatureSample, from_arrays, name_keys
+from srvp_fd_jax.distances.states import arrays_of, check_comparable, mark
 from srvp_fd_jax.files import CHECKSUM, printable, read_safetensors, write_safetensors
 from srvp_fd_jax.inputs import as_count, range_caution, warn
 from srvp_fd_jax.networks import NETWORKS
@@ -314,7 +314,8 @@ def save(ladder: Ladder, path: str | os.PathLike[str]) -> None:
         "format_version": _FORMAT_VERSION,
         "ladder": json.dumps(described),
     }
-    write_safetensors(Path(path), _arrays(ladder.reference), metadata)
+    arrays = {name: np.asarray(x) for name, x in arrays_of(ladder.reference).items()}
+    write_safetensors(Path(path), arrays, metadata)
 
 
 def load(path: str | os.PathLike[str]) -> Ladder:
@@ -328,8 +329,11 @@ def load(path: str | os.PathLike[str]) -> Ladder:
     try:
         metadata, arrays = read_safetensors(path, _check_metadata)
         described = json.loads(metadata["ladder"])
+        reference = from_arrays(arrays, tuple((n, v) for n, v in described["source"]))
+        if reference is None:
+            raise ValueError("not a ruler: its arrays have unexpected names, shapes or types")
         ladder = Ladder(
-            reference=_reference(arrays, tuple((n, v) for n, v in described["source"])),
+            reference=reference,
             measure=Measure(*described["measure"]),
             floor=Floor(**described["floor"]),
             rungs=tuple(Rung(n, tuple(s), tuple(d)) for n, s, d in described["rungs"]),
@@ -446,26 +450,6 @@ def _on_rung(ladder: Ladder, rung: Rung, distance: float) -> Standing:
 
 def _identity(videos: Sequence[Video]) -> str:
     return fingerprint(videos) if all(video.files for video in videos) else ""
-
-
-def _reference(arrays: Mapping[str, np.ndarray], source: Source) -> FeatureSample:
-    """The sample with these arrays, whose names, shapes and types are checked."""
-    shape = arrays["features"].shape
-    if len(shape) == 3 and 0 not in shape:
-        k, vectors, dim = shape
-        empty = FeatureSample.empty(
-            k, dim, vectors=vectors, mixture="variances" in arrays, source=source
-        )
-        expected = {name: (x.shape, x.dtype) for name, x in _arrays(empty).items()}
-        if expected == {name: (x.shape, x.dtype) for name, x in arrays.items()}:
-            read: dict[str, Any] = {name: jnp.asarray(array) for name, array in arrays.items()}
-            return dataclasses.replace(empty, **read)
-    raise ValueError("not a ruler: its arrays have unexpected names, shapes or types")
-
-
-def _arrays(sample: FeatureSample) -> dict[str, np.ndarray]:
-    names = (field.name for field in dataclasses.fields(sample) if field.name != "source")
-    return {name: np.asarray(x) for name in names if (x := getattr(sample, name)) is not None}
 
 
 def _check_metadata(metadata: Mapping[str, str]) -> None:
