@@ -7,18 +7,14 @@ This module reads both formats of `torch.save`, which `torch/serialization.py` d
 * before that a stream (`_legacy_save`): four pickles (magic number, protocol version, system, the
   dict), a fifth with the keys of the storages, then for each key an int64 count and the elements.
 
-A pickle can run code, and a checkpoint may come from anyone. So this module never imports or calls
-what a pickle names. It interprets only the opcodes that a state dict needs, and allocates no tensor
-before all sizes are checked. `pickle.Unpickler` with a closed `find_class` would not be enough: it
-allocates what the opcodes claim, such as a memo of gigabytes for one flipped bit in LONG_BINPUT.
-`zipfile` also trusts sizes and takes 500 bytes of memory for a directory entry of 46 bytes, so the
-zip directory is read here too.
+A checkpoint may come from anyone. So `pickles` interprets its pickles, which runs nothing, and no
+tensor is allocated before all sizes are checked. `zipfile` also trusts sizes and takes 500 bytes of
+memory for a directory entry of 46 bytes, so the zip directory is read here.
 """
 
 import enum
 import io
 import os
-import pickletools
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
@@ -29,6 +25,7 @@ import ml_dtypes
 import numpy as np
 
 from srvp_fd_jax.files import open_file, printable
+from srvp_fd_jax.pickles import are_counts, interpret
 
 __all__ = ["check_arrays", "check_written_out", "read_state_dict"]
 
@@ -36,22 +33,10 @@ __all__ = ["check_arrays", "check_written_out", "read_state_dict"]
 # most one object of up to 80 bytes. A tensor takes some 100 bytes of pickle and 60 of directory.
 _TABLE_LIMIT = 1 << 20
 _HEAD_LIMIT = 1 << 10  # for the magic number, the version and the system, at most 150 bytes
-# Fewest bytes of pickle per REDUCE opcode. Checking a tensor takes 100 µs, and with memoised
-# arguments five bytes ask for one. torch.save writes at least 60 bytes with two REDUCEs per tensor.
-_BYTES_A_REDUCE = 16
 _MAX_DIMS = 64  # limit of PyTorch and of NumPy
 _MAX_PROBLEMS = 20  # most problems of the same kind that an error message lists
 _FLOATS = ("float16", "bfloat16", "float32", "float64")  # types that are converted to float32
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-
-_MARK = object()
-_OPCODES: dict[bytes, tuple[str, Any]] = {  # names, and readers of the arguments or None
-    opcode.code.encode("latin-1"): (opcode.name, opcode.arg and opcode.arg.reader)
-    for opcode in pickletools.opcodes
-}
-_CONSTANTS = {"MARK": _MARK, "NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_POPS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2, "REDUCE": 2, "BUILD": 1}
-_POPS_TO_MARK = {"TUPLE", "APPENDS", "SETITEMS"}
 
 
 class _Function(enum.Enum):
@@ -64,7 +49,7 @@ class _Function(enum.Enum):
 
 # Newer types have no storage class (`_new_dtypes` in `torch/storage.py`): their tensors name an
 # untyped storage and the type. Types without a counterpart in NumPy or ml_dtypes are left out.
-_GLOBALS: dict[str, _Function | np.dtype[Any]] = {
+_NAMES: dict[str, _Function | np.dtype[Any]] = {
     **{function.value: function for function in _Function},
     "torch.DoubleStorage": np.dtype("<f8"),
     "torch.FloatStorage": np.dtype("<f4"),
@@ -296,118 +281,38 @@ def _array(tensor: _Tensor, content: bytes) -> np.ndarray:
 
 def _unpickle(file: io.BufferedIOBase, limit: int | None = None) -> object:
     """Interprets the pickle at the position of the file, which it moves to the pickle's end."""
-    limit = limit or _TABLE_LIMIT
     start = file.tell()
-    window = io.BytesIO(file.read(limit))
-    reduces = 0
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-    try:
-        while (code := window.read(1)) != b".":
-            reduces += code == b"R"
-            if reduces * _BYTES_A_REDUCE > window.tell():
-                raise ValueError(f"the pickle asks for {reduces} objects in {window.tell()} bytes")
-            _execute(*_OPCODES[code], window, stack, memo)
-        value = stack.pop()
-    except (IndexError, KeyError) as problem:  # no such opcode, an empty stack, an unset memo
-        broken = f"a pickle that is cut short, damaged or longer than the {limit} bytes allowed"
-        raise ValueError(f"{broken} ({problem!r})") from problem
+    window = io.BytesIO(file.read(limit or _TABLE_LIMIT))
+    what = "dense tensors of types that NumPy or ml_dtypes has"
+    # The states of optimisers, which may be saved beside a state dict, have ints as keys.
+    value = interpret(window, what, _NAMES, _make, (str, int))
     file.seek(start + window.tell())
     return value
 
 
-def _execute(
-    name: str, read: Any, window: io.BytesIO, stack: list[Any], memo: dict[int, Any]
-) -> None:
-    """Runs one of the opcodes that are needed for a state dict and an optimiser saved with it."""
-    popped = _pop(stack, None if name in _POPS_TO_MARK else _POPS.get(name, 0))
-    match name:
-        case "PROTO":
-            read(window)
-        case "BINPUT" | "LONG_BINPUT":
-            memo[read(window)] = stack[-1]
-        case "BINGET" | "LONG_BINGET":
-            stack.append(memo[read(window)])
-        case "MARK" | "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
-            stack.append(_CONSTANTS[name])
-        case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE":
-            stack.append(read(window))
-        case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
-            stack.append(popped)
-        case "EMPTY_LIST":
-            stack.append([])
-        case "EMPTY_DICT":
-            stack.append({})
-        case "APPEND" | "APPENDS" if isinstance(stack[-1], list):
-            stack[-1].extend(popped)
-        case "SETITEM" | "SETITEMS" if isinstance(stack[-1], dict) and len(popped) % 2 == 0:
-            stack[-1].update(_pairs(popped))
-        case "BUILD" if isinstance(stack[-1], dict):
-            pass  # ignores the _metadata of an OrderedDict
-        case "GLOBAL":
-            stack.append(_global(window))
-        case "REDUCE":
-            stack.append(_reduce(*popped))
-        case "BINPERSID":
-            stack.append(_storage(stack.pop()))
-        case _:
-            raise ValueError(f"the pickle has the opcode {name} where no state dict has it")
-
-
-def _pop(stack: list[Any], count: int | None) -> tuple[Any, ...]:
-    """Pops the last `count` objects of the stack, or for None those above the mark."""
-    if count is not None:
-        return tuple([stack.pop() for _ in range(count)][::-1])
-    items: list[Any] = []
-    while (item := stack.pop()) is not _MARK:
-        items.append(item)
-    return tuple(items[::-1])
-
-
-def _pairs(items: tuple[Any, ...]) -> dict[Any, Any]:
-    for key in items[::2]:
-        # The states of optimisers have small ints as keys. Large ints can be chosen to collide,
-        # which makes a dict quadratic, and hashing a deeply nested tuple overflows the C stack.
-        if not isinstance(key, str) and not (isinstance(key, int) and key.bit_length() < 32):
-            raise ValueError(f"a dict has a key of type {_kind(key)}; a state dict has strings")
-    return dict(zip(items[::2], items[1::2], strict=True))
-
-
-def _global(window: io.BytesIO) -> _Function | np.dtype[Any]:
-    # The reader of pickletools would interpret backslashes and warn of invalid escapes.
-    name = ".".join(window.readline().decode().removesuffix("\n") for _ in range(2))
-    if name not in _GLOBALS:
-        needs = "only OrderedDict and dense tensors of types that NumPy or ml_dtypes has"
-        raise ValueError(f"the pickle asks for {name!r:.80}; a state dict needs {needs}")
-    return _GLOBALS[name]
-
-
-def _storage(identity: Any) -> _Storage:
-    match identity:
-        # In the stream format there is a sixth item for views of storages, always None.
-        case ("storage", dtype, key, _, numel) | ("storage", dtype, key, _, numel, None):
-            if isinstance(dtype, np.dtype) and isinstance(key, str) and _are_counts(numel):
-                return _Storage(key, dtype, numel * dtype.itemsize)
-    raise ValueError("the pickle has a persistent id that does not describe a storage")
-
-
-def _reduce(function: object, arguments: object) -> dict[str, Any] | _Tensor:
-    """Describes the object that a function of `torch/_utils.py` would rebuild."""
-    match function, arguments:
-        case _Function.ORDERED_DICT, ():
+def _make(opcode: str, *operands: Any) -> dict[str, Any] | _Storage | _Tensor:
+    """Describes what PyTorch would make (`torch/_utils.py` defines its functions)."""
+    match opcode, *operands:
+        case "REDUCE", _Function.ORDERED_DICT, ():
             return {}
-        case _Function.PARAMETER, (_Tensor() as tensor, _, _):
+        case "BUILD", dict() as state, _:
+            return state  # without the _metadata of an OrderedDict
+        # In the stream format there is a sixth item for views of storages, always None.
+        case "BINPERSID", ("storage", dtype, key, _, n) | ("storage", dtype, key, _, n, None):
+            if isinstance(dtype, np.dtype) and isinstance(key, str) and are_counts(n):
+                return _Storage(key, dtype, n * dtype.itemsize)
+        case "REDUCE", _Function.PARAMETER, (_Tensor() as tensor, _, _):
             return tensor
-        case _Function.TENSOR, (_Storage() as storage, offset, size, stride):
+        case "REDUCE", _Function.TENSOR, (_Storage() as storage, offset, size, stride):
             return _tensor(storage, storage.dtype, offset, size, stride)
-        case _Function.TENSOR_V2, (_Storage() as storage, offset, size, stride, _, _):
+        case "REDUCE", _Function.TENSOR_V2, (_Storage() as storage, offset, size, stride, _, _):
             return _tensor(storage, storage.dtype, offset, size, stride)
-        case _Function.TENSOR_V3, (_Storage() as storage, offset, size, stride, _, _, dtype):
-            if isinstance(dtype, np.dtype):
-                return _tensor(storage, dtype, offset, size, stride)
-        case _Function.TENSOR_V2, (_, _, _, _, _, _, dict()):
+        case "REDUCE", _Function.TENSOR_V3, (_Storage() as storage, offset, size, stride, _, _, t):
+            if isinstance(t, np.dtype):
+                return _tensor(storage, t, offset, size, stride)
+        case "REDUCE", _Function.TENSOR_V2, (_, _, _, _, _, _, dict()):
             raise ValueError("a tensor has its conj or neg bit set; only resolved ones are read")
-    raise ValueError("the pickle has a REDUCE that torch.save does not write for a dense tensor")
+    raise ValueError(f"it has a {opcode} that torch.save does not write for a dense tensor")
 
 
 def _tensor(
@@ -416,18 +321,13 @@ def _tensor(
     tuples = isinstance(size, tuple) and isinstance(stride, tuple)
     if not tuples or not len(size) == len(stride) <= _MAX_DIMS:
         raise ValueError(f"a tensor's size and stride are not tuples of up to {_MAX_DIMS} numbers")
-    if not _are_counts(offset, *size, *stride):
+    if not are_counts(offset, *size, *stride):
         raise ValueError("a tensor's size, stride or offset has an item that is not a count")
     end = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) + 1
     if 0 not in size and end * dtype.itemsize > storage.nbytes:
         came = f"a tensor of type {dtype}, size {size}, stride {stride} and offset {offset}"
         raise ValueError(f"{came} does not lie inside its storage of {storage.nbytes} bytes")
     return _Tensor(storage, dtype, offset, size, stride)
-
-
-def _are_counts(*values: object) -> bool:
-    # Excludes booleans, and integers so large that multiplying them takes long.
-    return all(type(value) is int and 0 <= value < 1 << 63 for value in values)
 
 
 def _first(problems: list[str]) -> list[str]:

