@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from srvp_fd_jax import encoding
 from srvp_fd_jax.devices import AnyArray, find_division, own, varying
-from srvp_fd_jax.distances import DISTANCES, states
+from srvp_fd_jax.distances import DISTANCES, check_type, states
 from srvp_fd_jax.distances.frechet import Method, check_method
 from srvp_fd_jax.distances.statistics import FeatureStatistics
 from srvp_fd_jax.encoding import Extract, States
@@ -213,6 +213,7 @@ class Calculator:
         protocols = [p for p in self.protocols if not marked or p.output == marked[0]]
         expected = self.under(protocols or self.protocols).nothing()[0]
         for name, s in named.items():
+            check_type((protocols or self.protocols)[0].distance, name, s)
             states.check_comparable(expected, s)
             # Statistics that lack marks get those of this calculator, among them the divisor.
             named[name] = states.mark(s, **dict(expected.source))
@@ -245,8 +246,9 @@ class Calculator:
                 f"the protocol {self.protocols[0].name!r} takes {asked} clips per side, got {got}: "
                 "do not compare the distance with published ones"
             )
-        empty = self.nothing(lengths[0])
-        of_x, of_y = (self._folded(empty, c, batch_size) for c in clips.values())
+        of_x, of_y = (
+            self._folded(self.nothing(lengths[0], len(c)), c, batch_size) for c in clips.values()
+        )
         return {
             protocol.output: DISTANCES[protocol.distance].between({"x": s1, "y": s2})
             for protocol, s1, s2 in zip(self.protocols, of_x, of_y, strict=True)
@@ -274,15 +276,20 @@ class Calculator:
         """The outputs of the network that the protocols compare, one per protocol."""
         return [self.network.architecture.outputs[p.output] for p in self.protocols]
 
-    def nothing(self, frames: int | None = None) -> States:
+    def nothing(self, frames: int | None = None, most: int | None = None) -> States:
         """Returns one empty state per protocol, marked with the number of frames per clip if given.
 
+        `most` is the largest number of clips that will be added, if it is known too.
         Unlike those of `empty`, the states are not typed as varying inside `jax.shard_map`, so that
         with clips folded in they vary only over the axes over which the clips vary.
         """
         return tuple(
             states.mark(
-                DISTANCES[protocol.distance].empty(output.dim, output.gaussian is not None),
+                DISTANCES[protocol.distance].empty(
+                    output.dim,
+                    output.gaussian is not None,
+                    most and frames and most * (frames if output.per_frame else 1),
+                ),
                 network=protocol.network,
                 output=protocol.output,
                 precision=self.network.precision,

@@ -67,7 +67,8 @@ _CHANGES = {
     "step": "take every STEP-th frame",
     "start": "where a clip starts in its video",
     "resize": "rule for resizing frames",
-    "distance": "name of the distance",
+    "distance": "name of the distance; precision, recall, density and coverage are larger for more "
+    "alike videos",
     "seed": "seed of random starts, not part of the name",
 }
 
@@ -240,7 +241,7 @@ def _parser() -> argparse.ArgumentParser:
         "real",
         type=_name,
         metavar="REAL",
-        help=f"real videos: {_DATA_HELP}; or their statistics (.safetensors)",
+        help=f"real videos: {_DATA_HELP}; or their statistics (.safetensors, or cd-fvd's .pkl)",
     )
     command.add_argument(
         "fake", type=_name, metavar="FAKE", help="generated videos, in the same forms as REAL"
@@ -310,7 +311,8 @@ def _parser() -> argparse.ArgumentParser:
         "--sample",
         type=_whole(1),
         metavar="K",
-        help="keep a random sample of K clips with their features, which --floor needs",
+        help="keep a random sample of K clips with their features, which --floor needs, and any "
+        "distance that compares samples (kvd, mind, precision, recall, density, coverage)",
     )
     command.add_argument(
         "--fake", action="store_true", help="sample the videos as generated ones, not as real ones"
@@ -567,7 +569,7 @@ def _report(args: argparse.Namespace) -> None:
 def _stats(args: argparse.Namespace) -> None:
     _start_distributed(args)
     protocols = _asked_for(args) or [find_protocol(DEFAULT, **_overrides(args))]
-    if not is_statistics(args.output):
+    if not args.output.endswith(STATISTICS_SUFFIX):
         raise ValueError(
             f"output: got {args.output}, expected a name that ends in {STATISTICS_SUFFIX}"
         )
@@ -592,7 +594,7 @@ def _stats(args: argparse.Namespace) -> None:
             workers=args.workers,
             strict=args.strict,
             save_to=None if args.distributed else partial,
-            sample=args.sample,
+            sample=args.sample and min(args.sample, max(1, len(videos))),
             on_progress=lambda position: show(side, position, total),
         )
     results = [dataclasses.replace(result, name=args.data) for result in results]
@@ -661,7 +663,7 @@ def _default(args: argparse.Namespace) -> list[Protocol] | None:
     names = [name for s in kept if (name := dict(s.source).get("protocol"))]
     if not names and not any(value is not None for value in _overrides(args).values()):
         return None
-    if len(kept) == 2 and not names:
+    if kept and not names:
         raise ValueError(
             "protocol: the files of statistics do not name theirs, name it with --protocol"
         )

@@ -6,12 +6,12 @@ import html
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
 from srvp_fd_jax.calculator import Calculator
-from srvp_fd_jax.distances import DISTANCES, load_statistics
+from srvp_fd_jax.distances import DISTANCES, cd_fvd, check_type, load_statistics
 from srvp_fd_jax.distances.sample import SAMPLE_SIZE, FeatureSample, load_sample
 from srvp_fd_jax.distances.states import State, check_comparable, check_counts, mark
 from srvp_fd_jax.files import printable
@@ -19,7 +19,7 @@ from srvp_fd_jax.inputs import warn
 from srvp_fd_jax.networks import NETWORKS
 from srvp_fd_jax.passes import Evaluated, evaluate, evaluate_cached, load_calculators
 from srvp_fd_jax.protocols import Protocol, Side, find_protocol
-from srvp_fd_jax.reliability.draws import Measure
+from srvp_fd_jax.reliability.draws import Measure, state_of
 from srvp_fd_jax.reliability.floor import Floor, floor_of_samples
 from srvp_fd_jax.ruler.ladder import Standing, find_ruler, standing
 from srvp_fd_jax.videos.sources import Video, as_videos
@@ -30,6 +30,8 @@ DEFAULT = "fvd2048_16f"
 STATISTICS_SUFFIX = ".safetensors"
 
 _STRAYS_TOLD = 20
+
+_Side = TypeVar("_Side", bound="Evaluated | Kept")
 
 OnProgress = Callable[[Side, int, int], None]
 """Type of `on_progress`, see `compute`."""
@@ -80,6 +82,7 @@ class Result:
         floor: What chance gives with these clips, if asked for.
         standing: Where the generated videos stand on the ruler of the real ones, if the cache keeps
             one, see `ruler.ladder`; else empty.
+        measure: Name of the distance in `DISTANCES`.
 
     Example:
         With statistics instead of videos:
@@ -100,6 +103,7 @@ class Result:
     cautions: tuple[str, ...] = ()
     floor: Floor | None = None
     standing: tuple[Standing, ...] = ()
+    measure: str = "frechet"
 
     def __float__(self) -> float:
         """The distance."""
@@ -150,6 +154,7 @@ class Result:
         source.pop("side", None)
         return {
             "distance": self.distance,
+            "measure": self.measure,
             "protocol": self.protocol.name if self.protocol else source.get("protocol"),
             "source": source,
             "real": self.real.summary(),
@@ -208,10 +213,11 @@ def compute(
 
     Args:
         real: Real videos: the path of a folder, .zip or .tar of videos, of a .npy or .npz file of
-            clips, or of statistics (.safetensors); a list of paths of single videos; an array of
-            clips [N, T, H, W, C] or [N, T, C, H, W]; statistics; or any object with `__len__` and
-            `__getitem__` whose items are videos [T, H, W, C] or [T, C, H, W], such as a data source
-            of Grain or TensorFlow Datasets or a column of a Hugging Face dataset.
+            clips, or of statistics (.safetensors, or cd-fvd's .pkl); a list of paths of single
+            videos; an array of clips [N, T, H, W, C] or [N, T, C, H, W]; statistics; or any object
+            with `__len__` and `__getitem__` whose items are videos [T, H, W, C] or [T, C, H, W],
+            such as a data source of Grain or TensorFlow Datasets or a column of a Hugging Face
+            dataset.
         fake: Generated videos, in any of the same forms.
         protocol: How videos are sampled, encoded and compared: a `Protocol`, a name that
             `find_protocol` takes, or a list of these. By default the protocol of given statistics,
@@ -265,6 +271,7 @@ def compute(
     calculators = load_calculators(dict.fromkeys(protocols), weights) if videos else []
     for side, one in kept.items():  # checked before any video is read
         if protocols:
+            one = comparable(one, side, protocols[0].distance)
             state = one.statistics
             marked = mark(state, **protocols[0].marks())  # adds the marks of the protocol
             check_comparable(state, calculators[0].nothing()[0] if calculators else marked)
@@ -328,16 +335,13 @@ def compare(
         ValueError: If the statistics are not comparable, hold too few samples or are not finite.
     """
     name = distance or (protocol.distance if protocol else "frechet")
+    real, fake = comparable(real, "real", name), comparable(fake, "fake", name)
     sides = [real.name or "real", fake.name or "fake"]
     if sides[0] == sides[1]:
         sides = ["real", "fake"]
     both = dict(zip(sides, (real.statistics, fake.statistics), strict=True))
     compared = DISTANCES[name]
     check_comparable(real.statistics, fake.statistics)
-    got, expected = type(real.statistics), type(compared.empty(1, False))
-    if got is not expected:
-        kinds = f"got {got.__name__}, but {name!r} compares {expected.__name__}"
-        raise ValueError(f"statistics: {kinds}")
     check_counts(compared, {side: s.count for side, s in both.items()})
     found = cautions(name, real.statistics, fake.statistics)
     for side, one in (("real", real), ("generated", fake)):
@@ -356,7 +360,21 @@ def compare(
     told = (
         floor_of_samples(_sample(real, "real"), _sample(fake, "fake"), measure) if floor else None
     )
-    return Result(number, protocol, real, fake, tuple(found), told)
+    return Result(number, protocol, real, fake, tuple(found), told, measure=name)
+
+
+def comparable(one: _Side, side: Side, distance: str) -> _Side:
+    """A side with the state that a distance compares, see `compare` for the errors.
+
+    A distance between points compares those of the sample of clips, if there is one, as its floor
+    does: the numbers would differ otherwise, since they come from other random points.
+    """
+    wanted = type(DISTANCES[distance].empty(1, False))
+    if wanted is FeatureSample and one.sample is not None:
+        state = state_of(one.sample.moments(), Measure(distance, ddof=1))
+        one = dataclasses.replace(one, statistics=mark(state, **dict(one.sample.source)))
+    check_type(distance, one.name or side, one.statistics)
+    return one
 
 
 def find_standing(
@@ -404,16 +422,18 @@ def cautions(distance: str, real: State, fake: State) -> list[str]:
     They follow from the marks and the numbers of samples of the statistics that are used as those
     of real and of generated videos.
     """
-    n, m = int(real.count), int(fake.count)
+    n, m, of = int(real.count), int(fake.count), DISTANCES[distance]
     texts = {
         "the real side is statistics of videos sampled as generated ones (stats --fake)": (
             ("side", "fake") in real.source
         ),
         "the generated side is statistics of videos sampled as real ones: make it again "
         "with stats --fake": ("side", "real") in fake.source,
-        f"{n} real and {m} generated samples: a distance depends on their number": n != m,
+        f"{n} real and {m} generated samples: a distance depends on their number": (
+            n != m and of.kind != "estimate"
+        ),
     }
-    few = DISTANCES[distance].caution(min(n, m), real.dim)
+    few = of.caution(min(n, m), real.dim)
     return [text for text, holds in texts.items() if holds] + ([few] if few else [])
 
 
@@ -452,12 +472,16 @@ def clips_to_read(videos: Sequence[Video], protocols: Sequence[Protocol]) -> int
 
 def is_statistics(source: Any) -> bool:
     """Whether a source of videos is the path of a file of statistics."""
-    return isinstance(source, str | os.PathLike) and os.fspath(source).endswith(STATISTICS_SUFFIX)
+    return isinstance(source, str | os.PathLike) and os.fspath(source).endswith(
+        (STATISTICS_SUFFIX, cd_fvd.SUFFIX)
+    )
 
 
 def load_kept(path: str | os.PathLike[str]) -> Kept:
     """Reads a side of a comparison from a file of statistics."""
-    return Kept(load_statistics(path), os.fspath(path), load_sample(path))
+    name = os.fspath(path)
+    sample = load_sample(path) if name.endswith(STATISTICS_SUFFIX) else None
+    return Kept(load_statistics(path), name, sample)
 
 
 def _kept(source: Any) -> Kept | None:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 from numpy.typing import ArrayLike
 
 from srvp_fd_jax.devices import AnyArray, is_tracing
@@ -86,6 +86,44 @@ def as_array(x: Any, name: str) -> Shaped[AnyArray, "..."]:
         return np.asarray(x)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: got a {type(x).__name__}, expected an array: {error}") from error
+
+
+PointSets = tuple[
+    Float[AnyArray, "n d"],
+    Float[AnyArray, "m d"],
+    Bool[AnyArray, " n"] | None,
+    Bool[AnyArray, " m"] | None,
+]
+"""Two sets of points, one per row, and for each of them which rows count, or None for all."""
+
+
+def as_point_sets(
+    x: Any, y: Any, x_counts: Any, y_counts: Any, names: tuple[str, str] = ("x", "y")
+) -> PointSets:
+    """Checks two sets of points and returns them in float32.
+
+    The counts are called "x_counts" and "y_counts" in messages, if `names` are "x" and "y".
+
+    Raises:
+        ValueError: If the points are no floats [n, d] and [m, d], or the counts no bool [n] and
+            [m].
+    """
+    sets, counts = [], []
+    for name, points, counting in zip(names, (x, y), (x_counts, y_counts), strict=True):
+        points = as_array(points, name)
+        if points.ndim != 2 or not jnp.issubdtype(points.dtype, jnp.floating):
+            raise ValueError(f"{name}: got {points.dtype} {points.shape}, expected floats [n, d]")
+        if counting is not None:
+            counting = as_array(counting, f"{name}_counts")
+            if counting.shape != points.shape[:1] or counting.dtype != bool:
+                got, expected = f"{counting.dtype} {counting.shape}", f"bool ({len(points)},)"
+                raise ValueError(f"{name}_counts: got {got}, expected {expected}")
+        sets.append(points.astype(np.float32))
+        counts.append(counting)
+    dims = [points.shape[1] for points in sets]
+    if dims[0] != dims[1]:
+        raise ValueError(f"{names[1]}: got {dims[1]} dimensions, expected {dims[0]} as {names[0]}")
+    return sets[0], sets[1], counts[0], counts[1]
 
 
 def as_count(value: Any, name: str, *, least: int) -> int:

@@ -399,7 +399,7 @@ def _with_clips(
         padded = np.zeros((len(counting), 2), np.uint32)
         padded[counting] = [keys[name] for name in names[place]]
         samples = tuple(
-            sample and sample.fold(moments, padded, counting)
+            sample and sample.offer(moments, padded, counting)
             for sample, moments in zip(samples, encoded, strict=True)
         )
         if sampling.along:
@@ -472,15 +472,24 @@ def job_hash(of_videos: str, calculators: Sequence[Calculator], side: Side, made
         of_videos: Fingerprint of the videos, see `videos.sources.fingerprint`.
         calculators: Calculators with the protocols.
         side: Whether videos are sampled as "real" or as "fake" ones.
-        made: What is made of the videos, as values for JSON.
+        made: What is made of the videos besides the states of their distances, as values for JSON.
     """
+    protocols = [p for c in calculators for p in c.protocols]
     made_by = {
         "made": made,
         "release": srvp_fd_jax.__version__,
-        "states": [list(vars(empty)) for c in calculators for empty in c.nothing()],
+        "states": [
+            [type(empty).__name__, *([*x.shape] for x in jax.tree.leaves(empty))]
+            for c in calculators
+            for empty in c.nothing()
+        ],
         "videos": of_videos,
         "side": side,
-        "protocols": [dataclasses.asdict(p) for c in calculators for p in c.protocols],
+        # Distances with the same type of state share it.
+        "protocols": [
+            {**dataclasses.asdict(p), "name": p.marks()["protocol"], "distance": ""}
+            for p in protocols
+        ],
         "sources": [empty.source for c in calculators for empty in c.nothing()],
     }
     return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -8,7 +9,7 @@ import torch
 from clips import write_video
 
 import srvp_fd_jax
-from srvp_fd_jax import FeatureSample, FeatureStatistics, cli, compute
+from srvp_fd_jax import DISTANCES, FeatureSample, FeatureStatistics, cli, compute
 from srvp_fd_jax.demo.moving_digits import moving_digits
 from srvp_fd_jax.distances import states
 from srvp_fd_jax.reliability.draws import Measure
@@ -292,3 +293,99 @@ def test_floor_needs_samples_and_enough_clips(clips, tmp_path):
     states.save(other, tmp_path / "kth.safetensors", sample)
     with pytest.raises(ValueError, match="network is 'kth' of one and 'digits' of the other"):
         compute(clips[0], tmp_path / "kth.safetensors", PROTOCOL, floor=True)
+
+
+OTHERS = ["jedi", "jedi_unbiased", "kvd", "mind", "precision", "recall", "density", "coverage"]
+
+
+@pytest.mark.filterwarnings("ignore:.*a distance depends on their number")
+def test_numbers_of_samples_matter_for_all_but_unbiased_estimates(clips):
+    for name, matter in (("mind", True), ("precision", True), ("kvd", False)):
+        result = compute(clips[0], clips[1][:20], f"{PROTOCOL}+distance={name}")
+        assert any("depends on their number" in text for text in result.cautions) == matter
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_distances_are_those_of_the_arrays(clips, name: str):
+    calculator = srvp_fd_jax.Calculator("digits", distance=name)
+    expected = calculator.distances(*clips)
+    if isinstance(calculator.nothing()[0], FeatureSample):
+        del expected["dynamics"]  # random points of Gaussians, other ones for another order
+    protocols = [f"srvp:digits:{output}+distance={name}" for output in expected]
+    for output, result in zip(expected, compute(*clips, protocols), strict=True):
+        assert float(result) == pytest.approx(float(expected[output]), rel=1e-5, abs=1e-7)
+        assert result.protocol.name == f"srvp:digits:{output}+distance={name}"
+
+
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
+def test_distances_with_one_type_of_state_share_what_is_kept(clips, tmp_path):
+    folder = saved_each(clips[0], tmp_path)[0].parent
+    names = [f"{PROTOCOL}{more}" for more in ("", "+distance=jedi", "+distance=kvd")]
+    for name, before, after in zip(names, (0, 1, 1), (1, 1, 2), strict=True):
+        assert len(list((tmp_path / "cache").glob("*.safetensors"))) == before
+        result = compute(folder, clips[1], name, cache=tmp_path / "cache")
+        assert result.real.cached == name.endswith("jedi")
+        assert len(list((tmp_path / "cache").glob("*.safetensors"))) == after
+    both = compute(folder, clips[1], names[1:], cache=tmp_path / "cache")
+    assert all(result.real.cached for result in both)
+
+
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
+def test_a_sample_beside_statistics_serves_other_distances(clips, tmp_path, capsys):
+    sides = [saved(c, tmp_path / f"{name}.npy") for c, name in zip(clips, "ab", strict=True)]
+    kept = [str(tmp_path / f"{name}.safetensors") for name in "ab"]
+    protocol = "srvp:digits:static_content"
+    for i in range(2):
+        command = ["stats", str(sides[i]), "-o", kept[i], "--protocol", protocol]
+        assert cli.main([*command, "--sample", "100", *["--fake"] * i]) == 0
+    expected = srvp_fd_jax.Calculator(f"{protocol}+distance=kvd").distances(*clips)
+    given = {
+        "compare": ["compare", *kept, "--distance", "kvd"],
+        "one side": ["compute", kept[0], str(sides[1]), "--distance", "kvd"],
+        "protocol": ["compute", *kept, "--protocol", f"{protocol}+distance=kvd"],
+    }
+    for how, command in given.items():
+        capsys.readouterr()
+        assert cli.main([*command, "--json"]) == 0, how
+        (told,) = json.loads(capsys.readouterr().out)["results"]
+        assert told["distance"] == pytest.approx(float(expected["static_content"]), rel=1e-5), how
+
+
+@pytest.mark.filterwarnings("ignore:.*(random ones are compared|leave the covariance)")
+@pytest.mark.parametrize("output", ["frame", "dynamics"])
+def test_every_way_to_a_distance_of_points_gives_one_number(clips, tmp_path, output, monkeypatch):
+    """Also for more frames than are compared, and for random points of Gaussians."""
+    small = dataclasses.replace(DISTANCES["kvd"], size=100)
+    monkeypatch.setitem(DISTANCES, "kvd", small)
+    protocol = f"srvp:digits:{output}+distance=kvd"
+    result = compute(*clips, protocol, floor=True)
+    assert result.floor.distance == pytest.approx(float(result), rel=1e-5)
+    assert result.summary()["measure"] == "kvd"
+    kept = []
+    for side, of_side in zip(("real", "fake"), clips, strict=True):
+        kept.append(tmp_path / f"{side}.safetensors")
+        saved(of_side, tmp_path / f"{side}.npy")
+        command = ["stats", str(tmp_path / f"{side}.npy"), "-o", str(kept[-1]), "--sample", "500"]
+        fake = ["--fake"] if side == "fake" else []
+        assert cli.main([*command, "--protocol", protocol.split("+")[0], *fake]) == 0
+    paths = [tmp_path / f"{side}.npy" for side in ("real", "fake")]
+    of_files = compute(*paths, protocol)
+    for given in (kept, [kept[0], paths[1]]):
+        assert float(compute(*given, protocol)) == pytest.approx(float(of_files), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*leave the covariance")
+def test_without_a_sample_the_error_says_how_to_make_one(clips, tmp_path):
+    real = saved_statistics(clips[0], tmp_path / "real.safetensors")
+    with pytest.raises(ValueError, match=r"got FeatureStatistics, .* but not 'mind'") as error:
+        compute(real, clips[1], f"{PROTOCOL}+distance=mind")
+    assert str(error.value).startswith(str(real))
+    assert "`srvp-fd-jax stats` under a protocol with +distance=mind" in str(error.value)
+    assert "--sample" in str(error.value)
+    calculator = srvp_fd_jax.Calculator("digits", distance="coverage").only("dynamics")
+    with pytest.raises(ValueError, match="x: got 5 samples, a distance needs at least 6"):
+        calculator.distances(clips[0][:5], clips[1])
+    other = "srvp:digits:static_content+distance=mind"
+    of_other = srvp_fd_jax.Calculator(other).statistics([clips[0]])["static_content"]
+    with pytest.raises(ValueError, match="output is"):
+        compute(of_other, clips[1], f"{PROTOCOL}+distance=mind")

@@ -133,3 +133,57 @@ def test_real_networks_give_the_number_of_one_device(digits, tmp_path):
         assert np.abs(np.asarray(w) - digits.extract_w(clips[0])).max() < 1e-6
     """
     run("-W", "ignore", "-c", textwrap.dedent(code))
+
+
+def test_distances_of_every_state_are_those_of_one_device():
+    code = """
+        import json
+
+        import jax
+        import numpy as np
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+        from srvp_fd_jax import DISTANCES
+        from srvp_fd_jax.devices import find_division
+
+        rng = np.random.default_rng(0)
+        x, y = (rng.normal(size=(80, 6)).astype(np.float32) for _ in range(2))
+        y = np.float32(1.2) * y + np.float32(0.3)
+
+        def state(distance, f):
+            return distance.empty(6, False, most=80).fold(f, None, None, find_division(f))
+
+        def between(distance, s1, s2):
+            return distance.between({"x": s1, "y": s2})
+
+        numbers = {}
+        for name in "frechet", "jedi", "jedi_unbiased", "kvd", "mind", "density":
+            distance = DISTANCES[name]
+            of_arrays = lambda x, y: between(distance, state(distance, x), state(distance, y))
+            gradient = jax.grad(of_arrays)
+            found = of_arrays(x, y), gradient(x, y)
+            numbers[name] = {"one device": [float(found[0]), np.ravel(found[1]).tolist()]}
+            for kind in (AxisType.Auto, AxisType.Explicit):
+                mesh = jax.make_mesh((8,), ("a",), axis_types=(kind,))
+                with jax.set_mesh(mesh):
+                    sharded = [jax.device_put(f, NamedSharding(mesh, P("a"))) for f in (x, y)]
+                    found = jax.jit(of_arrays)(*sharded), jax.jit(gradient)(*sharded)
+                numbers[name][f"{kind}"] = [float(found[0]), np.ravel(found[1]).tolist()]
+            mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
+            reduced = jax.jit(
+                jax.shard_map(
+                    lambda f: state(distance, f).all_reduce("a"),
+                    mesh=mesh, in_specs=P("a"), out_specs=P(),
+                )
+            )
+            numbers[name]["shard_map"] = [float(between(distance, reduced(x), reduced(y))), None]
+        print(json.dumps(numbers))
+    """
+    numbers = json.loads(run("-c", textwrap.dedent(code)))
+    assert len(numbers) == 6
+    for name, found in numbers.items():
+        distance, gradient = found.pop("one device")
+        assert len(found) == 3
+        for how, (got, of_gradient) in found.items():
+            assert got == pytest.approx(distance, rel=1e-5), (name, how)
+            if of_gradient is not None:
+                np.testing.assert_allclose(of_gradient, gradient, rtol=1e-3, atol=1e-5)

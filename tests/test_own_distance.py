@@ -45,8 +45,9 @@ class MeanDistance:
     """The squared distance between means."""
 
     least = 1
+    kind = "distance"
 
-    def empty(self, dim, mixture):
+    def empty(self, dim, mixture, most=None):
         return Sums(jnp.zeros(()), jnp.zeros(dim))
 
     def caution(self, count, dim):

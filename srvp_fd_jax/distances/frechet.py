@@ -18,7 +18,7 @@ gradient is exact with Q held constant, so it is finite even for singular covari
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ from srvp_fd_jax.distances.factors import (
     solve_sylvester,
     tolerance,
 )
-from srvp_fd_jax.distances.states import check_comparable, check_counts
+from srvp_fd_jax.distances.states import Kind, check_comparable, check_counts, check_finite
 from srvp_fd_jax.distances.statistics import FeatureStatistics, divided_factor, nothing
 from srvp_fd_jax.inputs import as_array, as_count
 
@@ -52,12 +52,15 @@ class Frechet:
     method: Method = "procrustes"
 
     least = 2  # a covariance needs two samples
+    kind: ClassVar[Kind] = "distance"
 
     def __post_init__(self) -> None:
         """Raises a `ValueError` if `method` is unknown."""
         check_method(self.method)
 
-    empty = staticmethod(nothing)
+    def empty(self, dim: int, mixture: bool, most: int | None = None) -> FeatureStatistics:
+        """See `Distance.empty`."""
+        return nothing(dim, mixture)
 
     def caution(self, count: int, dim: int) -> str | None:
         """Warning text if the covariance is singular, else None."""
@@ -78,12 +81,7 @@ class Frechet:
         for name, s in named.items():
             s.check_divisor(divisor, None if ddof is not None else name)
         distance = _distance(s1, s2, self.method, divisor)
-        found = values(distance)
-        if found is not None and not np.isfinite(found):
-            for name, s in named.items():
-                arrays = map(values, jax.tree.leaves(s))
-                if not all(array is None or np.isfinite(array).all() for array in arrays):
-                    raise ValueError(f"{name}: holds values that are not finite")
+        check_finite(distance, named)
         return distance
 
 

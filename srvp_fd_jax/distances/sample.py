@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt32
 from numpy.typing import ArrayLike
 
-from srvp_fd_jax.devices import AnyArray, own, replicated, zeros
+from srvp_fd_jax.devices import AnyArray, Division, own, replicated, zeros
 from srvp_fd_jax.distances import states
 from srvp_fd_jax.distances.counts import add_counts, as_float, exact, limbs_of
 from srvp_fd_jax.distances.states import Source
@@ -78,6 +78,11 @@ class FeatureSample:
     def dim(self) -> int:
         """Feature dimension d."""
         return self.features.shape[-1]
+
+    @property
+    def held(self) -> Bool[Array, "*stack k"]:
+        """Whether each place holds a clip; the places that do are the first ones."""
+        return self.keys[..., 0] < _NO_KEY
 
     @classmethod
     def empty(
@@ -157,16 +162,28 @@ class FeatureSample:
             if mask.shape != (n,) or mask.dtype != bool:
                 raise ValueError(f"mask: got {mask.dtype} {mask.shape}, expected bool ({n},)")
         rows = {name: own(array).reshape(n, v, d) for name, array in given.items()}
-        return self.fold(rows, None if names is None else name_keys(names), mask)
+        return self.offer(rows, None if names is None else name_keys(names), mask)
 
-    def fold(
+    def offer(
         self,
         moments: Mapping[str, Float[AnyArray, "n v d"]],
         keys: UInt32[AnyArray, "n 2"] | None,
         mask: Bool[AnyArray, " n"] | None,
     ) -> "FeatureSample":
         """Offers clips without the checks of `update`; `keys` are `name_keys` of their names."""
-        return _fold(self, moments, keys, mask)
+        return _offered(self, moments, keys, mask)
+
+    def fold(
+        self,
+        features: Float[AnyArray, "n d"],
+        mask: Bool[AnyArray, " n"] | None,
+        variances: Float[AnyArray, "n d"] | None,
+        division: Division,
+    ) -> "FeatureSample":
+        """Offers rows as clips of one vector each, see `State.fold`; `division` is ignored."""
+        given = {"features": features, "variances": variances}
+        rows = {name: f[:, None] for name, f in given.items() if f is not None}
+        return self.offer(rows, None, mask)
 
     @jax.jit
     def merge(self, other: "FeatureSample") -> "FeatureSample":
@@ -201,6 +218,10 @@ class FeatureSample:
         The clips must have names, since places are counted on each device from zero.
         """
         return states.gather(self, axis_name).reduce()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the sample as a state of its own to a file that `load_statistics` reads."""
+        states.save(self, Path(path))
 
     def moments(self) -> dict[str, Float[Array, "m v d"]]:
         """The "features" of the m clips in the sample, and "variances" of a mixture, by rising key.
@@ -272,7 +293,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], source: Source) -> FeatureSamp
 
 
 @jax.jit
-def _fold(
+def _offered(
     sample: FeatureSample,
     moments: Mapping[str, Float[AnyArray, "n v d"]],
     keys: UInt32[AnyArray, "n 2"] | None,

@@ -5,9 +5,10 @@ a dataclass of arrays with one static field `source`, which says where the featu
 """
 
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,14 @@ _SAMPLE = "sample."  # prefix of the arrays of a sample
 
 Source = tuple[tuple[str, str], ...]
 """Where features come from, as (name, value) pairs such as ("network", "kth")."""
+
+Kind = Literal["distance", "estimate", "similarity"]
+"""How values of a distance are read.
+
+A "distance" is never negative, and larger for sets that differ more. An "estimate" is an unbiased
+one of such a distance, and may be negative for close sets. A "similarity" is larger for closer
+sets, as precision is.
+"""
 
 _S = TypeVar("_S", bound="State")
 _M = TypeVar("_M", bound="Marked")
@@ -86,17 +95,23 @@ class Distance(Protocol):
 
     Attributes:
         least: Smallest number of samples in each set.
+        kind: How values are read, see `Kind`.
     """
 
     @property
     def least(self) -> int: ...  # noqa: D102
 
-    def empty(self, dim: int, mixture: bool) -> Any:
+    @property
+    def kind(self) -> Kind: ...  # noqa: D102
+
+    def empty(self, dim: int, mixture: bool, most: int | None = None) -> Any:
         """Makes the state of no samples.
 
         Args:
             dim: Feature dimension.
             mixture: Whether samples are components of a Gaussian mixture, with variances.
+            most: Largest number of samples that will be added, if it is known. A state that holds
+                samples needs no more places.
         """
 
     def caution(self, count: int, dim: int) -> str | None:
@@ -144,6 +159,17 @@ def check_comparable(s1: Marked, s2: Marked, *, same_side: bool = False) -> None
         raise ValueError(
             f"statistics: got feature dimensions {dims[0]} and {dims[1]}, which must be equal"
         )
+
+
+def check_finite(distance: Float[Array, ""], named: Mapping[str, State]) -> None:
+    """Raises a `ValueError` if a distance is known and not finite because one of its states is."""
+    found = values(distance)
+    if found is None or np.isfinite(found):
+        return
+    for name, state in named.items():
+        arrays = map(values, jax.tree.leaves(state))
+        if not all(array is None or np.isfinite(array).all() for array in arrays):
+            raise ValueError(f"{name}: holds values that are not finite")
 
 
 def check_counts(distance: Distance, counts: Mapping[str, Any], dim: int | None = None) -> None:
@@ -206,10 +232,10 @@ def save(state: State, path: Path, sample: Any = None) -> None:
     write_safetensors(path, {k: np.asarray(value) for k, value in arrays.items()}, metadata)
 
 
-def load(path: Path, empties: Mapping[str, Callable[[int, bool], State]]) -> Any:
+def load(path: Path, empties: Iterable[Callable[[int, bool], State]]) -> Any:
     """Reads a state that `save` wrote, see `load_statistics`.
 
-    `empties` are the functions `Distance.empty` of the allowed types of states, by their names.
+    `empties` are the functions `Distance.empty` of the allowed types of states.
     """
     try:
         metadata, arrays = read_safetensors(path, _check_metadata)
@@ -217,8 +243,9 @@ def load(path: Path, empties: Mapping[str, Callable[[int, bool], State]]) -> Any
         empty = _state_with(metadata, own, empties)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    read = {name: jnp.asarray(array) for name, array in own.items()}
-    return dataclasses.replace(empty, **read, source=_source(metadata))
+    leaves = [jnp.asarray(own[name]) for name in arrays_of(empty)]
+    read = jax.tree.unflatten(jax.tree.structure(empty), leaves)
+    return dataclasses.replace(read, source=_source(metadata))
 
 
 def load_sample_arrays(path: Path) -> tuple[dict[str, np.ndarray], Source]:
@@ -245,31 +272,34 @@ def _source(metadata: Mapping[str, str]) -> Source:
 
 
 def arrays_of(state: Any) -> dict[str, Any]:
-    """The arrays of a state or a sample under the names of its fields."""
-    names = (field.name for field in dataclasses.fields(state) if field.name != "source")
-    return {name: value for name in names if (value := getattr(state, name)) is not None}
+    """The arrays of a state or a sample under the names of its fields, joined by dots if nested."""
+    found = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in found}
 
 
 def _state_with(
     metadata: Mapping[str, str],
     arrays: Mapping[str, np.ndarray],
-    empties: Mapping[str, Callable[[int, bool], State]],
+    empties: Iterable[Callable[[int, bool], State]],
 ) -> Any:
     """Returns a state with the same names of arrays, after checking shapes and kinds of dtypes."""
     name, dim = metadata.get("state", ""), metadata.get("dim", "")
-    if name not in empties:
-        known = ", ".join(empties)
+    of_types: dict[str, list[Callable[[int, bool], State]]] = {}
+    for empty in empties:
+        of_types.setdefault(type(empty(1, False)).__name__, []).append(empty)
+    if name not in of_types:
+        known = ", ".join(of_types)
         raise ValueError(f"statistics of the kind {printable(name, 80)!r}, expected {known}")
     got = {key: (array.shape, array.dtype.kind) for key, array in arrays.items()}
     is_dim = dim.isdecimal() and len(dim) < 6 and 0 < int(dim) < 1 << 16
-    for mixture in (False, True) if is_dim else ():
+    for empty, mixture in itertools.product(of_types[name] if is_dim else (), (False, True)):
 
-        def expected(mixture: bool = mixture) -> dict[str, Any]:
-            return arrays_of(empties[name](int(dim), mixture))
+        def expected(empty: Any = empty, mixture: bool = mixture) -> dict[str, Any]:
+            return arrays_of(empty(int(dim), mixture))
 
         shapes = jax.eval_shape(expected)
         if got == {key: (x.shape, x.dtype.kind) for key, x in shapes.items()}:
-            return empties[name](1, mixture)
+            return empty(1, mixture)
     raise ValueError(
         "not a file of feature statistics: its arrays have unexpected names, shapes or types"
     )

@@ -376,7 +376,7 @@ class FeatureStatistics:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "FeatureStatistics":
         """Reads a file that `save` wrote, see `load_statistics`."""
-        return states.load(Path(path), {cls.__name__: nothing})
+        return states.load(Path(path), [nothing])
 
 
 nnx.register_data_type(FeatureStatistics)

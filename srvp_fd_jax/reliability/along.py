@@ -22,14 +22,16 @@ class Along(NamedTuple):
         places: Indices of the frames at which the windows begin, in the clips of the measure.
         distances: Distance at each place.
         floor: Mean distance of random divisions of the clips at each place.
-        high: Distance that 97.5 % of the divisions fall below at each place.
-        p_values: Probability that chance gives as large a distance at each place.
+        edge: Distance that 97.5 % of the divisions fall below at each place; of a similarity, that
+            as many exceed.
+        p_values: Probability that chance gives as large a distance at each place, or as small a
+            similarity.
     """
 
     places: Int[np.ndarray, " places"]
     distances: Float[np.ndarray, " places"]
     floor: Float[np.ndarray, " places"]
-    high: Float[np.ndarray, " places"]
+    edge: Float[np.ndarray, " places"]
     p_values: Float[np.ndarray, " places"]
 
 
@@ -51,13 +53,13 @@ def distances_along(real: ClipFeatures, fake: ClipFeatures, measure: Measure) ->
     places = np.unique(np.linspace(0, most - 1, min(most, MOST_PLACES)).round().astype(int))
     pooled = {name: jnp.concatenate([real[name], fake[name]])[:, places] for name in real}
     found = jax.device_get(_divided(pooled, n, random_orders(n + m), measure))
-    distances, permuted = found[0], found[1:]
+    distances, permuted, sign = found[0], found[1:], measure.sign
     return Along(
         places=places,
         distances=distances,
         floor=permuted.mean(axis=0),
-        high=np.quantile(permuted, 0.975, axis=0).astype(np.float32),
-        p_values=np.asarray(p_values(distances, permuted)),
+        edge=sign * np.quantile(sign * permuted, 0.975, axis=0).astype(np.float32),
+        p_values=np.asarray(p_values(distances, permuted, measure)),
     )
 
 

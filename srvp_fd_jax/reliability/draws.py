@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from srvp_fd_jax.devices import AnyArray
 from srvp_fd_jax.distances import DISTANCES
-from srvp_fd_jax.distances.states import State, mark
+from srvp_fd_jax.distances.states import Kind, State, mark
 from srvp_fd_jax.encoding import rows
 
 ClipFeatures = Mapping[str, Float[AnyArray, "_ _ d"]]
@@ -31,6 +31,16 @@ class Measure(NamedTuple):
     distance: str
     ddof: int
 
+    @property
+    def kind(self) -> Kind:
+        """How values are read, see `distances.states.Kind`."""
+        return DISTANCES[self.distance].kind
+
+    @property
+    def sign(self) -> int:
+        """Factor of values that makes larger ones those of sets that differ more."""
+        return -1 if self.kind == "similarity" else 1
+
 
 def drawn(features: ClipFeatures, clips: Int[AnyArray, " n"]) -> dict[str, Float[Array, "n v d"]]:
     """The features of the clips with these indices."""
@@ -41,8 +51,10 @@ def state_of(
     features: ClipFeatures, measure: Measure, counting: Bool[Array, " n"] | None = None
 ) -> State:
     """Statistics of clips for the distance of a measure, of those where `counting` is True."""
-    dim, mixture = features["features"].shape[-1], "variances" in features
-    empty = mark(DISTANCES[measure.distance].empty(dim, mixture), ddof=measure.ddof)
+    clips, vectors, dim = features["features"].shape
+    distance = DISTANCES[measure.distance]
+    empty = distance.empty(dim, "variances" in features, most=clips * vectors)
+    empty = mark(empty, ddof=measure.ddof)
     arrays = {name: jnp.asarray(f) for name, f in features.items()}
     return empty.fold(**rows(arrays, counting), division=1)
 

@@ -37,7 +37,8 @@ class Floor(NamedTuple):
         mean: Mean distance of random divisions of the clips.
         low: Distance that 2.5 % of the divisions fall below.
         high: Distance that 97.5 % of the divisions fall below.
-        p_value: Probability that chance gives a distance as large as `distance`.
+        p_value: Probability that chance gives a distance as large as `distance`, or a similarity as
+            small.
         distance: Distance between the real and the generated clips of the test.
         real: Number of real clips in the test.
         fake: Number of generated clips in the test.
@@ -73,9 +74,9 @@ def find_floor(real: ClipFeatures, fake: ClipFeatures, measure: Measure) -> Floo
     """Computes the floor and the p-value of the distance between two sets of clips.
 
     The p-value is (1 + k) / (1 + n), where k of n random divisions have at least the distance at
-    hand. It holds at any number of clips (Phipson & Smyth 2010, arXiv 1603.05766). The floor is
-    that of both sets mixed: if generated clips vary more from clip to clip than real ones, it is
-    larger than the floor of a perfect generator.
+    hand, or at most the similarity. It holds at any number of clips (Phipson & Smyth 2010, arXiv
+    1603.05766). The floor is that of both sets mixed: if generated clips vary more from clip to
+    clip than real ones, it is larger than the floor of a perfect generator.
 
     Args:
         real: Features of the real clips.
@@ -94,7 +95,7 @@ def find_floor(real: ClipFeatures, fake: ClipFeatures, measure: Measure) -> Floo
         mean=float(np.mean(permuted)),
         low=float(low),
         high=float(high),
-        p_value=float(p_values(distance, permuted)),
+        p_value=float(p_values(distance, permuted, measure)),
         distance=float(distance),
         real=n,
         fake=m,
@@ -110,12 +111,17 @@ def random_orders(clips: int) -> Int[Array, "orders clips"]:
 
 
 def p_values(
-    distance: Float[np.ndarray | np.float32, "*shape"], permuted: Float[np.ndarray, "n *shape"]
+    distance: Float[np.ndarray | np.float32, "*shape"],
+    permuted: Float[np.ndarray, "n *shape"],
+    measure: Measure,
 ) -> Float[np.ndarray | np.float64, "*shape"]:
-    """Shares of the distances, the one at hand among them, that are at least the one at hand."""
+    """Shares of the distances, the one at hand among them, that are as far as the one at hand.
+
+    These are the distances that are at least as large, and at least as small for a similarity.
+    """
     # A division that is the same but for the order of its clips differs by rounding.
-    as_large = permuted >= distance * (1 - 1e-6)
-    return (1 + as_large.sum(axis=0)) / (1 + len(permuted))
+    as_far = measure.sign * (permuted - distance) >= -1e-6 * np.abs(distance)
+    return (1 + as_far.sum(axis=0)) / (1 + len(permuted))
 
 
 @functools.partial(jax.jit, static_argnames=("n", "measure"))

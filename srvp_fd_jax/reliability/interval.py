@@ -50,8 +50,8 @@ def distance_interval(
         real: Features of the real clips.
         fake: Features of the generated clips.
         rng: Source of randomness for the groups.
-        measure: The divisor of covariances and the distance, which must be one that is never
-            negative.
+        measure: The distance and the divisor of covariances. Only if values are never negative is
+            the interval on the scale of the logarithm, else it is d ± t s.
 
     Returns:
         Lower and upper end of the interval, with the distance of all clips between them.
@@ -73,7 +73,11 @@ def distance_interval(
     )
     freedom = np.array([len(side) - 1 for side in without_groups])
     variances = freedom * np.array([np.var(jax.device_get(side)) for side in without_groups])
-    return _log_interval(float(between(s1, s2, measure)), variances, freedom)
+    distance = float(between(s1, s2, measure))
+    margin = _margin(variances, freedom)
+    if measure.kind != "distance":
+        return distance - margin, distance + margin
+    return _log_interval(distance, margin)
 
 
 def _without_groups(
@@ -84,15 +88,19 @@ def _without_groups(
         yield np.concatenate([np.setdiff1d(np.arange(n), group), group]), n - len(group)
 
 
-def _log_interval(
-    distance: float, variances: Float[np.ndarray, " sides"], freedom: Int[np.ndarray, " sides"]
-) -> tuple[float, float]:
-    """Interval around a distance from independent variances and their degrees of freedom."""
+def _margin(variances: Float[np.ndarray, " sides"], freedom: Int[np.ndarray, " sides"]) -> float:
+    """Margin t s of independent variances and their degrees of freedom."""
     variance = variances.sum()
     if variance == 0:
-        return distance, distance
+        return 0.0
     total_freedom = variance**2 / (variances**2 / freedom).sum()
-    margin = float(_student(total_freedom) * np.sqrt(variance))
+    return float(_student(total_freedom) * np.sqrt(variance))
+
+
+def _log_interval(distance: float, margin: float) -> tuple[float, float]:
+    """Interval around a distance by a margin on the scale of its logarithm."""
+    if margin == 0:
+        return distance, distance
     ratio = margin / distance if distance > 0 else math.inf
     upper = distance * math.exp(ratio) if ratio < 1 else distance + (math.e - 1) * margin
     return distance * math.exp(-ratio), upper

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.distances import DISTANCES
 from srvp_fd_jax.distances.sample import FeatureSample, name_keys
-from srvp_fd_jax.evaluation import calculator_of, cautions, find_standing
+from srvp_fd_jax.evaluation import calculator_of, cautions, comparable, find_standing
 from srvp_fd_jax.networks.base import Moments, Output
 from srvp_fd_jax.passes import Evaluated
 from srvp_fd_jax.protocols import Protocol, Side
@@ -102,10 +102,11 @@ class Findings(NamedTuple):
 
         With no more clips than feature dimensions the bias is not linear in 1/N. Clips count, not
         their frames, which depend on each other. A line with a negative limit cannot be right, as
-        distances are not negative.
+        distances are not negative. Unbiased estimates and similarities have no such limit.
         """
         enough = min(self.floor.real, self.floor.fake) > self.real.statistics.dim
-        return self.limit.infinity if enough and self.limit.infinity >= 0 else None
+        limited = DISTANCES[self.protocol.distance].kind == "distance"
+        return self.limit.infinity if limited and enough and self.limit.infinity >= 0 else None
 
     def differs(self) -> bool:
         """Whether the distance is larger than chance gives."""
@@ -117,10 +118,10 @@ class Findings(NamedTuple):
         clips = f"{floor.real} real and {floor.fake} generated clips"
         if self.differs():
             times = floor.distance / floor.mean if floor.mean > 0 else math.inf
-            told = (
-                f"Real and generated differ: {times:.1f} times the distance that chance gives with "
-                f"{clips} (p = {floor.p_value:.2g})."
-            )
+            beside = f"{times:.1f} times the distance that chance gives"
+            if DISTANCES[self.protocol.distance].kind != "distance":
+                beside = f"{floor.distance:.3g}, where chance gives {floor.mean:.3g},"
+            told = f"Real and generated differ: {beside} with {clips} (p = {floor.p_value:.2g})."
             return f"{told} {where}" if where else told
         if not where and floor.p_value < DOUBTFUL:
             return (
@@ -194,16 +195,21 @@ def find(
     along = {side: sample.moments() for side, sample in samples.items()}
     own = {side: output.of_clip(moments) for side, moments in along.items()}
     both = own["real"], own["fake"]
-    distance = DISTANCES[protocol.distance].between(
-        {"real": real.statistics, "fake": fake.statistics}
-    )
+    sides: dict[Side, Evaluated] = {"real": real, "fake": fake}
+    alone = {
+        side: dataclasses.replace(one, sample=_of_clips(samples[side], output))
+        for side, one in sides.items()
+    }
+    compared: dict[str, Any] = {
+        side: comparable(one, side, protocol.distance).statistics for side, one in alone.items()
+    }
+    distance = DISTANCES[protocol.distance].between(compared)
     measure = Measure(protocol.distance, protocol.ddof)
     rng = np.random.default_rng(0)
     curve = distance_curve(*both, rng, measure)
     standing: tuple[Standing, ...] = ()
     if cache:
-        alone = dataclasses.replace(fake, sample=_of_clips(samples["fake"], output))
-        standing = find_standing(alone, videos["real"], calculators, cache)
+        standing = find_standing(alone["fake"], videos["real"], calculators, cache)
     several = along["real"]["features"].shape[1] > 1
     held = {side: names_in(sample, videos[side]) for side, sample in samples.items()}
     pairs = nearest_pairs(own, held)

@@ -81,7 +81,8 @@ def plot_floor(
         for height, label in zip((1, 0), labels, strict=True):
             axes.text(0, height + 0.28, label, transform=axes.get_yaxis_transform())
         axes.set_ylim(-0.35, 1.65)
-        axes.set_xlim(0, 1.06 * max(interval[1], floor.high) or 1)
+        left, right = min(interval[0], floor.low), max(interval[1], floor.high)
+        axes.set_xlim(min(0, 1.06 * left), max(0, 1.06 * right) or 1)
         axes.yaxis.set_visible(False)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("distance")
@@ -108,14 +109,14 @@ def plot_along(
         from matplotlib.ticker import MaxNLocator
 
         x = along.places + 1
-        axes.fill_between(x, along.floor, along.high, color=_PALE, linewidth=0, alpha=0.4)
-        axes.plot(x, along.high, "--", color=_AXIS, label="97.5 % of chance")
+        axes.fill_between(x, along.floor, along.edge, color=_PALE, linewidth=0, alpha=0.4)
+        axes.plot(x, along.edge, "--", color=_AXIS, label="97.5 % of chance")
         axes.plot(x, along.floor, color=_AXIS, label="floor")
         axes.plot(x, along.distances, color=_BLUE, label="distance")
         axes.plot(x[~differ], along.distances[~differ], "o", color=_BLUE, markersize=4)
         if differ.any():
             axes.plot(x[differ], along.distances[differ], "D", color=_RED, label="significant")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min(0, along.distances.min(), along.floor.min()))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         from_there = "" if window == 1 else f" at which {window} frames begin"
         axes.set_xlabel(f"frame of the clip{from_there}")
@@ -155,7 +156,7 @@ def plot_curve(
         fitted = np.linspace(limit.fitted_from, curve.sizes[-1])
         line = limit.infinity + limit.slope / fitted
         axes.plot(fitted, line, color=_BLUE, label="line in 1/N")
-        axes.axhline(limit.infinity, color=_AXIS, linestyle="--", label="limit of the line, FD∞")
+        axes.axhline(limit.infinity, color=_AXIS, linestyle="--", label="limit of the line")
         # n and m clips have the bias of N clips per side if 1/N = (1/n + 1/m) / 2.
         position = 2 / (1 / floor.real + 1 / floor.fake)
         axes.errorbar(

@@ -255,7 +255,7 @@ def kept_at(videos: Sequence[Video], calculator: Calculator, folder: Path) -> Pa
     published = NETWORKS[calculator.protocols[0].network].published
     if not (published and all(video.files for video in videos)):
         return None
-    made = "ruler", _FORMAT_VERSION
+    made = "ruler", _FORMAT_VERSION, calculator.protocols[0].distance
     return folder / f"{job_hash(fingerprint(videos), [calculator], 'real', made)}.safetensors"
 
 
@@ -402,7 +402,7 @@ def _sample(
     empty = FeatureSample.empty(
         k, dim, vectors=vectors, mixture="variances" in moments, source=source
     )
-    return empty.fold(moments, keys, None)
+    return empty.offer(moments, keys, None)
 
 
 def _encoded(
@@ -434,14 +434,17 @@ def _between(real: ClipFeatures, fake: ClipFeatures, measure: Measure) -> Float[
 def _on_rung(ladder: Ladder, rung: Rung, distance: float) -> Standing:
     phrase = CORRUPTIONS[rung.corruption].phrase
     strongest = phrase(rung.strengths[-1])
-    levels = np.maximum.accumulate([ladder.clean, *rung.distances])
-    if levels[-1] <= ladder.floor.high:
+    sign, floor = ladder.measure.sign, ladder.floor
+    distance *= sign
+    levels = np.maximum.accumulate(sign * np.array([ladder.clean, *rung.distances]))
+    edge = floor.high if sign > 0 else -floor.low
+    if levels[-1] <= edge:
         text = f"{ladder.clips} clips do not tell {strongest} from real ones"
         return Standing(rung.corruption, "unseen", None, text)
     if distance > levels[-1]:
         return Standing(rung.corruption, "beyond", None, f"beyond {strongest}")
     # Real clips, too, have distances up to the range of the floor.
-    told_apart = max(ladder.clean, ladder.floor.high)
+    told_apart = max(levels[0], edge)
     strength = float(np.interp(max(distance, told_apart), levels, [0, *rung.strengths]))
     if distance <= told_apart:
         return Standing(rung.corruption, "below", None, f"nearer than {phrase(strength)}")

@@ -129,11 +129,11 @@ def test_devices_merge_their_samples():
     features = np.tile(FEATURES, (2, 1, 1))[:n]
 
     def of_device(features, keys):
-        own = FeatureSample.empty(40, 4, vectors=3).fold({"features": features}, keys, None)
+        own = FeatureSample.empty(40, 4, vectors=3).offer({"features": features}, keys, None)
         return own.all_reduce("data")
 
     sharded = jax.shard_map(of_device, mesh=mesh, in_specs=P("data"), out_specs=P())
-    whole = FeatureSample.empty(40, 4, vectors=3).fold({"features": features}, keys, None)
+    whole = FeatureSample.empty(40, 4, vectors=3).offer({"features": features}, keys, None)
     assert_same(sharded(features, keys), whole)
     placed = jax.device_put(features, NamedSharding(mesh, P("data")))
     plain = FeatureSample.empty(40, 4, vectors=3).update(placed, names=(NAMES * 2)[:n])

@@ -4,12 +4,12 @@
     python tests/fuzz/fuzz.py --start 1234 --cases 1      # one of them again
 
 Each case is a file that is made from its number alone: checkpoints of both of PyTorch's formats and
-of I3D, converted weights, statistics, archives, and media. They are damaged in their bytes, and by
-their structure: in the opcodes of pickles and the headers of safetensors, with the checksums of
-zip files made right again. Of what reads them only the errors that are documented may come out, in
-one line; a file with a checksum gives what was written or an error; and no case may take more than
-`SECONDS` or `MEMORY`. Processes of their own go through the cases, since one that crashes, hangs or
-grows takes its process with it; the next begins behind it.
+of I3D, converted weights, statistics (cd-fvd's too), archives, and media. They are damaged in their
+bytes, and by their structure: in the opcodes of pickles and the headers of safetensors, with the
+checksums of zip files made right again. Of what reads them only the errors that are documented may
+come out, in one line; a file with a checksum gives what was written or an error; and no case may
+take more than `SECONDS` or `MEMORY`. Processes of their own go through the cases, since one that
+crashes, hangs or grows takes its process with it; the next begins behind it.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import io
 import json
 import mmap
 import os
+import pickle
 import pickletools
 import random
 import resource
@@ -106,6 +107,9 @@ EVIL_OPERATIONS = (
     b"r\xff\xff\xff\xff",
     b"G" + struct.pack(">d", 1.5),
     b"cos\nsystem\n",
+    b"\x94",
+    b"\x93",
+    b"\x96" + b"\xff" * 7 + b"\x7f",
     b"ccollections\nOrderedDict\n",
     b"ctorch\nFloatStorage\n",
     b"ctorch\nBFloat16Storage\n",
@@ -269,6 +273,13 @@ def damaged_zip(rng: random.Random, archive: bytes) -> bytes:
     return zip_of(entries | {other: damage(rng, entries[other])})
 
 
+def damaged_pickle(rng: random.Random, pickled: bytes) -> bytes:
+    """A pickle with damage to its opcodes, or to any byte."""
+    if rng.random() < 0.4:
+        return damage(rng, pickled)
+    return damage_program(rng, operations(pickled))
+
+
 def damaged_stream(rng: random.Random, stream: bytes) -> bytes:
     """A checkpoint with damage to the opcodes of its pickles, or to any byte."""
     if rng.random() < 0.4:
@@ -366,6 +377,15 @@ def saved_statistics() -> bytes:
         path = Path(folder) / "file"
         empty.update(features[0], variances=features[1] ** 2).save(path)
         return path.read_bytes()
+
+
+@functools.cache
+def cd_fvd_statistics() -> bytes:
+    """Statistics as cd-fvd keeps them."""
+    features = np.random.default_rng(0).normal(size=(30, 4))
+    entries = {"capture_mean_cov": True, "max_items": None, "num_items": 30, "all_features": []}
+    sums = {"raw_mean": features.sum(axis=0), "raw_cov": features.T @ features}
+    return pickle.dumps(entries | sums, protocol=4)
 
 
 @functools.cache
@@ -517,6 +537,13 @@ def read_statistics(path: Path) -> None:
         check(same and loaded.source == SOURCE, "statistics other than those that were saved")
 
 
+def read_cd_fvd(path: Path) -> None:
+    from srvp_fd_jax import load_statistics
+
+    loaded = load_statistics(path)
+    check(loaded.count >= 2 and np.isfinite(loaded.factor).all(), "statistics of nothing")
+
+
 def read_videos(path: Path) -> None:
     from srvp_fd_jax.protocols import find_protocol
     from srvp_fd_jax.videos.loading import _Load
@@ -613,6 +640,7 @@ KINDS = {
     "statistics": Kind(
         18, lambda rng: {"a": damaged_safetensors(rng, saved_statistics())}, read_statistics
     ),
+    "cd_fvd": Kind(6, lambda rng: {"a.pkl": damaged_pickle(rng, cd_fvd_statistics())}, read_cd_fvd),
     "weights": Kind(15, lambda rng: {"a": damaged_safetensors(rng, saved_weights())}, read_weights),
     "srvp": Kind(9, make_srvp, read_srvp),
     "i3d": Kind(2, make_i3d, read_i3d),

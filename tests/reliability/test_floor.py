@@ -98,3 +98,22 @@ def test_of_samples():
 def test_too_few_clips():
     with pytest.raises(ValueError, match="fake: got 3 clips, expected at least 4"):
         find_floor(features(0, 9), features(1, 3), UNBIASED)
+
+
+@pytest.mark.parametrize("name", ["jedi", "jedi_unbiased", "kvd", "mind", "recall", "coverage"])
+def test_every_kind_of_distance_has_a_floor(name: str):
+    measure, (real, fake) = Measure(name, 1), (features(seed, 30) for seed in (0, 1))
+    apart = find_floor(real, features(1, 30, shift=3), measure)
+    assert apart.p_value == 1 / 200
+    assert measure.sign * (apart.distance - apart.mean) > 0
+    assert find_floor(real, fake, measure).p_value > 0.01
+
+
+@pytest.mark.parametrize("name", ["kvd", "coverage"])
+def test_p_values_of_estimates_and_similarities_are_uniform(name: str):
+    found = [
+        find_floor(features(2 * i, 12), features(2 * i + 1, 9), Measure(name, 1)).p_value
+        for i in range(100)
+    ]
+    # Values of coverage are often equal, which makes p-values larger, never smaller.
+    assert stats.kstest(np.array(found), "uniform", alternative="greater").pvalue > 0.01

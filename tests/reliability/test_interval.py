@@ -7,7 +7,7 @@ from scipy import stats
 
 from srvp_fd_jax import FeatureStatistics, frechet_distance_from_statistics
 from srvp_fd_jax.reliability import interval
-from srvp_fd_jax.reliability.draws import Measure
+from srvp_fd_jax.reliability.draws import Measure, between, state_of
 from srvp_fd_jax.reliability.interval import distance_interval
 
 MEASURE = Measure("frechet", 1)
@@ -99,11 +99,11 @@ def test_student_quantile(freedom: float):
     assert interval._student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=0.01)
 
 
-@pytest.mark.parametrize(("margin", "expected"), [(0.999999, np.e), (1, np.e), (2, 2 * np.e - 1)])
+@pytest.mark.parametrize(
+    ("margin", "expected"), [(0.999999, np.e), (1.0, np.e), (2.0, 2 * np.e - 1)]
+)
 def test_upper_end_is_continued_as_a_line(margin: float, expected: float):
-    freedom = np.array([10**6, 10**6])
-    deviation = margin / 1.96
-    ends = interval._log_interval(1.0, np.full(2, deviation**2 / 2), freedom)
+    ends = interval._log_interval(1.0, margin)
     assert ends == (pytest.approx(np.exp(-margin), rel=1e-4), pytest.approx(expected, rel=1e-4))
 
 
@@ -111,3 +111,14 @@ def test_too_few_clips():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="fake: got 3 clips, expected at least 4"):
         distance_interval(clips(normal(rng, 4)), clips(normal(rng, 3)), rng, MEASURE)
+
+
+@pytest.mark.parametrize("name", ["jedi_unbiased", "kvd", "precision"])
+def test_estimates_and_similarities_have_margins_of_both_sides(name: str):
+    rng = np.random.default_rng(0)
+    sides = clips(normal(rng, 30)), clips(normal(rng, 40))
+    low, high = distance_interval(*sides, np.random.default_rng(1), Measure(name, 1))
+    s1, s2 = (state_of(side, Measure(name, 1)) for side in sides)
+    middle = float(between(s1, s2, Measure(name, 1)))
+    assert low < middle < high
+    assert (low + high) / 2 == pytest.approx(middle, abs=1e-6)

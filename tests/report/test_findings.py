@@ -20,10 +20,21 @@ from srvp_fd_jax.videos.sources import as_videos
 DIFFERS, SAME = 0.005, 0.4
 
 
-def made_up(distance=3.2, p_value=DIFFERS, along=None, window=1, clips=(300, 200), infinity=1.0):
+def made_up(
+    distance=3.2,
+    p_value=DIFFERS,
+    along=None,
+    window=1,
+    clips=(300, 200),
+    infinity=1.0,
+    kind="frechet",
+):
     """Findings of made-up numbers, with these numbers of clips in 4 dimensions."""
     features = np.random.default_rng(0).normal(size=(5000, 4)).astype(np.float32)
-    side = SimpleNamespace(statistics=FeatureStatistics.from_features(features))
+    side = SimpleNamespace(
+        statistics=FeatureStatistics.from_features(features),
+        protocol=find_protocol("srvp:digits:frame", distance=kind),
+    )
     places = None
     if along is not None:
         zeros = np.zeros(len(along), np.float32)
@@ -52,6 +63,11 @@ def made_up(distance=3.2, p_value=DIFFERS, along=None, window=1, clips=(300, 200
             {},
             "Real and generated differ: 3.2 times the distance that chance gives with 300 real and "
             "200 generated clips (p = 0.005).",
+        ),
+        (
+            {"distance": 0.25, "kind": "recall"},
+            "Real and generated differ: 0.25, where chance gives 1, with 300 real and 200 "
+            "generated clips (p = 0.005).",
         ),
         (
             {"p_value": 0.01},
@@ -106,6 +122,7 @@ def test_where_clips_begin_to_differ(along, window, expected):
 )
 def test_a_limit_that_is_not_to_be_trusted_is_not_given(clips, infinity, expected):
     assert made_up(clips=clips, infinity=infinity).infinity == expected
+    assert made_up(clips=clips, infinity=infinity, kind="kvd").infinity is None
 
 
 @pytest.mark.parametrize(
@@ -174,7 +191,7 @@ def test_a_generator_that_freezes_is_told_from_where_it_freezes(clips):
     # From frame 4 on, the windows hold still frames alone.
     assert findings.along.p_values[0] > 0.1
     assert (findings.along.p_values[3:] < 0.01).all()
-    assert (findings.along.distances[3:] > findings.along.high[3:]).all()
+    assert (findings.along.distances[3:] > findings.along.edge[3:]).all()
     told = re.fullmatch(
         r"The clips begin to differ at frames (\d) to (\d), and differ to their end. The distance "
         r"itself does not tell, which chance may give with these 100 real and .*",

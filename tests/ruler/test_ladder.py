@@ -15,6 +15,7 @@ from srvp_fd_jax.distances.states import mark
 from srvp_fd_jax.files import read_safetensors, write_safetensors
 from srvp_fd_jax.passes import evaluate, load_calculators
 from srvp_fd_jax.protocols import find_protocol
+from srvp_fd_jax.reliability.draws import Measure
 from srvp_fd_jax.ruler import ladder
 from srvp_fd_jax.ruler.corruptions import CORRUPTIONS
 from srvp_fd_jax.ruler.ladder import Ladder, Rung, at_distance, build, standing
@@ -145,7 +146,7 @@ def test_only_the_clips_of_the_smallest_keys_count(of_dynamics):
     clips = generated("noise", 30.0, seed=6, n=K + 5)
     sample = sample_of(clips, "dynamics")
     smaller = FeatureSample.empty(K, sample.dim, mixture=True, source=sample.source)
-    smaller = smaller.fold(sample.moments(), sample.keys, None)
+    smaller = smaller.offer(sample.moments(), sample.keys, None)
     assert int(smaller.count) == K + 5
     assert standing(made, sample) == standing(made, smaller)
 
@@ -178,6 +179,19 @@ def test_strengths_are_interpolated_on_the_running_maximum(
     (found,) = at_distance(made, distance)
     assert (found.place, found.described) == (place, described)
     assert found.strength == (None if strength is None else pytest.approx(strength))
+
+
+def test_a_similarity_is_read_from_above(of_dynamics):
+    made = dataclasses.replace(
+        of_dynamics[0],
+        measure=Measure("recall", 1),
+        floor=of_dynamics[0].floor._replace(distance=0.9, low=0.85, high=1.0),
+        rungs=(Rung("blur", (1.0, 2.0), (0.7, 0.5)),),
+    )
+    read = {value: at_distance(made, value)[0] for value in (0.95, 0.8, 0.6, 0.4)}
+    assert [one.place for one in read.values()] == ["below", "at", "at", "beyond"]
+    assert [read[0.8].strength, read[0.6].strength] == pytest.approx([0.5, 1.5])
+    assert read[0.95].described == "nearer than a blur of σ = 0.25 pixels"
 
 
 def test_a_corruption_within_the_floor_tells_nothing(of_dynamics):
