@@ -30,6 +30,7 @@ import time
 import unittest.mock
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -105,6 +106,15 @@ def ours(protocols: str) -> Callable[[Path], Run]:
     return make
 
 
+def cd_fvd_module(name: str) -> Any:
+    """A module of cd-fvd."""
+    # Its imports need a torchvision that fits PyTorch; what the benchmarks call does not.
+    for missing in ("", ".transforms", ".datasets", ".datasets.video_utils"):
+        sys.modules[f"torchvision{missing}"] = unittest.mock.MagicMock()
+    with contextlib.redirect_stdout(sys.stderr):
+        return importlib.import_module(f"cdfvd.{name}")
+
+
 def cd_fvd(folder: Path) -> Run:
     """cd-fvd with I3D, at its resolution of 128."""
     import i3d
@@ -112,12 +122,8 @@ def cd_fvd(folder: Path) -> Run:
 
     from srvp_fd_jax.weights import load_weights
 
-    # Its imports need a torchvision that fits PyTorch; what is called here does not.
-    for name in ("", ".transforms", ".datasets", ".datasets.video_utils"):
-        sys.modules[f"torchvision{name}"] = unittest.mock.MagicMock()
+    fvd, data_utils = cd_fvd_module("fvd"), cd_fvd_module("utils.data_utils")
     with contextlib.redirect_stdout(sys.stderr):
-        fvd = importlib.import_module("cdfvd.fvd")
-        data_utils = importlib.import_module("cdfvd.utils.data_utils")
         torch.save(i3d.state_dict(load_weights("i3d").arrays), folder / "i3d.pt")
         metric = fvd.cdfvd(
             "i3d", n_real="full", n_fake="full", ckpt_path=folder / "i3d.pt", device="cpu"
