@@ -271,7 +271,9 @@ def test_a_checkpoint_that_is_a_program_is_not_run(folder, out, capsys, monkeypa
     monkeypatch.chdir(folder)
     state_dict = random_model(SMALL).state_dict() | {"p_z.extra": Program()}
     torch.save(state_dict, "model.pt", _use_new_zipfile_serialization=layout == "zip")
-    assert_fails(capsys, [folder, out], f"^error: {folder}/model.pt: damaged, or not a pickle of .* asks for")
+    assert_fails(
+        capsys, [folder, out], f"^error: {folder}/model.pt: damaged, or not a pickle of .* asks for"
+    )
     assert not out.parent.exists()
     assert not Path("ran").exists()
     torch.load("model.pt", weights_only=False)
