@@ -105,6 +105,31 @@ def convolution(
     return direct(x, kernel)
 
 
+def transposed_convolution(
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "r r d c"],
+    *,
+    strides: int,
+    padding: int,
+    precision: Precision = "float32",
+) -> Float[Array, "n h2 w2 d"]:
+    """Transpose, as a linear map, of `convolution` with the same arguments from d to c channels.
+
+    A side of n pixels becomes (n − 1)·strides − 2·padding + r pixels long.
+    """
+    x, kernel = rounded(precision, x, kernel)
+    around = kernel.shape[0] - 1 - padding
+    return jax.lax.conv_transpose(
+        x,
+        kernel,
+        (strides, strides),
+        [(around, around)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        transpose_kernel=True,
+        precision=XLA_PRECISION[precision],
+    )
+
+
 def rounded(precision: Precision, *arrays: Float[Array, "..."]) -> list[Float[Array, "..."]]:
     """Rounds arrays so that their products at `XLA_PRECISION[precision]` agree on all backends.
 

@@ -3,8 +3,8 @@
 SRVP (Franceschi et al., Stochastic Latent Residual Video Prediction, ICML 2020, arXiv 2002.09219)
 encodes every frame with a convolutional network. From the encodings it infers a content variable w
 and a Gaussian over the initial state y₀. This module follows the authors' code
-(https://github.com/edouardelasalles/srvp, Apache-2.0) for these three networks and leaves out the
-decoder and the residual dynamics.
+(https://github.com/edouardelasalles/srvp, Apache-2.0) for these three networks; the decoder and the
+residual dynamics are in `srvp_model`.
 
 The outputs are those of the PyTorch package srvp-fd 0.4.1:
 
@@ -23,7 +23,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ from srvp_fd_jax.networks.base import (
     parameter_shapes,
     parse_config,
 )
-from srvp_fd_jax.networks.convolution import Precision, convolution
+from srvp_fd_jax.networks.convolution import Precision, convolution, transposed_convolution
 
 HUB_REPOSITORY = "nkiyohara/srvp-pretrained-model-mirror"
 
@@ -66,6 +66,7 @@ TORCH_PARTS = ("encoder.", "w_proj.", "w_inf.", "q_y.")
 """Prefixes of the inference networks' keys in the authors' state dicts."""
 
 _MODEL = "model.pt"
+_COUNTER = "num_batches_tracked"
 
 # Limits far above any model's values, and low enough that the shapes of the layers are computed in
 # a moment. The weights are checked against these shapes before anything else.
@@ -77,7 +78,7 @@ ComparisonType = Literal["frame", "static_content", "dynamics"]
 COMPARISON_TYPES: tuple[ComparisonType, ...] = get_args(ComparisonType)
 
 _Conv = functools.partial(nnx.Conv, use_bias=False)  # only holds the kernel for `ConvBlock`
-_Linear = functools.partial(nnx.Linear, precision="highest")
+Linear = functools.partial(nnx.Linear, precision="highest")  # in float32 on every backend
 _leaky_relu = functools.partial(jax.nn.leaky_relu, negative_slope=0.2)
 
 
@@ -101,6 +102,7 @@ class SRVPArchitecture(Architecture):
 
     family = "srvp"
     size = 64
+    torch_parts: ClassVar[tuple[str, ...]] = TORCH_PARTS
 
     archi: Literal["dcgan", "vgg"]
     nx: int
@@ -122,7 +124,7 @@ class SRVPArchitecture(Architecture):
                 raise ValueError(f"config: no field {field.name!r}, got {sorted(config)!s:.400}")
             values[field.name] = value = config[field.name]
             came = f"config: {field.name} is {value!r:.80}"
-            largest = _LARGEST_DEPTH if field.name == "nlayers_inf" else _LARGEST_SIZE
+            largest = _LARGEST_DEPTH if field.name.startswith("nlayers") else _LARGEST_SIZE
             if field.type is int and (type(value) is not int or value < 1):
                 raise ValueError(f"{came}, expected a positive integer")
             if field.type is int and value > largest:
@@ -161,6 +163,15 @@ class SRVPArchitecture(Architecture):
             "was trained with skip connections (skipco), which let detail bypass the encoder: its "
             "features may capture less than those of a model without skip connections"
         )
+
+    @functools.cached_property
+    def torch_layers(self) -> Mapping[str, str]:
+        """Names of the layers to the authors' keys, in which * stands for the parameter."""
+        return _encoder_layers(self.archi) | {
+            "content.projection": "w_proj.0.*",
+            "content.output": "w_inf.0.*",
+            **mlp_layers("initial_state", "q_y", self.nlayers_inf),
+        }
 
     def module(self, precision: Precision, rngs: nnx.Rngs) -> "SRVP":
         """Makes the inference networks with random weights."""
@@ -224,8 +235,37 @@ def _encodings(
     return encodings.reshape(n, steps * length, -1)[:, :t]
 
 
+class BatchNorm(nnx.BatchNorm):
+    """Batch normalisation as PyTorch's, with a momentum of 0.1 in its terms.
+
+    In training mode (`train()` of a module around it) it normalises with the batch's mean and
+    biased variance, and moves the running variance towards the unbiased one, where Flax takes the
+    biased one. Raises a `ValueError` if that has no value.
+    """
+
+    scale: nnx.Param[Array]
+    bias: nnx.Param[Array]
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:  # type: ignore[override]
+        """Normalises images over all but the last axis."""
+        if self.use_running_average:
+            return super().__call__(x)
+        count, old = x.size // x.shape[-1], self.momentum
+        if count < 2:
+            raise ValueError("x: got one value per channel, training needs at least 2")
+        mean = x.mean((0, 1, 2), keepdims=True)
+        var = jnp.square(x - mean).mean((0, 1, 2), keepdims=True)
+        self.mean[...] = old * self.mean[...] + (1 - old) * mean.ravel()
+        self.var[...] = old * self.var[...] + (1 - old) * var.ravel() * (count / (count - 1))
+        scale = jax.lax.rsqrt(var + self.epsilon) * self.scale[None, None, None]
+        return (x - mean) * scale + self.bias[None, None, None]
+
+
 class ConvBlock(nnx.Module):
-    """Convolution, batch normalisation with the statistics from training, activation."""
+    """Convolution or transposed convolution, batch normalisation, activation.
+
+    The normalisation takes the statistics from training, and those of the batch after `train()`.
+    """
 
     def __init__(
         self,
@@ -236,15 +276,18 @@ class ConvBlock(nnx.Module):
         rngs: nnx.Rngs,
         strides: int = 1,
         padding: int = 1,
+        transposed: bool = False,
         normalise: bool = True,
         activation: Callable[[Array], Array] = _leaky_relu,
     ):
         """Makes the layers with random weights."""
-        self.conv = _Conv(in_features, out_features, (kernel_size, kernel_size), rngs=rngs)
-        self.strides, self.padding = strides, padding
+        # A transposed convolution has the kernel of the convolution that it transposes.
+        sizes = (out_features, in_features) if transposed else (in_features, out_features)
+        self.conv = _Conv(*sizes, (kernel_size, kernel_size), rngs=rngs)
+        self.strides, self.padding, self.transposed = strides, padding, transposed
         self.precision: Precision = "float32"
         self.norm = (
-            nnx.BatchNorm(out_features, use_running_average=True, epsilon=1e-5, rngs=rngs)
+            BatchNorm(out_features, use_running_average=True, momentum=0.9, epsilon=1e-5, rngs=rngs)
             if normalise
             else None
         )
@@ -252,7 +295,7 @@ class ConvBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
         """Applies the block."""
-        x = convolution(
+        x = (transposed_convolution if self.transposed else convolution)(
             x,
             self.conv.kernel[...],
             strides=self.strides,
@@ -281,12 +324,19 @@ class DCGAN64Encoder(nnx.Module):
         )
         self.last_conv = _last_conv(config, rngs)
 
-    def __call__(self, frames: Float[Array, "n 64 64 c"]) -> Float[Array, "n nhx"]:
-        """Encodes frames."""
-        x = frames
+    def with_skips(
+        self, frames: Float[Array, "n 64 64 c"]
+    ) -> tuple[Float[Array, "n nhx"], list[Float[Array, "n _ _ _"]]]:
+        """Encodes frames; also returns the outputs of all convolutions but the last."""
+        skips, x = [], frames
         for block in self.conv:
             x = block(x)
-        return self.last_conv(x)[:, 0, 0]
+            skips.append(x)
+        return self.last_conv(x)[:, 0, 0], skips
+
+    def __call__(self, frames: Float[Array, "n 64 64 c"]) -> Float[Array, "n nhx"]:
+        """Encodes frames."""
+        return self.with_skips(frames)[0]
 
 
 class VGG64Encoder(nnx.Module):
@@ -306,14 +356,21 @@ class VGG64Encoder(nnx.Module):
             self.conv.append(blocks)
         self.last_conv = _last_conv(config, rngs)
 
-    def __call__(self, frames: Float[Array, "n 64 64 c"]) -> Float[Array, "n nhx"]:
-        """Encodes frames."""
-        x = frames
+    def with_skips(
+        self, frames: Float[Array, "n 64 64 c"]
+    ) -> tuple[Float[Array, "n nhx"], list[Float[Array, "n _ _ _"]]]:
+        """Encodes frames; also returns the outputs of the stages before max pooling."""
+        skips, x = [], frames
         for stage in self.conv:
             for block in stage:
                 x = block(x)
+            skips.append(x)
             x = nnx.max_pool(x, (2, 2), strides=(2, 2))
-        return self.last_conv(x)[:, 0, 0]
+        return self.last_conv(x)[:, 0, 0], skips
+
+    def __call__(self, frames: Float[Array, "n 64 64 c"]) -> Float[Array, "n nhx"]:
+        """Encodes frames."""
+        return self.with_skips(frames)[0]
 
 
 class Content(nnx.Module):
@@ -321,31 +378,40 @@ class Content(nnx.Module):
 
     def __init__(self, config: SRVPArchitecture, *, rngs: nnx.Rngs):
         """Makes the layers with random weights."""
-        self.projection = _Linear(config.nhx, config.nh_inf, rngs=rngs)
-        self.output = _Linear(config.nh_inf, config.nh_inf, rngs=rngs)
+        self.projection = Linear(config.nhx, config.nh_inf, rngs=rngs)
+        self.output = Linear(config.nh_inf, config.nh_inf, rngs=rngs)
 
     def __call__(self, encodings: Float[Array, "n t nhx"]) -> Float[Array, "n nh_inf"]:
         """Computes w with values in [-1, 1]."""
         return jnp.tanh(self.output(jax.nn.relu(self.projection(encodings)).sum(axis=1)))
 
 
-class InitialState(nnx.Module):
+class MLP(nnx.Module):
+    """Linear layers with a ReLU before every layer but the first."""
+
+    def __init__(self, n_in: int, n_hidden: int, n_out: int, layers: int, *, rngs: nnx.Rngs):
+        """Makes the layers with random weights."""
+        sizes = [n_in, *[n_hidden] * (layers - 1), n_out]
+        self.layers = nnx.List(Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(sizes))
+
+    def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d2"]:
+        """Applies the layers."""
+        for i, layer in enumerate(self.layers):
+            x = layer(x if i == 0 else jax.nn.relu(x))
+        return x
+
+
+class InitialState(MLP):
     """Infers the Gaussian q(y₀) over the initial state from a clip's encodings, in time order."""
 
     def __init__(self, config: SRVPArchitecture, *, rngs: nnx.Rngs):
         """Makes the layers with random weights."""
-        hidden = [config.nh_inf] * (config.nlayers_inf - 1)
-        sizes = [config.nt_inf * config.nhx, *hidden, 2 * config.ny]
-        self.layers = nnx.List(
-            _Linear(n_in, n_out, rngs=rngs) for n_in, n_out in itertools.pairwise(sizes)
-        )
+        n_in = config.nt_inf * config.nhx
+        super().__init__(n_in, config.nh_inf, 2 * config.ny, config.nlayers_inf, rngs=rngs)
 
     def __call__(self, encodings: Float[Array, "n nt_inf nhx"]) -> Float[Array, "n two_ny"]:
         """Computes the mean and the raw scale of q(y₀), concatenated."""
-        x = encodings.reshape(encodings.shape[0], -1)
-        for i, layer in enumerate(self.layers):
-            x = layer(x if i == 0 else jax.nn.relu(x))
-        return x
+        return super().__call__(encodings.reshape(encodings.shape[0], -1))
 
 
 class SRVP(nnx.Module):
@@ -367,25 +433,41 @@ class SRVP(nnx.Module):
         self.initial_state = InitialState(config, rngs=rngs)
 
 
+def normal_from_raw(
+    raw: Float[Array, "*n two_d"],
+) -> tuple[Float[Array, "*n d"], Float[Array, "*n d"]]:
+    """Computes the means and standard deviations of diagonal Gaussians.
+
+    Args:
+        raw: Mean and raw scale, concatenated. The standard deviation is softplus(raw scale) + 1e-8,
+            as in the authors' code.
+    """
+    mean, raw_scale = jnp.split(raw, 2, axis=-1)
+    return mean, jax.nn.softplus(raw_scale) + 1e-8
+
+
 def gaussian_from_raw(
     raw: Float[Array, "*n two_ny"],
 ) -> tuple[Float[Array, "*n ny"], Float[Array, "*n ny"]]:
-    """Computes the means and variances of the Gaussians q(y₀).
+    """Computes the means and variances of the Gaussians q(y₀), see `normal_from_raw`.
 
     Args:
-        raw: Mean and raw scale from `SRVP.initial_state`, concatenated. The standard deviation is
-            softplus(raw scale) + 1e-8, as in the authors' code.
+        raw: Mean and raw scale from `SRVP.initial_state`, concatenated.
     """
-    mean, raw_scale = jnp.split(raw, 2, axis=-1)
-    return mean, (jax.nn.softplus(raw_scale) + 1e-8) ** 2
+    mean, deviation = normal_from_raw(raw)
+    return mean, deviation**2
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> Weights:
+def read_checkpoint(
+    path: str | os.PathLike[str], kind: type[SRVPArchitecture] = SRVPArchitecture
+) -> Weights:
     """Reads a checkpoint folder (config.json and model.pt) without PyTorch.
 
     Args:
         path: Path of the folder, or of the model.pt in it, which srvp-fd takes too. The name of the
             folder becomes the name of the model ("mmnist_stochastic" for "mmnist/stochastic").
+        kind: Networks to read: the inference networks, or `srvp_model.SRVPModelArchitecture` for
+            the whole model.
 
     Returns:
         The weights, all float32.
@@ -413,12 +495,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Weights:
         text = file.read(CONFIG_LIMIT + 1)
     try:
         config = parse_config(text)
-        architecture = SRVPArchitecture.from_config(config)
+        architecture = kind.from_config(config)
     except ValueError as error:
         raise ValueError(f"{config_path}: {error}") from error
     state_dict = read_state_dict(model_path)
     try:
-        used = _used(state_dict)
+        used = _used(state_dict, architecture)
         # Checked before any copy, because an expanded tensor in a small file can have any size.
         check_written_out(used.values(), model_path)
         arrays = from_torch(used, architecture)
@@ -453,12 +535,13 @@ def download(name: str) -> Path:
 def from_torch(
     state_dict: Mapping[str, np.ndarray], config: SRVPArchitecture
 ) -> dict[str, np.ndarray]:
-    """Maps a PyTorch state dict of a whole SRVP model to the Flax parameters used here.
+    """Maps a PyTorch state dict of a whole SRVP model to the Flax parameters of an architecture.
 
     Kernels go from [out, in, height, width] to [height, width, in, out], matrices from [out, in]
-    to [in, out]. Raises a `ValueError` if arrays of the inference networks do not fit `config`.
+    to [in, out]. Raises a `ValueError` if arrays of the architecture's networks do not fit
+    `config`.
     """
-    used = _used(state_dict)
+    used = _used(state_dict, config)
     expected = parameter_shapes(config)
     keys = {name: _torch_key(name, config) for name in expected}
     check_arrays(used, {keys[name]: _torch_shape(expected[name]) for name in expected})
@@ -468,16 +551,48 @@ def from_torch(
     }
 
 
-def _used(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def to_torch(arrays: Mapping[str, np.ndarray], config: SRVPArchitecture) -> dict[str, np.ndarray]:
+    """Maps Flax parameters to the PyTorch state dict of the same networks; inverts `from_torch`.
+
+    The counters of batches, which PyTorch keeps beside the statistics of batch normalisation and
+    does not use with these models' momentum, are 0.
+
+    Args:
+        arrays: Parameters under their dotted paths, see `Weights`.
+        config: Architecture that the parameters belong to.
+
+    Returns:
+        Copies of the arrays under the authors' keys. `torch.from_numpy` of each gives what
+        `load_state_dict` of `srvp_fd.srvp_model.StochasticLatentResidualVideoPredictor` takes.
+
+    Raises:
+        ValueError: If the arrays do not fit the architecture.
+    """
+    check_arrays(arrays, parameter_shapes(config))
+    state_dict = {}
+    for name, array in arrays.items():
+        key = _torch_key(name, config)
+        state_dict[key] = np.array(_to_torch_layout(array), order="C")
+        if key.endswith(".running_var"):
+            counter = key.replace("running_var", _COUNTER)
+            state_dict[counter] = np.zeros((), np.int64)
+    return state_dict
+
+
+def _used(state_dict: Mapping[str, np.ndarray], config: SRVPArchitecture) -> dict[str, np.ndarray]:
     return {
         key: array
         for key, array in state_dict.items()
-        if key.startswith(TORCH_PARTS) and not key.endswith(".num_batches_tracked")
+        if key.startswith(config.torch_parts) and not key.endswith(f".{_COUNTER}")
     }
 
 
 def _to_flax_layout(array: np.ndarray) -> np.ndarray:
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def _to_torch_layout(array: np.ndarray) -> np.ndarray:
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
 
 
 def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -489,11 +604,11 @@ def _torch_key(name: str, config: SRVPArchitecture) -> str:
     layer, parameter = name.rsplit(".", 1)
     parameters = {"kernel": "weight", "scale": "weight", "mean": "running_mean"}
     parameter = (parameters | {"var": "running_var"}).get(parameter, parameter)
-    return f"{_torch_layers(config)[layer]}.{parameter}"
+    return config.torch_layers[layer].replace("*", parameter)
 
 
-def _torch_layers(config: SRVPArchitecture) -> dict[str, str]:
-    if config.archi == "dcgan":
+def _encoder_layers(archi: str) -> dict[str, str]:
+    if archi == "dcgan":
         blocks = {f"encoder.conv.{i}": f"encoder.conv.{i}" for i in range(4)}
         blocks["encoder.last_conv"] = "encoder.last_conv"
     else:  # in the authors' numbering, every stage but the first begins with the max pooling
@@ -503,12 +618,21 @@ def _torch_layers(config: SRVPArchitecture) -> dict[str, str]:
             for block in range(3)
         }
         blocks["encoder.last_conv"] = "encoder.last_conv.1"
-    layers = {"content.projection": "w_proj.0", "content.output": "w_inf.0"}
-    for flax, torch in blocks.items():
-        layers |= {f"{flax}.conv": f"{torch}.0", f"{flax}.norm": f"{torch}.1"}
-    for i in range(config.nlayers_inf):  # every layer but the first follows an activation
-        layers[f"initial_state.layers.{i}"] = f"q_y.module.{i}.{int(i > 0)}"
-    return layers
+    return block_layers(blocks)
+
+
+def block_layers(blocks: Mapping[str, str]) -> dict[str, str]:
+    """Keys of the layers in `ConvBlock`s, from the authors' names of the blocks."""
+    return {
+        f"{flax}.{layer}": f"{torch}.{i}.*"
+        for flax, torch in blocks.items()
+        for i, layer in enumerate(("conv", "norm"))
+    }
+
+
+def mlp_layers(flax: str, torch: str, layers: int) -> dict[str, str]:
+    """Keys of the layers in an `MLP`; every layer but the first follows an activation."""
+    return {f"{flax}.layers.{i}": f"{torch}.module.{i}.{int(i > 0)}.*" for i in range(layers)}
 
 
 def _name_of(folder: Path) -> str:

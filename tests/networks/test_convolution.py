@@ -134,3 +134,34 @@ def test_gpus_may_use_their_fast_units_for_bfloat16_alone(precision: str, asked:
     lowered = jax.jit(function).trace(x, kernel).lower(lowering_platforms=("cuda",))
     (line,) = (li for li in lowered.as_text().splitlines() if "stablehlo.convolution" in li)
     assert set(re.findall("DEFAULT|HIGHEST", line)) == {asked}
+
+
+@pytest.mark.parametrize(
+    ("r", "strides", "padding", "h", "w"), [(4, 1, 0, 1, 1), (4, 2, 1, 4, 6), (3, 1, 1, 5, 4)]
+)
+def test_transposed_convolution_is_pytorchs_and_the_transpose(
+    r: int, strides: int, padding: int, h: int, w: int
+):
+    x, kernel = RNG.normal(size=(2, h, w, 5)), RNG.normal(size=(r, r, 7, 5))
+    arguments = {"strides": strides, "padding": padding}
+    ours = convolution.transposed_convolution(jnp.float32(x), jnp.float32(kernel), **arguments)
+    theirs = torch.nn.functional.conv_transpose2d(
+        torch.from_numpy(x).permute(0, 3, 1, 2),
+        torch.from_numpy(kernel).permute(3, 2, 0, 1),
+        stride=strides,
+        padding=padding,
+    )
+    chex.assert_trees_all_close(ours, theirs.permute(0, 2, 3, 1).numpy(), rtol=0, atol=2e-5)
+
+    y = RNG.normal(size=ours.shape)
+    forward = convolution.convolution(jnp.float32(y), jnp.float32(kernel), **arguments)
+    assert float(np.sum(forward * x)) == pytest.approx(float(np.sum(y * ours)), rel=1e-4)
+
+
+def test_transposed_convolution_in_bfloat16_rounds_its_inputs():
+    x, kernel = (jnp.float32(RNG.normal(size=shape)) for shape in ((1, 4, 4, 3), (4, 4, 2, 3)))
+    whole, rounded = (
+        convolution.transposed_convolution(x, kernel, strides=2, padding=1, precision=precision)
+        for precision in ("float32", "bfloat16")
+    )
+    assert 1e-4 < jnp.abs(whole - rounded).max() < 0.2
