@@ -367,12 +367,14 @@ def comparable(one: _Side, side: Side, distance: str) -> _Side:
     """A side with the state that a distance compares, see `compare` for the errors.
 
     A distance between points compares those of the sample of clips, if there is one, as its floor
-    does: the numbers would differ otherwise, since they come from other random points.
+    does: the numbers would differ otherwise, since they come from other random points. Only if the
+    statistics hold more points than the sample, it compares theirs.
     """
-    wanted = type(DISTANCES[distance].empty(1, False))
+    wanted, own = type(DISTANCES[distance].empty(1, False)), one.statistics
     if wanted is FeatureSample and one.sample is not None:
-        state = state_of(one.sample.moments(), Measure(distance, ddof=1))
-        one = dataclasses.replace(one, statistics=mark(state, **dict(one.sample.source)))
+        state: Any = state_of(one.sample.moments(), Measure(distance, ddof=1))
+        if not isinstance(own, FeatureSample) or own.held.sum() <= state.held.sum():
+            one = dataclasses.replace(one, statistics=mark(state, **dict(one.sample.source)))
     check_type(distance, one.name or side, one.statistics)
     return one
 

@@ -9,7 +9,7 @@ import torch
 from clips import write_video
 
 import srvp_fd_jax
-from srvp_fd_jax import DISTANCES, FeatureSample, FeatureStatistics, cli, compute
+from srvp_fd_jax import DISTANCES, FeatureSample, FeatureStatistics, cli, compute, evaluation
 from srvp_fd_jax.demo.moving_digits import moving_digits
 from srvp_fd_jax.distances import states
 from srvp_fd_jax.reliability.draws import Measure
@@ -372,6 +372,15 @@ def test_every_way_to_a_distance_of_points_gives_one_number(clips, tmp_path, out
     of_files = compute(*paths, protocol)
     for given in (kept, [kept[0], paths[1]]):
         assert float(compute(*given, protocol)) == pytest.approx(float(of_files), rel=1e-5)
+
+
+def test_a_distance_of_more_points_than_the_sample_has_compares_them_all(clips, monkeypatch):
+    monkeypatch.setattr(evaluation, "SAMPLE_SIZE", 20)
+    protocol = "srvp:digits:static_content+distance=mind"
+    result = compute(*clips, protocol)
+    assert result.real.sample.size == 20
+    expected = srvp_fd_jax.Calculator(protocol).distances(*clips)["static_content"]
+    assert float(result) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:.*leave the covariance")
