@@ -31,8 +31,6 @@ STATISTICS_SUFFIX = ".safetensors"
 
 _STRAYS_TOLD = 20
 
-_Side = TypeVar("_Side", bound="Evaluated | Kept")
-
 OnProgress = Callable[[Side, int, int], None]
 """Type of `on_progress`, see `compute`."""
 
@@ -64,6 +62,9 @@ class Kept:
         """Describes the side by values for JSON."""
         side = dict(self.statistics.source).get("side")
         return {"path": self.name, "samples": int(self.statistics.count), "side": side}
+
+
+_Side = TypeVar("_Side", bound=Evaluated | Kept)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
