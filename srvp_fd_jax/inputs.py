@@ -88,6 +88,18 @@ def as_array(x: Any, name: str) -> Shaped[AnyArray, "..."]:
         raise ValueError(f"{name}: got a {type(x).__name__}, expected an array: {error}") from error
 
 
+def as_mask(mask: Any, name: str, rows: int) -> Bool[AnyArray, " n"]:
+    """Checks which of a number of rows count, see `as_array`.
+
+    Raises:
+        ValueError: If `mask` is no bool [rows].
+    """
+    array = as_array(mask, name)
+    if array.shape != (rows,) or array.dtype != bool:
+        raise ValueError(f"{name}: got {array.dtype} {array.shape}, expected bool ({rows},)")
+    return array
+
+
 PointSets = tuple[
     Float[AnyArray, "n d"],
     Float[AnyArray, "m d"],
@@ -113,13 +125,10 @@ def as_point_sets(
         points = as_array(points, name)
         if points.ndim != 2 or not jnp.issubdtype(points.dtype, jnp.floating):
             raise ValueError(f"{name}: got {points.dtype} {points.shape}, expected floats [n, d]")
-        if counting is not None:
-            counting = as_array(counting, f"{name}_counts")
-            if counting.shape != points.shape[:1] or counting.dtype != bool:
-                got, expected = f"{counting.dtype} {counting.shape}", f"bool ({len(points)},)"
-                raise ValueError(f"{name}_counts: got {got}, expected {expected}")
         sets.append(points.astype(np.float32))
-        counts.append(counting)
+        counts.append(
+            None if counting is None else as_mask(counting, f"{name}_counts", len(points))
+        )
     dims = [points.shape[1] for points in sets]
     if dims[0] != dims[1]:
         raise ValueError(f"{names[1]}: got {dims[1]} dimensions, expected {dims[0]} as {names[0]}")

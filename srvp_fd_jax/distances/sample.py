@@ -24,7 +24,7 @@ from srvp_fd_jax.devices import AnyArray, Division, own, replicated, zeros
 from srvp_fd_jax.distances import states
 from srvp_fd_jax.distances.counts import add_counts, as_float, exact, limbs_of
 from srvp_fd_jax.distances.states import Source
-from srvp_fd_jax.inputs import as_array, as_count
+from srvp_fd_jax.inputs import as_array, as_count, as_mask
 
 SAMPLE_SIZE = 2048
 """Number of clips that are kept of each side of an evaluation, the number of FVD's protocol."""
@@ -158,9 +158,7 @@ class FeatureSample:
         if names is not None and len(names) != n:
             raise ValueError(f"names: got {len(names)}, expected one for each of {n} clips")
         if mask is not None:
-            mask = as_array(mask, "mask")
-            if mask.shape != (n,) or mask.dtype != bool:
-                raise ValueError(f"mask: got {mask.dtype} {mask.shape}, expected bool ({n},)")
+            mask = as_mask(mask, "mask", n)
         rows = {name: own(array).reshape(n, v, d) for name, array in given.items()}
         return self.offer(rows, None if names is None else name_keys(names), mask)
 
