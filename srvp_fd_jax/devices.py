@@ -74,6 +74,16 @@ def on_host(x: Shaped[AnyArray, "..."]) -> bool:
     return len(devices) == 1 and devices[0].platform == "cpu"
 
 
+def shard_like(
+    samples: Shaped[Array, "n *sample"], x: Shaped[Array, "n *other"]
+) -> Shaped[Array, "n *other"]:
+    """Shards the first axis of `x` as that of `samples` is, if that is over explicit axes."""
+    sharding = jax.typeof(samples).sharding
+    if sharding.spec[0] is None:
+        return x
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, P(sharding.spec[0])))
+
+
 def find_division(samples: Shaped[AnyArray, "n *sample"]) -> Division:
     """Finds out how the first axis of samples is divided over devices.
 

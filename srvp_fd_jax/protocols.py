@@ -203,6 +203,8 @@ PROTOCOLS: dict[str, Protocol] = {
         # Original videos have 50 frames per second, of which the model takes every 8th.
         *_srvp("human", 53, Sampling("random", 8), resize="srvp_human"),
         *_srvp("digits", None),
+        # Clips as long as those that the recipe "own" of `training` trains on.
+        *_srvp("own", 15, _RANDOM, resize="antialiased"),
     )
 }
 """Presets by name. Add an entry to use a protocol of your own by its name."""

@@ -15,7 +15,14 @@ from jaxtyping import Array, Float, Shaped
 from srvp_fd_jax.inputs import to_unit_range
 
 Resize = Literal[
-    "none", "bilinear_tf1", "bilinear", "shorter_side", "cd_fvd", "srvp_kth", "srvp_human"
+    "none",
+    "bilinear_tf1",
+    "bilinear",
+    "shorter_side",
+    "antialiased",
+    "cd_fvd",
+    "srvp_kth",
+    "srvp_human",
 ]
 
 Clips = Float[Array, "n t h w c"]
@@ -59,6 +66,8 @@ def resize(clips: Clips, rule: Resize, size: int = 224) -> Float[Array, "n t siz
             - "bilinear": pixel centres at i + ½ (`torch.nn.functional.interpolate`; StyleGAN-V).
             - "shorter_side": "bilinear" to the scale where the shorter side has the size, then the
               centre (common_metrics).
+            - "antialiased": the shorter side to the size with antialiasing, then the centre, stored
+              as bytes. For models of one's own training.
             - "cd_fvd": the shorter side to 128 with antialiasing, the centre, stored as bytes, then
               "bilinear".
             - "srvp_kth" and "srvp_human": what SRVP's authors did to the original videos of KTH
@@ -80,6 +89,8 @@ def resize(clips: Clips, rule: Resize, size: int = 224) -> Float[Array, "n t siz
             return _bilinear(clips, (size, size))
         case "shorter_side":
             return _shorter_side(clips, size)
+        case "antialiased":
+            return _as_bytes(_shorter_side(clips, size, antialias=True))
         case "cd_fvd":
             small = _shorter_side(clips, 128, antialias=True)
             return _bilinear(jnp.floor(jnp.clip(small, 0, 1) * 255) / 255, (size, size))

@@ -84,7 +84,8 @@ def load_weights(name: str, weights: str | os.PathLike[str] | None = None) -> We
     if weights is not None:
         path = Path(weights)
         found = load(path) if _is_converted(path) else network.read(path)
-        is_other = found.name in NETWORKS and found.name != name
+        known = NETWORKS.get(found.name)
+        is_other = known is not None and known.find is not None and found.name != name
         if is_other or not isinstance(found.architecture, network.architecture):
             raise ValueError(
                 f"weights: {path} holds the model {found.name!r}, but {name!r} was asked for: "
@@ -94,6 +95,11 @@ def load_weights(name: str, weights: str | os.PathLike[str] | None = None) -> We
     for path in (Path(__file__).parent / "data" / f"{name}{_SUFFIX}", cached_path(name)):
         if network.published and path.is_file():
             return load(path)
+    if network.find is None:
+        raise ValueError(
+            f"weights: the network {name!r} needs the file of weights that `srvp-fd-jax train` "
+            "wrote, see weights= (--weights)"
+        )
     converted = dataclasses.replace(network.read(network.find()), name=name)
     if network.published:
         save(converted, cached_path(name))

@@ -11,7 +11,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +88,7 @@ class Architecture(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Architecture":
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Makes the architecture from the configuration that is stored with weights.
 
         Raises:
@@ -271,16 +271,18 @@ class Network:
 
     Attributes:
         architecture: Class of the network's architecture.
-        find: Function that returns the path of the weights, downloaded if necessary.
+        find: Function that returns the path of the weights, downloaded if necessary. None for
+            weights of a user's own training, which are passed as a file. They may be used under the
+            name of any network of the architecture.
         read: Function that reads the weights from such a path, which `weights=` may name as well.
-        published: Whether weights and code never change under this name. Only then are converted
-            weights and statistics of videos kept in the cache.
+        published: Whether the code, and weights that are found, never change under this name. Only
+            then are converted weights and statistics of videos kept in the cache.
         attribution: Authors of the weights, stored in the files of converted weights.
         licence: Licence of the weights, stored in the files of converted weights.
     """
 
     architecture: type[Architecture]
-    find: Callable[[], Path]
+    find: Callable[[], Path] | None
     read: Callable[[Path], Weights]
     published: bool = False
     attribution: str = "see the source of the weights"

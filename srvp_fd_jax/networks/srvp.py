@@ -23,7 +23,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import jax
 import jax.numpy as jnp
@@ -59,8 +59,11 @@ HUB_FOLDERS = {
 }
 """Folders of the published checkpoints in the hub repository, by the names of the models."""
 
-DATASETS = (*HUB_FOLDERS, "digits")
-"""Names of the SRVP models: the authors' five and the small one in this package."""
+OWN = "own"
+"""Name of all SRVP models that users train themselves, see the folder training/."""
+
+DATASETS = (*HUB_FOLDERS, "digits", OWN)
+"""Names of the SRVP models: the authors' five, the small one in this package, and one's own."""
 
 TORCH_PARTS = ("encoder.", "w_proj.", "w_inf.", "q_y.")
 """Prefixes of the inference networks' keys in the authors' state dicts."""
@@ -116,7 +119,7 @@ class SRVPArchitecture(Architecture):
     skipco: bool
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "SRVPArchitecture":
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """See `Architecture.from_config`; fields of the decoder and the dynamics are ignored."""
         values = {}
         for field in dataclasses.fields(cls):
@@ -650,6 +653,7 @@ _ATTRIBUTIONS = {
         "SRVP, Franceschi, Delasalles, Chen, Lamprier, Gallinari, ICML 2020, arXiv 2002.09219, "
         "https://github.com/edouardelasalles/srvp",
     ),
+    OWN: "trained with srvp-fd-jax; not the SRVP authors' weights",
     "digits": "srvp-fd-jax; trained on the UCI handwritten digits of E. Alpaydin and C. Kaynak "
     "(CC BY 4.0); not the SRVP authors' weights",
 }
@@ -657,11 +661,11 @@ _ATTRIBUTIONS = {
 NETWORKS = {
     name: Network(
         SRVPArchitecture,
-        find=functools.partial(download, name),
+        find=None if name == OWN else functools.partial(download, name),
         read=read_checkpoint,
         published=True,
         attribution=attribution,
-        licence="Apache-2.0",
+        licence="chosen by who trained it" if name == OWN else "Apache-2.0",
     )
     for name, attribution in _ATTRIBUTIONS.items()
 }

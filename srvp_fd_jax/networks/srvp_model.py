@@ -128,10 +128,17 @@ class VGG64Decoder(nnx.Module):
         """Decodes vectors to frames; `skips` is None for models without skip connections."""
         x = self.first(codes[:, None, None])
         for i, stage in enumerate(self.conv):
-            x = _joined(x.repeat(2, axis=1).repeat(2, axis=2), skips, i)
+            x = _joined(_doubled(x), skips, i)
             for block in stage:
                 x = block(x)
         return x
+
+
+def _doubled(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
+    """Doubles pixels in both directions."""
+    n, h, w, c = x.shape
+    repeated = jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c))
+    return repeated.reshape(n, 2 * h, 2 * w, c)
 
 
 def _joined(x: Float[Array, "n h w c"], skips: Skips | None, i: int) -> Float[Array, "n h w c2"]:
@@ -164,8 +171,9 @@ class Posterior(nnx.Module):
             hidden = show * jnp.tanh(cell)
             return (hidden, cell), hidden
 
-        zero = jnp.zeros((encodings.shape[0], self.recurrent.in_features), encodings.dtype)
-        _, hidden = jax.lax.scan(step, (zero, zero), self.input(encodings).swapaxes(0, 1))
+        inputs = self.input(encodings).swapaxes(0, 1)
+        zero = jnp.zeros_like(inputs[0, :, : self.recurrent.in_features])  # sharded as the clips
+        _, hidden = jax.lax.scan(step, (zero, zero), inputs)
         return self.output(hidden.swapaxes(0, 1))
 
 
@@ -299,7 +307,11 @@ class SRVPModel(SRVP):
         skips: Skips | None,
     ) -> Float[Array, "n t 64 64 c"]:
         n, t = states.shape[:2]
-        of_frames = functools.partial(jnp.repeat, repeats=t, axis=0)
+
+        def of_frames(x: Float[Array, "n *d"]) -> Float[Array, "m *d"]:
+            repeated = jnp.broadcast_to(x[:, None], (n, t, *x.shape[1:]))
+            return repeated.reshape(n * t, *x.shape[1:])
+
         codes = jnp.concatenate([of_frames(content), states.reshape(n * t, -1)], axis=-1)
         frames = self.decoder(codes, None if skips is None else [of_frames(s) for s in skips])
         return frames.reshape(n, t, *frames.shape[1:])
@@ -405,7 +417,7 @@ def _initial(
             case "encoder" | "decoder", "scale":
                 value = 1 + 0.02 * normal
             case "encoder" | "decoder" | "residual", _:
-                value = jnp.full(shape, 1.0 if parameter == "var" else 0.0)
+                value = jnp.full(shape, float(parameter == "var"), jnp.float32)
             case "posterior", _:  # in PyTorch the width of an LSTM, for both of its matrices
                 value = uniform / math.sqrt(config.nh_inf)
             case _:

@@ -125,12 +125,27 @@ def load_clips(
         ModuleNotFoundError: If the extra "video" is not installed and not all videos are arrays.
         ChildProcessError: If a worker process dies.
     """
-    load = _Load(tuple(protocols), side)
     numbered = list(enumerate(videos))[start:][shard[0] :: shard[1]]
     if all(video.is_array for video in videos):
-        yield from map(load, numbered)
-        return
-    grain = _import_grain()
+        yield from map(_Load(tuple(protocols), side), numbered)
+    else:
+        yield from load_numbered(numbered, protocols, side, workers=workers)
+
+
+def load_numbered(
+    numbered: Sequence[tuple[int, Video]],
+    protocols: Sequence[Protocol],
+    side: Side,
+    *,
+    workers: int = 0,
+) -> Iterator[Loaded]:
+    """Loads the clips of videos that come with the numbers which seed their random starts.
+
+    `numbered` may make its items when they are asked for, such as a `grain.MapDataset`. For the
+    other arguments, the result and the errors see `load_clips`.
+    """
+    grain = import_grain()
+    load = _Load(tuple(protocols), side)
     threads = grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=_READY)
     clips = grain.MapDataset.source(numbered).map(load).to_iter_dataset(threads)
     if workers:
@@ -202,7 +217,7 @@ def _parse_flags() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
-def _import_grain() -> Any:
+def import_grain() -> Any:
     """Imports Grain, and the readers so that their absence raises an error before work starts."""
     try:
         import av  # noqa: F401 (used in reading.py)

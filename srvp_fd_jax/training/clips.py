@@ -1,0 +1,211 @@
+"""Clips to train on: which videos are held out, and an endless order of clips that can be repeated.
+
+Clip number i of a run is the same whatever came before it: Grain's shuffled order says from which
+video it is taken, and a generator that is seeded by i says at which frame it starts. So a run that
+goes on after a kill, and a run of many processes, see the clips of a run that did neither.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Generator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Shaped, UInt8
+
+from srvp_fd_jax.inputs import warn
+from srvp_fd_jax.protocols import Protocol, Sampling
+from srvp_fd_jax.resizing import Resize, check_size, prepare
+from srvp_fd_jax.training.recipes import Recipe
+from srvp_fd_jax.videos.loading import Loaded, import_grain, load_clips, load_numbered
+from srvp_fd_jax.videos.reading import read_frames
+from srvp_fd_jax.videos.sources import Video, local_names
+
+HELD_OUT = 0.05
+"""Share of the videos that are held out."""
+
+_NAMED = 5
+_CHANGED = "has become too short"
+_Clips = UInt8[np.ndarray, "n t 64 64 c"]
+
+
+class Split(NamedTuple):
+    """The videos of a run.
+
+    Attributes:
+        training: Videos to train on.
+        held_out: Videos for validation.
+        too_short: Names of the videos that are shorter than a clip, which are left out.
+        unreadable: Names of the videos that cannot be read or have frames of a wrong size, which
+            are left out, with the reasons.
+    """
+
+    training: list[Video]
+    held_out: list[Video]
+    too_short: list[str]
+    unreadable: dict[str, str]
+
+
+def split(
+    videos: Sequence[Video],
+    recipe: Recipe,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Split:
+    """Finds out how long videos are, and holds some of those that are long enough out.
+
+    Which videos are held out depends on their names and the recipe's `split_seed` alone, not on
+    their order, so more videos change little of it.
+
+    Args:
+        videos: All videos.
+        recipe: How the model is trained.
+        on_progress: Called with the numbers of videos that are done and of all videos.
+
+    Raises:
+        ValueError: If fewer videos than a batch remain for training.
+    """
+    protocol = _protocol(recipe)
+    shortest = protocol.shortest("real")
+    usable: dict[str, Video] = {}
+    too_short, unreadable = [], {}
+    names = local_names(videos)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+        for i, length in enumerate(threads.map(functools.partial(_length, recipe=recipe), videos)):
+            if isinstance(length, str):
+                unreadable[videos[i].name] = length
+            elif length < shortest:
+                too_short.append(videos[i].name)
+            else:
+                usable[names[i]] = videos[i]
+            on_progress(i + 1, len(videos))
+    _tell_left_out(len(videos), f"shorter than the {shortest} frames of a clip", too_short)
+    _tell_left_out(len(videos), "not usable", [f"{n} ({e})" for n, e in unreadable.items()])
+
+    def draw(name: str) -> bytes:
+        return hashlib.sha256(f"{recipe.split_seed} {name}".encode(errors="replace")).digest()
+
+    held = set(sorted(usable, key=draw)[: max(1, round(HELD_OUT * len(usable)))])
+    training = [video for name, video in usable.items() if name not in held]
+    if len(training) < recipe.batch_size:
+        raise ValueError(
+            f"videos: got {len(training)} to train on ({len(videos)} were found, of which "
+            f"{len(held)} are held out, {len(too_short)} too short and {len(unreadable)} not "
+            f"usable), expected at least a batch of {recipe.batch_size}: choose a smaller "
+            "batch_size"
+        )
+    return Split(training, [usable[name] for name in usable if name in held], too_short, unreadable)
+
+
+def batches(
+    videos: Sequence[Video], recipe: Recipe, *, first: int = 0, workers: int = 0
+) -> Generator[_Clips]:
+    """Yields this process's part of the batches of a run, without end.
+
+    Every video gives one clip before any video gives the next one. The rows of a batch belong to
+    the processes in order.
+
+    Args:
+        videos: Videos to train on, the same in all processes.
+        recipe: How the model is trained.
+        first: Number of the first batch.
+        workers: Number of processes that read videos; 0 to read in threads of this process.
+    """
+    grain = import_grain()
+    of_process = recipe.batch_size // jax.process_count()
+    order = grain.MapDataset.range(len(videos)).seed(recipe.seed).shuffle().repeat()
+
+    def number(row: int) -> int:
+        batch, within = divmod(row, of_process)
+        return batch * recipe.batch_size + jax.process_index() * of_process + within
+
+    rows = grain.MapDataset.range(first * of_process, 2**60).map(number)
+    loaded = load_numbered(
+        rows.map(lambda i: (i, videos[order[i]])), [_protocol(recipe)], "real", workers=workers
+    )
+
+    def clip(one: Loaded, i: int) -> UInt8[np.ndarray, "t 64 64 c"]:
+        for place in range(order[i] + 1, order[i] + len(videos)):
+            if one.clips[0] is not None:
+                return _prepared(one.clips[0], recipe)
+            warn(f"{one.video.name}: {one.error or _CHANGED}; another video takes its place")
+            instead = [(i, videos[place % len(videos)])]
+            (one,) = load_numbered(instead, [_protocol(recipe)], "real")
+        raise ValueError("videos: none of them can be read any more")
+
+    clips = (clip(one, number(first * of_process + j)) for j, one in enumerate(loaded))
+    while True:
+        yield np.stack(list(itertools.islice(clips, of_process)))
+
+
+def held_out_clips(videos: Sequence[Video], recipe: Recipe) -> _Clips:
+    """Loads one clip from each of the first held-out videos, from a frame that the seed draws."""
+    protocol = dataclasses.replace(_protocol(recipe), seed=recipe.split_seed)
+    loaded = load_clips(videos[: recipe.validation_clips], [protocol], "real")
+    return np.stack([_prepared(one.clips[0], recipe) for one in loaded if one.clips[0] is not None])
+
+
+def _protocol(recipe: Recipe) -> Protocol:
+    protocol = recipe.protocol
+    return dataclasses.replace(
+        protocol,
+        frames=recipe.frames,
+        real=Sampling("random", protocol.real.step),
+        seed=recipe.seed,
+    )
+
+
+def _length(video: Video, recipe: Recipe) -> int | str:
+    """The number of frames in a video, or why it cannot be used."""
+    lengths = []
+
+    def choose(length: int) -> Int[np.ndarray, " one"]:
+        lengths.append(length)
+        return np.arange(min(1, length))
+
+    try:
+        first = read_frames(video, choose)
+        if len(first):
+            rule, size = recipe.protocol.resize, recipe.architecture.size
+            check_size(first.shape[1], first.shape[2], rule, size)
+    except Exception as error:  # libraries raise errors of any type for damaged files
+        return str(error).removeprefix(f"{video.name}: ") or repr(error)
+    return lengths[0]
+
+
+def _tell_left_out(found: int, why: str, names: Sequence[str]) -> None:
+    if names:
+        named = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        warn(f"{len(names)} of {found} videos are {why} and are left out: {named}")
+
+
+def _prepared(
+    clip: Shaped[np.ndarray, "t h w c"], recipe: Recipe
+) -> UInt8[np.ndarray, "t 64 64 c2"]:
+    architecture, rule = recipe.architecture, recipe.protocol.resize
+    size, channels = architecture.size, architecture.channels
+    if clip.dtype == np.uint8 and clip.shape[1:] == (size, size, channels):
+        return clip
+    with jax.default_device(_cpu()):  # an accelerator would do this after the step it works on
+        return np.asarray(_resized(clip[None], rule, size, channels))[0]
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _resized(
+    clips: Shaped[Array, "n t h w c"], rule: Resize, size: int, channels: int
+) -> UInt8[Array, "n t size size channels"]:
+    resized = prepare(clips, rule, size, channels)
+    return jnp.round(255 * jnp.clip(resized, 0, 1)).astype(jnp.uint8)
+
+
+@functools.cache
+def _cpu() -> jax.Device | None:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS excludes the CPU
+        return None

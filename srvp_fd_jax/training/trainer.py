@@ -1,0 +1,338 @@
+"""Trains an SRVP model on videos, and writes weights that score videos.
+
+A run is a loop around `train_step`. Its folder keeps checkpoints from which it goes on after a kill
+with the same bits, a table of its progress, TensorBoard's events and pictures of predictions.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, UInt8
+
+import srvp_fd_jax
+from srvp_fd_jax import weights
+from srvp_fd_jax.files import check_writable, write_atomically
+from srvp_fd_jax.networks.srvp import OWN
+from srvp_fd_jax.training import checkpoints
+from srvp_fd_jax.training.clips import Split, batches, held_out_clips, split
+from srvp_fd_jax.training.objective import Objective
+from srvp_fd_jax.training.recipes import RECIPES, Recipe
+from srvp_fd_jax.training.records import TERMS, Write, records, save_picture
+from srvp_fd_jax.training.step import State, learning_rate, start, train_step
+from srvp_fd_jax.training.validation import validate
+from srvp_fd_jax.videos.sources import as_videos, local_names
+
+_NAMES = "videos.json"
+_SUFFIX = ".safetensors"
+_SCHEDULE = ("burn_in", "decay")
+_DIFFERENT = "videos: the processes see different ones"
+_STEPS_A_ROW = 20
+_VALIDATIONS = 10  # at least, in a run that is shorter than its recipe's
+
+
+class Moment(NamedTuple):
+    """Where a run is, for those who watch it.
+
+    Attributes:
+        step: Number of steps that are done.
+        share: Share of the run that is over, 0 to 1.
+        terms: The loss and its terms, averaged over the last steps; empty before them.
+        psnr: PSNR of the last validation in dB; None before it.
+    """
+
+    step: int
+    share: float
+    terms: dict[str, float]
+    psnr: float | None
+
+
+class Trained(NamedTuple):
+    """What a run has made.
+
+    Attributes:
+        output: File of the weights of the best validation, for `weights=`.
+        run: Folder of the run.
+        step: Number of steps that are done.
+        psnr: PSNR of the best validation in dB; None before the first one.
+    """
+
+    output: Path
+    run: Path
+    step: int
+    psnr: float | None
+
+
+def train(
+    videos: Any,
+    output: str | os.PathLike[str],
+    recipe: Recipe = RECIPES[OWN],
+    *,
+    steps: int | None = None,
+    minutes: float | None = None,
+    resume: bool = False,
+    workers: int = 0,
+    on_survey: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[Moment], None] = lambda moment: None,
+) -> Trained:
+    """Trains an SRVP model on videos.
+
+    The videos are split into those to train on and 5 % that are held out for validation. Beside the
+    file of weights, such as model.safetensors, a folder model.run gets the table metrics.csv,
+    TensorBoard's events, pictures of predictions, the list of the videos and checkpoints.
+
+    With several devices each of them works on a part of every batch, and with `jax.distributed` so
+    do all processes, which must see the same videos and the same folder.
+
+    Args:
+        videos: Videos in any of the forms that `compute` takes, except statistics.
+        output: File for the weights of the best validation, *.safetensors.
+        recipe: How the model is trained: one of `RECIPES`, or a change of it, see `recipes.change`.
+        steps: Number of steps, to which the recipe's schedule is scaled; by default the recipe's.
+        minutes: Time after which the run ends, if its steps are not done before. The learning rate
+            then follows the time, so that such a run does not give the same bits again.
+        resume: Whether to go on from the last checkpoint of the run.
+        workers: Number of processes that read videos; 0 to read in threads of this process.
+        on_survey: Called with the numbers of videos that were looked at and of all videos.
+        on_progress: Called after every step.
+
+    Returns:
+        What the run has made.
+
+    Raises:
+        FileNotFoundError: If a path does not exist, or there is no checkpoint to resume.
+        FileExistsError: If the folder holds a run and `resume` is False.
+        ModuleNotFoundError: If the extra "train" is not installed.
+        OSError: If something cannot be written. The last checkpoint stays.
+        ValueError: If fewer videos than a batch can be used, if the run to resume had another
+            recipe or other videos, if the loss is not finite, or if an argument is not valid.
+        KeyboardInterrupt: If the run is interrupted, after a checkpoint.
+    """
+    begun, output = time.monotonic(), Path(output)
+    folder = output.with_suffix(".run")
+    recipe = _checked(output, folder, recipe, steps, minutes, resume)
+    videos = split(as_videos(videos, "videos"), recipe, on_survey)
+    names = _hash(videos)
+    about = {
+        "version": srvp_fd_jax.__version__,
+        "recipe": recipe.described(),
+        "videos": {"training": len(videos.training), "held_out": len(videos.held_out)},
+        "names": names,
+    }
+    if jax.process_count() > 1:
+        multihost_utils.assert_equal(np.frombuffer(names.encode(), np.uint8), _DIFFERENT)
+    mesh = jax.make_mesh((jax.device_count(),), ("data",))
+    replicated = NamedSharding(mesh, P())
+    with checkpoints.manager(folder) as opened:
+        if resume:
+            kept = checkpoints.restore_about(opened)
+            _check_same(kept, about)
+            state = checkpoints.restore(opened, recipe, sharding=replicated)
+        else:
+            kept = {"seconds": 0.0, "best": None}
+            state = jax.tree.map(functools.partial(_placed, replicated), start(recipe))
+        _write_names(folder, videos)
+        with records(folder, int(state.step)) as write:
+            run = _Run(
+                recipe=recipe,
+                output=output,
+                folder=folder,
+                about=about,
+                held_out=held_out_clips(videos.held_out, recipe),
+                minutes=minutes,
+                begun=begun - kept["seconds"],
+                opened=opened,
+                write=write,
+                on_progress=on_progress,
+            )
+            clips = batches(videos.training, recipe, first=int(state.step), workers=workers)
+            with contextlib.closing(clips):
+                return _follow(run, state, clips, kept["best"], mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What stays the same while a model trains."""
+
+    recipe: Recipe
+    output: Path
+    folder: Path
+    about: dict[str, Any]
+    held_out: UInt8[np.ndarray, "n t 64 64 c"]
+    minutes: float | None
+    begun: float
+    opened: Any
+    write: Write
+    on_progress: Callable[[Moment], None]
+
+    @property
+    def seconds(self) -> float:
+        """Time that the run has taken, with the time before it was resumed."""
+        return time.monotonic() - self.begun
+
+    def share(self, step: int) -> float:
+        """Share of the run that is over at the end of a step, the same in all processes."""
+        share = step / self.recipe.steps
+        if self.minutes is not None:
+            share = max(share, self.seconds / (60 * self.minutes))
+            if jax.process_count() > 1:
+                share = float(multihost_utils.broadcast_one_to_all(np.float32(share)))
+        return min(1.0, share)
+
+
+def _follow(
+    run: _Run, state: State, clips: Iterator[Any], best: float | None, mesh: jax.sharding.Mesh
+) -> Trained:
+    """Trains until the run is over."""
+    recipe, step, terms, psnr = run.recipe, int(state.step), {}, None
+    by_batch = NamedSharding(mesh, P("data"))
+    every = min(recipe.validate_every, max(1, recipe.steps // _VALIDATIONS))
+    pending: list[Objective] = []
+    share = run.share(step)
+    try:
+        while share < 1:
+            batch = _placed(by_batch, next(clips))
+            before, share = share, run.share(step + 1)
+            state, objective = train_step(state, batch, np.float32(share), recipe)
+            pending.append(objective)
+            step += 1
+            jax.block_until_ready(pending[-2:-1])  # so that one step is in flight
+            is_due = (
+                share == 1
+                or step % every == 0
+                or (run.minutes and int(_VALIDATIONS * share) > int(_VALIDATIONS * before))
+            )
+            row: dict[str, float] = {}
+            if is_due or step % _STEPS_A_ROW == 0:
+                terms, pending = _mean(pending, step), []
+                rate = float(learning_rate(jnp.float32(share), recipe))
+                row = {"step": step, "seconds": run.seconds, "learning_rate": rate, **terms}
+            if is_due:
+                found = _validated(run, state, best)
+                psnr = found["psnr"]
+                best = psnr if best is None else max(psnr, best)
+                row |= found
+                _keep(run, state, psnr, best)
+            if row:
+                run.write(row)
+            run.on_progress(Moment(step, share, terms, psnr))
+    except KeyboardInterrupt:
+        if jax.process_count() == 1:  # others may be at another step
+            _keep(run, state, None, best)
+        raise
+    return Trained(run.output, run.folder, step, best)
+
+
+def _validated(run: _Run, state: State, best: float | None) -> dict[str, float]:
+    """Validates a state and writes its weights if no earlier PSNR is higher."""
+    state = jax.tree.map(lambda x: x.addressable_data(0), state)  # on one device of this process
+    found = validate(state.arrays, run.held_out, run.recipe)
+    if jax.process_index() == 0:
+        save_picture(run.folder, int(state.step), run.held_out, found, run.recipe.given)
+        if best is None or found.psnr > best:
+            about = run.about | {"step": int(state.step), "psnr": found.psnr}
+            weights.save(checkpoints.features_of(state, run.recipe, about), run.output)
+    return {"psnr": found.psnr, **found.distances}
+
+
+def _keep(run: _Run, state: State, psnr: float | None, best: float | None) -> None:
+    about = run.about | {"seconds": run.seconds, "best": best}
+    checkpoints.save(run.opened, state, about, psnr)
+
+
+def _mean(objectives: list[Objective], step: int) -> dict[str, float]:
+    """Means of the loss and its terms over the last steps."""
+    each = jax.device_get(objectives)
+    mean = {name: float(np.mean([getattr(o, name) for o in each])) for name in TERMS}
+    if not math.isfinite(mean["loss"]):
+        raise ValueError(
+            f"the loss is {mean['loss']} at step {step}: resume from the last checkpoint with a "
+            "smaller learning_rate"
+        )
+    return mean
+
+
+def _placed(sharding: NamedSharding, x: Array | np.ndarray) -> Array:
+    """Puts what each process has of an array, or all of a replicated one, on the devices."""
+    return jax.make_array_from_process_local_data(sharding, np.asarray(x))
+
+
+def _checked(
+    output: Path,
+    folder: Path,
+    recipe: Recipe,
+    steps: int | None,
+    minutes: float | None,
+    resume: bool,
+) -> Recipe:
+    """The recipe with the schedule that was asked for, once nothing prevents the run."""
+    if output.suffix != _SUFFIX:
+        raise ValueError(f"output: got {output}, expected a name that ends in {_SUFFIX}")
+    for name, value in (("steps", steps), ("minutes", minutes)):
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name}: got {value}, expected a positive number")
+    kept = (folder / checkpoints.FOLDER).is_dir()
+    if resume and not kept:
+        raise FileNotFoundError(f"{folder}: holds no checkpoint to resume from")
+    if kept and not resume:
+        raise FileExistsError(
+            f"{folder}: holds a run already: resume it (--resume), remove it or choose another "
+            "output"
+        )
+    parts = recipe.accumulate * jax.device_count()
+    if recipe.batch_size % parts:
+        raise ValueError(
+            f"batch_size: got {recipe.batch_size}, expected a multiple of {parts} "
+            f"({recipe.accumulate} parts of a batch, each on {jax.device_count()} devices)"
+        )
+    check_writable(output)
+    check_writable(folder / _NAMES)
+    return recipe if steps is None else recipe.shortened(steps)
+
+
+def _check_same(kept: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Raises a `ValueError` unless a run may go on with a recipe and videos.
+
+    The numbers of steps may differ, so that a run can be made longer.
+    """
+    before, now = (_flat(one["recipe"]) for one in (kept, about))
+    changed = [name for name in now if before.get(name) != now[name] and name not in _SCHEDULE]
+    if changed:
+        told = ", ".join(f"{name} {before.get(name)} (now {now[name]})" for name in changed)
+        raise ValueError(f"recipe: the run to resume has {told}")
+    if kept["names"] != about["names"]:
+        raise ValueError("videos: are not those that the run to resume was made with")
+
+
+def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {**recipe, **recipe["architecture"], "architecture": None}
+
+
+def _write_names(folder: Path, videos: Split) -> None:
+    if jax.process_index() == 0:
+        names = {
+            "training": [video.name for video in videos.training],
+            "held_out": [video.name for video in videos.held_out],
+            "too_short": videos.too_short,
+            "unreadable": videos.unreadable,
+        }
+        write_atomically(folder / _NAMES, json.dumps(names, indent=1).encode())
+
+
+def _hash(videos: Split) -> str:
+    names = [local_names(part) for part in (videos.training, videos.held_out)]
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
