@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 import jax
 
@@ -25,7 +25,6 @@ from srvp_fd_jax.distances.sample import SAMPLE_SIZE
 from srvp_fd_jax.evaluation import (
     DEFAULT,
     STATISTICS_SUFFIX,
-    OnProgress,
     Result,
     calculator_of,
     clips_to_read,
@@ -36,7 +35,8 @@ from srvp_fd_jax.evaluation import (
     load_kept,
 )
 from srvp_fd_jax.files import cache_folder, check_writable, printable, size_of, trim
-from srvp_fd_jax.networks.srvp import COMPARISON_TYPES, DATASETS
+from srvp_fd_jax.networks.convolution import Precision
+from srvp_fd_jax.networks.srvp import COMPARISON_TYPES, DATASETS, OWN
 from srvp_fd_jax.passes import Evaluated, evaluate, load_calculators
 from srvp_fd_jax.protocols import (
     OVERRIDES,
@@ -49,6 +49,10 @@ from srvp_fd_jax.report import page, plots
 from srvp_fd_jax.report.findings import find
 from srvp_fd_jax.ruler import ladder
 from srvp_fd_jax.ruler.ladder import LEAST_CLIPS, kept_at
+from srvp_fd_jax.training.recipes import RECIPES, change
+
+if TYPE_CHECKING:
+    from srvp_fd_jax.training import trainer
 
 _RULER_CLIPS = 128
 _SECONDS_A_LINE = 30
@@ -70,6 +74,33 @@ _CHANGES = {
     "distance": "name of the distance; precision, recall, density and coverage are larger for more "
     "alike videos",
     "seed": "seed of random starts, not part of the name",
+}
+
+
+_RECIPE_CHANGES: dict[str, tuple[str, Any]] = {
+    "archi": ("type of the encoder and decoder", Literal["dcgan", "vgg"]),
+    "skipco": ("whether skip connections lead to the decoder", Literal["true", "false"]),
+    "nc": ("number of channels, 1 or 3", int),
+    "nf": ("number of filters of the first convolution", int),
+    "ny": ("dimension of the state", int),
+    "nz": ("dimension of the noise that drives the state", int),
+    "nt_inf": ("number of frames from which content and first state are inferred", int),
+    "frames": ("number of frames per clip", int),
+    "given": ("number of frames that the model is given to predict the others", int),
+    "batch_size": ("number of clips per step", int),
+    "accumulate": ("number of parts of a batch, for machines of little memory", int),
+    "precision": ("precision of the convolutions", Precision),
+    "euler_steps": ("number of Euler steps from a frame to the next", int),
+    "obs_scale": ("standard deviation of the pixels around the decoded ones", float),
+    "beta_y": ("weight of the divergence of the first state", float),
+    "beta_z": ("weight of the divergence of the noise", float),
+    "l2_res": ("weight of the norms of the residuals", float),
+    "learning_rate": ("learning rate of Adam before it decays", float),
+    "validate_every": ("number of steps between validations", int),
+    "validation_clips": ("largest number of held-out clips", int),
+    "samples": ("number of predictions per held-out clip", int),
+    "seed": ("seed of weights, clips and noise", int),
+    "split_seed": ("seed of the choice of held-out videos", int),
 }
 
 
@@ -319,6 +350,43 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     command = add(
+        "train",
+        _train,
+        "train an SRVP model on videos, whose features then score such videos",
+        "train videos/ -o model.safetensors",
+        "train videos/ -o model.safetensors --minutes 60 --nf 16 --batch-size 16",
+        "train videos/ -o model.safetensors --resume",
+    )
+    command.add_argument("videos", type=_name, metavar="VIDEOS", help=f"videos: {_DATA_HELP}")
+    command.add_argument(
+        "-o",
+        "--output",
+        type=_name,
+        required=True,
+        help="file to write, *.safetensors; a folder *.run beside it keeps checkpoints and metrics",
+    )
+    command.add_argument(
+        "--recipe", choices=RECIPES, help=f"how the model is trained (default: {OWN})"
+    )
+    command.add_argument(
+        "--steps", type=_whole(1), metavar="N", help="number of steps (default: the recipe's)"
+    )
+    command.add_argument(
+        "--minutes", type=float, metavar="M", help="time after which the run ends at the latest"
+    )
+    command.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint of the run"
+    )
+    _add_workers(command)
+    _add_distributed(command)
+    changes = command.add_argument_group("changes to the recipe")
+    for name, (text, kind) in _RECIPE_CHANGES.items():
+        option: Any = {"choices": get_args(kind)} if get_args(kind) else {"type": kind}
+        changes.add_argument(
+            f"--{name.replace('_', '-')}", help=f"{text} (default: the recipe's)", **option
+        )
+
+    command = add(
         "compare",
         _compare,
         "compute the distance between two files of statistics",
@@ -375,14 +443,18 @@ def _add_evaluation(command: Any) -> None:
         help="weights of the network: a converted file, a checkpoint folder or a state dict "
         "(default: the bundled, cached or downloaded ones)",
     )
+    _add_workers(command)
+    command.add_argument(
+        "--strict", action="store_true", help="stop at an unreadable video instead of skipping it"
+    )
+
+
+def _add_workers(command: Any) -> None:
     command.add_argument(
         "--workers",
         type=_whole(0),
         default=0,
         help="number of processes that read videos (default: 0, which reads in threads)",
-    )
-    command.add_argument(
-        "--strict", action="store_true", help="stop at an unreadable video instead of skipping it"
     )
 
 
@@ -614,6 +686,44 @@ def _stats(args: argparse.Namespace) -> None:
             print(printable(str(output)))
 
 
+def _train(args: argparse.Namespace) -> None:
+    from srvp_fd_jax.training import checkpoints, trainer  # needs the extra "train"
+
+    _start_distributed(args)
+    run = trainer.folder_of(args.output)
+    base = None
+    changes = {
+        name: value == "true" if name == "skipco" else value
+        for name in _RECIPE_CHANGES
+        if (value := getattr(args, name)) is not None
+    }
+    if args.recipe or not args.resume:
+        base = RECIPES[args.recipe or OWN]
+    elif changes:
+        base = checkpoints.kept_recipe(run)
+    with _progress() as show, _training_progress() as show_training:
+        made = trainer.train(
+            args.videos,
+            args.output,
+            base and change(base, **changes),
+            steps=args.steps,
+            minutes=args.minutes,
+            resume=args.resume,
+            workers=args.workers,
+            on_survey=functools.partial(show, "videos"),
+            on_progress=show_training,
+        )
+    if jax.process_index() > 0:
+        return
+    if args.json:
+        summary = {**made._asdict(), "output": args.output, "run": str(made.run)}
+        print(json.dumps({**summary, "version": srvp_fd_jax.__version__}))
+    else:
+        _tell(f"{made.step} steps, best PSNR {made.psnr:.2f} dB; score videos with these weights:")
+        _tell(f"srvp-fd-jax compute REAL FAKE --dataset {OWN} --weights {made.output}")
+        print(printable(str(made.output)))
+
+
 def _find_cache() -> Path | None:
     """The folder of the cache, or None with a warning if the folder cannot be written."""
     folder = cache_folder()
@@ -710,17 +820,17 @@ def _print_table(distances: Sequence[tuple[str | None, float]]) -> None:
 
 
 @contextlib.contextmanager
-def _progress(unit: str = "video") -> Iterator[OnProgress]:
+def _progress(unit: str = "video") -> Iterator[Callable[[str, int, int], None]]:
     """Shows progress on standard error: a bar on a terminal, else a line every 30 seconds."""
     try:
         from tqdm import tqdm
     except ModuleNotFoundError:  # from the extra "video", which arrays do not need
         tqdm = None
-    bars: dict[Side, Any] = {}
-    begun: dict[Side, float] = {}
+    bars: dict[str, Any] = {}
+    begun: dict[str, float] = {}
     told = 0.0
 
-    def show(side: Side, position: int, total: int) -> None:
+    def show(side: str, position: int, total: int) -> None:
         nonlocal told
         _raise_if_terminated()
         now = time.monotonic()
@@ -740,6 +850,41 @@ def _progress(unit: str = "video") -> Iterator[OnProgress]:
         yield show
     finally:
         for bar in bars.values():
+            bar.close()
+
+
+@contextlib.contextmanager
+def _training_progress() -> Iterator[Callable[["trainer.Moment"], None]]:
+    """Shows how a run goes: a bar on a terminal, else a line every 30 seconds."""
+    from tqdm import tqdm
+
+    begun = told = time.monotonic()
+    began_at: float | None = None
+    form = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
+    bar: Any = None
+
+    def show(moment: "trainer.Moment") -> None:
+        nonlocal bar, told, began_at
+        _raise_if_terminated()
+        now = time.monotonic()
+        if began_at is None:
+            began_at = moment.share
+        text = f"step {moment.step}"
+        text += "".join(f", {name} {value:.5g}" for name, value in moment.terms.items())
+        text += "" if moment.psnr is None else f", PSNR {moment.psnr:.2f} dB"
+        if sys.stderr.isatty():
+            bar = bar or tqdm(total=1.0, initial=began_at, bar_format=form)
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(moment.share - bar.n)
+        elif (now - told >= _SECONDS_A_LINE or moment.share == 1) and jax.process_index() == 0:
+            told = now
+            left = (now - begun) * (1 - moment.share) / max(moment.share - began_at, 1e-9)
+            _tell(f"{moment.share:.0%}, {text}, {left / 60:.0f} min left")
+
+    try:
+        yield show
+    finally:
+        if bar is not None:
             bar.close()
 
 

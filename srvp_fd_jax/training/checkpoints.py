@@ -30,6 +30,12 @@ _PSNR = "psnr"
 _UNKNOWN = -1e9  # PSNR of a checkpoint without validation, which is never the best
 
 
+def exist(run: Path) -> bool:
+    """Whether a folder holds checkpoints of a run."""
+    # The folders of finished checkpoints have the numbers of their steps as names.
+    return any(path.name.isdecimal() for path in (run / FOLDER).glob("*"))
+
+
 @contextlib.contextmanager
 def manager(run: Path) -> Iterator[Any]:
     """Opens the checkpoints of a run as an `orbax.checkpoint.CheckpointManager`."""
@@ -92,10 +98,20 @@ def restore(
     return opened.restore(step, args=ocp.args.Composite(state=item))["state"]
 
 
-def restore_about(opened: Any, step: int | None = None) -> dict[str, Any]:
-    """Restores what was saved about the last checkpoint, or about that of a step."""
-    ocp = _import_orbax()
-    return opened.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+def last_about(run: Path) -> dict[str, Any]:
+    """What was saved about the last checkpoint of a run.
+
+    Raises:
+        FileNotFoundError: If the folder holds no checkpoint.
+    """
+    _check_exists(run)
+    with manager(run) as opened:
+        return _about(opened, opened.latest_step())
+
+
+def kept_recipe(run: Path) -> Recipe:
+    """The recipe of the last checkpoint of a run."""
+    return Recipe.from_described(last_about(run)["recipe"])
 
 
 def load_model(run: str | os.PathLike[str]) -> SRVPModel:
@@ -107,11 +123,10 @@ def load_model(run: str | os.PathLike[str]) -> SRVPModel:
     Raises:
         FileNotFoundError: If the folder has no checkpoint.
     """
-    if not (Path(run) / FOLDER).is_dir():
-        raise FileNotFoundError(f"{run}: holds no checkpoints of a run")
+    _check_exists(Path(run))
     with manager(Path(run)) as opened:
         step = opened.best_step()
-        recipe = Recipe.from_described(restore_about(opened, step)["recipe"])
+        recipe = Recipe.from_described(_about(opened, step)["recipe"])
         return model_of(restore(opened, recipe, step).arrays, recipe)
 
 
@@ -128,6 +143,16 @@ def features_of(state: State, recipe: Recipe, about: Mapping[str, Any]) -> Weigh
     config = dataclasses.asdict(recipe.architecture) | {"training": dict(about)}
     arrays = {name: whole[name] for name in network.arrays}
     return Weights(OWN, network.architecture, arrays, config, arrays_sha256(whole))
+
+
+def _check_exists(run: Path) -> None:
+    if not exist(run):
+        raise FileNotFoundError(f"{run}: holds no checkpoint of a run")
+
+
+def _about(opened: Any, step: int) -> dict[str, Any]:
+    ocp = _import_orbax()
+    return opened.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
 
 
 def _import_orbax() -> Any:

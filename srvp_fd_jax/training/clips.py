@@ -97,7 +97,7 @@ def split(
             f"videos: got {len(training)} to train on ({len(videos)} were found, of which "
             f"{len(held)} are held out, {len(too_short)} too short and {len(unreadable)} not "
             f"usable), expected at least a batch of {recipe.batch_size}: choose a smaller "
-            "batch_size"
+            "batch_size, or fewer frames where videos are too short"
         )
     return Split(training, [usable[name] for name in usable if name in held], too_short, unreadable)
 

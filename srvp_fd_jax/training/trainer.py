@@ -27,6 +27,7 @@ from jaxtyping import Array, UInt8
 import srvp_fd_jax
 from srvp_fd_jax import weights
 from srvp_fd_jax.files import check_writable, write_atomically
+from srvp_fd_jax.inputs import warn
 from srvp_fd_jax.networks.srvp import OWN
 from srvp_fd_jax.training import checkpoints
 from srvp_fd_jax.training.clips import Split, batches, held_out_clips, split
@@ -39,7 +40,8 @@ from srvp_fd_jax.videos.sources import as_videos, local_names
 
 _NAMES = "videos.json"
 _SUFFIX = ".safetensors"
-_SCHEDULE = ("burn_in", "decay")
+_SCHEDULE = ("burn_in", "decay", "learning_rate")
+_NOTHING: dict[str, Any] = {"seconds": 0.0, "best": None}
 _DIFFERENT = "videos: the processes see different ones"
 _STEPS_A_ROW = 20
 _VALIDATIONS = 10  # at least, in a run that is shorter than its recipe's
@@ -80,7 +82,7 @@ class Trained(NamedTuple):
 def train(
     videos: Any,
     output: str | os.PathLike[str],
-    recipe: Recipe = RECIPES[OWN],
+    recipe: Recipe | None = None,
     *,
     steps: int | None = None,
     minutes: float | None = None,
@@ -102,10 +104,12 @@ def train(
         videos: Videos in any of the forms that `compute` takes, except statistics.
         output: File for the weights of the best validation, *.safetensors.
         recipe: How the model is trained: one of `RECIPES`, or a change of it, see `recipes.change`.
+            By default that of the run to resume, else `RECIPES["own"]`.
         steps: Number of steps, to which the recipe's schedule is scaled; by default the recipe's.
         minutes: Time after which the run ends, if its steps are not done before. The learning rate
             then follows the time, so that such a run does not give the same bits again.
-        resume: Whether to go on from the last checkpoint of the run.
+        resume: Whether to go on from the last checkpoint of the run, without `steps` and `minutes`
+            to the end that it had.
         workers: Number of processes that read videos; 0 to read in threads of this process.
         on_survey: Called with the numbers of videos that were looked at and of all videos.
         on_progress: Called after every step.
@@ -123,8 +127,14 @@ def train(
         KeyboardInterrupt: If the run is interrupted, after a checkpoint.
     """
     begun, output = time.monotonic(), Path(output)
-    folder = output.with_suffix(".run")
-    recipe = _checked(output, folder, recipe, steps, minutes, resume)
+    folder = folder_of(output)
+    _check_arguments(output, folder, steps, minutes, resume)
+    kept = checkpoints.last_about(folder) if resume else _NOTHING
+    if resume and steps is None and minutes is None:
+        minutes = kept["minutes"]
+    recipe = recipe or (Recipe.from_described(kept["recipe"]) if resume else RECIPES[OWN])
+    recipe = recipe if steps is None else recipe.shortened(steps)
+    _check_batch(recipe)
     videos = split(as_videos(videos, "videos"), recipe, on_survey)
     names = _hash(videos)
     about = {
@@ -132,18 +142,18 @@ def train(
         "recipe": recipe.described(),
         "videos": {"training": len(videos.training), "held_out": len(videos.held_out)},
         "names": names,
+        "minutes": minutes,
     }
+    if resume:
+        _check_same(kept, about)
     if jax.process_count() > 1:
         multihost_utils.assert_equal(np.frombuffer(names.encode(), np.uint8), _DIFFERENT)
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     replicated = NamedSharding(mesh, P())
     with checkpoints.manager(folder) as opened:
         if resume:
-            kept = checkpoints.restore_about(opened)
-            _check_same(kept, about)
             state = checkpoints.restore(opened, recipe, sharding=replicated)
         else:
-            kept = {"seconds": 0.0, "best": None}
             state = jax.tree.map(functools.partial(_placed, replicated), start(recipe))
         _write_names(folder, videos)
         with records(folder, int(state.step)) as write:
@@ -162,6 +172,11 @@ def train(
             clips = batches(videos.training, recipe, first=int(state.step), workers=workers)
             with contextlib.closing(clips):
                 return _follow(run, state, clips, kept["best"], mesh)
+
+
+def folder_of(output: str | os.PathLike[str]) -> Path:
+    """The folder of the run that writes a file of weights."""
+    return Path(output).with_suffix(".run")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,6 +248,7 @@ def _follow(
     except KeyboardInterrupt:
         if jax.process_count() == 1:  # others may be at another step
             _keep(run, state, None, best)
+            warn(f"{run.folder}: kept at step {step}, from which the run can be resumed")
         raise
     return Trained(run.output, run.folder, step, best)
 
@@ -271,43 +287,36 @@ def _placed(sharding: NamedSharding, x: Array | np.ndarray) -> Array:
     return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
 
-def _checked(
-    output: Path,
-    folder: Path,
-    recipe: Recipe,
-    steps: int | None,
-    minutes: float | None,
-    resume: bool,
-) -> Recipe:
-    """The recipe with the schedule that was asked for, once nothing prevents the run."""
+def _check_arguments(
+    output: Path, folder: Path, steps: int | None, minutes: float | None, resume: bool
+) -> None:
     if output.suffix != _SUFFIX:
         raise ValueError(f"output: got {output}, expected a name that ends in {_SUFFIX}")
     for name, value in (("steps", steps), ("minutes", minutes)):
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name}: got {value}, expected a positive number")
-    kept = (folder / checkpoints.FOLDER).is_dir()
-    if resume and not kept:
-        raise FileNotFoundError(f"{folder}: holds no checkpoint to resume from")
-    if kept and not resume:
+    if checkpoints.exist(folder) and not resume:
         raise FileExistsError(
             f"{folder}: holds a run already: resume it (--resume), remove it or choose another "
             "output"
         )
+    check_writable(output)
+    check_writable(folder / _NAMES)
+
+
+def _check_batch(recipe: Recipe) -> None:
     parts = recipe.accumulate * jax.device_count()
     if recipe.batch_size % parts:
         raise ValueError(
             f"batch_size: got {recipe.batch_size}, expected a multiple of {parts} "
             f"({recipe.accumulate} parts of a batch, each on {jax.device_count()} devices)"
         )
-    check_writable(output)
-    check_writable(folder / _NAMES)
-    return recipe if steps is None else recipe.shortened(steps)
 
 
 def _check_same(kept: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     """Raises a `ValueError` unless a run may go on with a recipe and videos.
 
-    The numbers of steps may differ, so that a run can be made longer.
+    The schedule may differ, so that a run can be made longer or go on more slowly.
     """
     before, now = (_flat(one["recipe"]) for one in (kept, about))
     changed = [name for name in now if before.get(name) != now[name] and name not in _SCHEDULE]
