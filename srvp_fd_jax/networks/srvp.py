@@ -23,7 +23,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +119,7 @@ class SRVPArchitecture(Architecture):
     skipco: bool
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Mapping[str, Any]) -> "SRVPArchitecture":
         """See `Architecture.from_config`; fields of the decoder and the dynamics are ignored."""
         values = {}
         for field in dataclasses.fields(cls):

@@ -1,8 +1,9 @@
 """Clips to train on: which videos are held out, and an endless order of clips that can be repeated.
 
-Clip number i of a run is the same whatever came before it: Grain's shuffled order says from which
-video it is taken, and a generator that is seeded by i says at which frame it starts. So a run that
-goes on after a kill, and a run of many processes, see the clips of a run that did neither.
+Clip number i of a run is the same whatever came before it: a permutation that is seeded by the pass
+over the videos says which video it is taken from, and a generator that is seeded by i says at which
+frame it starts. So a run that goes on after a kill, and a run of many processes, see the same clips
+as any other. Grain reads them ahead.
 """
 
 import concurrent.futures
@@ -23,7 +24,7 @@ from srvp_fd_jax.inputs import warn
 from srvp_fd_jax.protocols import Protocol, Sampling
 from srvp_fd_jax.resizing import Resize, check_size, prepare
 from srvp_fd_jax.training.recipes import Recipe
-from srvp_fd_jax.videos.loading import Loaded, import_grain, load_clips, load_numbered
+from srvp_fd_jax.videos.loading import Loaded, load_clips, load_numbered
 from srvp_fd_jax.videos.reading import read_frames
 from srvp_fd_jax.videos.sources import Video, local_names
 
@@ -116,31 +117,56 @@ def batches(
         first: Number of the first batch.
         workers: Number of processes that read videos; 0 to read in threads of this process.
     """
-    grain = import_grain()
-    of_process = recipe.batch_size // jax.process_count()
-    order = grain.MapDataset.range(len(videos)).seed(recipe.seed).shuffle().repeat()
-
-    def number(row: int) -> int:
-        batch, within = divmod(row, of_process)
-        return batch * recipe.batch_size + jax.process_index() * of_process + within
-
-    rows = grain.MapDataset.range(first * of_process, 2**60).map(number)
-    loaded = load_numbered(
-        rows.map(lambda i: (i, videos[order[i]])), [_protocol(recipe)], "real", workers=workers
-    )
+    order = _Order(videos, recipe, first, jax.process_index(), jax.process_count())
 
     def clip(one: Loaded, i: int) -> UInt8[np.ndarray, "t 64 64 c"]:
-        for place in range(order[i] + 1, order[i] + len(videos)):
+        for other in range(order.place(i) + 1, order.place(i) + len(videos)):
             if one.clips[0] is not None:
                 return _prepared(one.clips[0], recipe)
             warn(f"{one.video.name}: {one.error or _CHANGED}; another video takes its place")
-            instead = [(i, videos[place % len(videos)])]
+            instead = [(i, videos[other % len(videos)])]
             (one,) = load_numbered(instead, [_protocol(recipe)], "real")
         raise ValueError("videos: none of them can be read any more")
 
-    clips = (clip(one, number(first * of_process + j)) for j, one in enumerate(loaded))
+    loaded = load_numbered(order, [_protocol(recipe)], "real", workers=workers)
+    clips = (clip(one, order.number(row)) for row, one in enumerate(loaded))
     while True:
-        yield np.stack(list(itertools.islice(clips, of_process)))
+        yield np.stack(list(itertools.islice(clips, order.of_process)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Order:
+    """The numbers and videos of a process's clips, as a sequence that can be pickled."""
+
+    videos: Sequence[Video]
+    recipe: Recipe
+    first: int
+    process: int
+    processes: int
+
+    def __len__(self) -> int:
+        return 2**60  # without end
+
+    def __getitem__(self, row: int) -> tuple[int, Video]:
+        number = self.number(row)
+        return number, self.videos[self.place(number)]
+
+    @property
+    def of_process(self) -> int:
+        """Number of this process's rows in a batch."""
+        return self.recipe.batch_size // self.processes
+
+    def number(self, row: int) -> int:
+        """Number, among all clips of the run, of a row of this process."""
+        batch, within = divmod(row, self.of_process)
+        return (
+            (self.first + batch) * self.recipe.batch_size + self.process * self.of_process + within
+        )
+
+    def place(self, number: int) -> int:
+        """Index of the video that gives a clip."""
+        turn, within = divmod(number, len(self.videos))
+        return int(_permutation(len(self.videos), self.recipe.seed, turn)[within])
 
 
 def held_out_clips(videos: Sequence[Video], recipe: Recipe) -> _Clips:
@@ -148,6 +174,12 @@ def held_out_clips(videos: Sequence[Video], recipe: Recipe) -> _Clips:
     protocol = dataclasses.replace(_protocol(recipe), seed=recipe.split_seed)
     loaded = load_clips(videos[: recipe.validation_clips], [protocol], "real")
     return np.stack([_prepared(one.clips[0], recipe) for one in loaded if one.clips[0] is not None])
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(count: int, seed: int, turn: int) -> Int[np.ndarray, " count"]:
+    """The order in which one pass takes the videos."""
+    return np.random.default_rng([seed, turn]).permutation(count)
 
 
 def _protocol(recipe: Recipe) -> Protocol:

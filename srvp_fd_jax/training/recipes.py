@@ -5,7 +5,7 @@ authors' code (https://github.com/edouardelasalles/srvp).
 """
 
 import dataclasses
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from srvp_fd_jax.networks.convolution import Precision
 from srvp_fd_jax.networks.srvp_model import SRVPModelArchitecture
@@ -111,8 +111,7 @@ class Recipe:
     @classmethod
     def from_described(cls, values: dict[str, Any]) -> "Recipe":
         """Inverts `described`."""
-        architecture = SRVPModelArchitecture.from_config(values["architecture"])
-        return cls(**values | {"architecture": architecture})
+        return cls(**values | {"architecture": _architecture(values["architecture"])})
 
 
 def change(recipe: Recipe, **changes: Any) -> Recipe:
@@ -129,8 +128,11 @@ def change(recipe: Recipe, **changes: Any) -> Recipe:
     config = dataclasses.asdict(recipe.architecture)
     config |= {name: changes[name] for name in changes.keys() & of_model}
     rest = {name: changes[name] for name in changes.keys() & of_run}
-    architecture = SRVPModelArchitecture.from_config(config)
-    return dataclasses.replace(recipe, architecture=architecture, **rest)
+    return dataclasses.replace(recipe, architecture=_architecture(config), **rest)
+
+
+def _architecture(config: dict[str, Any]) -> SRVPModelArchitecture:
+    return cast(SRVPModelArchitecture, SRVPModelArchitecture.from_config(config))
 
 
 _DCGAN = SRVPModelArchitecture(

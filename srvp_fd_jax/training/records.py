@@ -26,7 +26,7 @@ FOUND = ("psnr", "frame", "static_content", "dynamics")
 COLUMNS = ("step", "seconds", "learning_rate", *TERMS, *FOUND)
 """Columns of the table."""
 
-Write = Callable[[Mapping[str, float]], None]
+Write = Callable[[Mapping[str, int | float]], None]
 
 _CLIPS, _GAP = 4, 2
 
@@ -62,7 +62,7 @@ def records(run: Path, done: int) -> Iterator[Write]:
         writer(str(run / EVENTS), purge_step=done + 1 if done else None) as events,
     ):
 
-        def write(row: Mapping[str, float]) -> None:
+        def write(row: Mapping[str, int | float]) -> None:
             file.write(_lines([row]))
             file.flush()
             for name in COLUMNS[1:]:

@@ -231,7 +231,7 @@ def _follow(
                 or step % every == 0
                 or (run.minutes and int(_VALIDATIONS * share) > int(_VALIDATIONS * before))
             )
-            row: dict[str, float] = {}
+            row: dict[str, int | float] = {}
             if is_due or step % _STEPS_A_ROW == 0:
                 terms, pending = _mean(pending, step), []
                 rate = float(learning_rate(jnp.float32(share), recipe))

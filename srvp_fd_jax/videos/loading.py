@@ -133,7 +133,7 @@ def load_clips(
 
 
 def load_numbered(
-    numbered: Sequence[tuple[int, Video]],
+    numbered: Any,
     protocols: Sequence[Protocol],
     side: Side,
     *,
@@ -141,8 +141,8 @@ def load_numbered(
 ) -> Iterator[Loaded]:
     """Loads the clips of videos that come with the numbers which seed their random starts.
 
-    `numbered` may make its items when they are asked for, such as a `grain.MapDataset`. For the
-    other arguments, the result and the errors see `load_clips`.
+    `numbered` has `__len__` and `__getitem__`, and pairs of a number and a `Video` as items. It
+    must be picklable for `workers`. For the rest see `load_clips`.
     """
     grain = import_grain()
     load = _Load(tuple(protocols), side)
