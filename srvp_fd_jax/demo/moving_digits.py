@@ -6,6 +6,7 @@ scikit-learn ships (E. Alpaydin and C. Kaynak, CC BY 4.0), enlarged to 28×28. T
 "digits" was trained on such clips.
 """
 
+import functools
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ from jaxtyping import Int, UInt8
 FRAME_SIZE, DIGIT_SIZE, MAX_SPEED = 64, 28, 4
 
 
+@functools.cache
 def digit_images() -> UInt8[np.ndarray, "1797 28 28"]:
     """The digits, enlarged bicubically, with values from 0 (background) to 255."""
     small = np.load(Path(__file__).parents[1] / "data" / "digit_images.npy")
