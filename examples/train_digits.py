@@ -25,7 +25,7 @@ class MovingDigits:
 
     def __len__(self) -> int:
         """The number of videos, more than a run of hours uses."""
-        return 400_000
+        return 300_000
 
     def __getitem__(self, i: int) -> np.ndarray:
         """Video number i, as long as a clip."""

@@ -214,7 +214,7 @@ def _follow(
 ) -> Trained:
     """Trains until the run is over."""
     recipe, step, terms, psnr = run.recipe, int(state.step), {}, None
-    by_batch = NamedSharding(mesh, P("data"))
+    by_batch = NamedSharding(mesh, P("data") if mesh.size > 1 else P())
     every = min(recipe.validate_every, max(1, recipe.steps // _VALIDATIONS))
     pending: list[Objective] = []
     share = run.share(step)

@@ -12,12 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from processes import free_port
-from safetensors.numpy import load_file
 
-import srvp_fd_jax
 from srvp_fd_jax.demo.moving_digits import moving_digits
-from srvp_fd_jax.networks.srvp_model import SRVPModel
-from srvp_fd_jax.training.checkpoints import load_model
 from srvp_fd_jax.training.recipes import RECIPES, Recipe, change
 from srvp_fd_jax.training.trainer import Moment, train
 
