@@ -20,7 +20,7 @@ from srvp_fd_jax.networks.base import Weights
 from srvp_fd_jax.networks.srvp import OWN
 from srvp_fd_jax.networks.srvp_model import SRVPModel
 from srvp_fd_jax.training.recipes import Recipe
-from srvp_fd_jax.training.step import State, model_of, start
+from srvp_fd_jax.training.step import Arrays, State, model_of, start
 from srvp_fd_jax.training.validation import inference_network
 
 FOLDER = "checkpoints"
@@ -114,20 +114,30 @@ def kept_recipe(run: Path) -> Recipe:
     return Recipe.from_described(last_about(run)["recipe"])
 
 
-def load_model(run: str | os.PathLike[str]) -> SRVPModel:
-    """Loads the whole model of the best validation, in evaluation mode.
+def load_best(run: str | os.PathLike[str]) -> tuple[Recipe, Arrays]:
+    """Loads the recipe of a run and the whole model of its best validation.
 
     Args:
         run: Folder of the run.
 
+    Returns:
+        The recipe, and the weights under the dotted names of the Flax parameters, which
+        `networks.srvp.to_torch` maps to a state dict of the authors' code.
+
     Raises:
-        FileNotFoundError: If the folder has no checkpoint.
+        FileNotFoundError: If the folder holds no checkpoint.
     """
     _check_exists(Path(run))
     with manager(Path(run)) as opened:
         step = opened.best_step()
         recipe = Recipe.from_described(_about(opened, step)["recipe"])
-        return model_of(restore(opened, recipe, step).arrays, recipe)
+        return recipe, restore(opened, recipe, step).arrays
+
+
+def load_model(run: str | os.PathLike[str]) -> SRVPModel:
+    """Loads the model of the best validation of a run, in evaluation mode; see `load_best`."""
+    recipe, arrays = load_best(run)
+    return model_of(arrays, recipe)
 
 
 def features_of(state: State, recipe: Recipe, about: Mapping[str, Any]) -> Weights:

@@ -102,7 +102,7 @@ def train(
 
     Args:
         videos: Videos in any of the forms that `compute` takes, except statistics.
-        output: File for the weights of the best validation, *.safetensors.
+        output: File for the weights of the best validation, with the suffix .safetensors.
         recipe: How the model is trained: one of `RECIPES`, or a change of it, see `recipes.change`.
             By default that of the run to resume, else `RECIPES["own"]`.
         steps: Number of steps, to which the recipe's schedule is scaled; by default the recipe's.
