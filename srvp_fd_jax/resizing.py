@@ -66,13 +66,14 @@ def resize(clips: Clips, rule: Resize, size: int = 224) -> Float[Array, "n t siz
             - "bilinear": pixel centres at i + ½ (`torch.nn.functional.interpolate`; StyleGAN-V).
             - "shorter_side": "bilinear" to the scale where the shorter side has the size, then the
               centre (common_metrics).
-            - "antialiased": the shorter side to the size with antialiasing, then the centre, stored
-              as bytes. For models of one's own training.
             - "cd_fvd": the shorter side to 128 with antialiasing, the centre, stored as bytes, then
               "bilinear".
             - "srvp_kth" and "srvp_human": what SRVP's authors did to the original videos of KTH
               (FFmpeg's bicubic, aspect ignored) and of Human3.6M (the square from (100, 100) to
               (900, 900), then Lanczos), stored as bytes. Frames that have the size already are not
+              changed.
+            - "antialiased": the shorter side to the size with antialiasing, then the centre, stored
+              as bytes, for models of one's own training. Frames that have the size already are not
               changed.
 
         size: Height and width of the result.
@@ -89,13 +90,13 @@ def resize(clips: Clips, rule: Resize, size: int = 224) -> Float[Array, "n t siz
             return _bilinear(clips, (size, size))
         case "shorter_side":
             return _shorter_side(clips, size)
-        case "antialiased":
-            return _as_bytes(_shorter_side(clips, size, antialias=True))
         case "cd_fvd":
             small = _shorter_side(clips, 128, antialias=True)
             return _bilinear(jnp.floor(jnp.clip(small, 0, 1) * 255) / 255, (size, size))
         case _ if (height, width) == (size, size):
             return clips
+        case "antialiased":
+            return _as_bytes(_shorter_side(clips, size, antialias=True))
         case "srvp_kth":
             # FFmpeg stores the intermediate image in 15 bits, and clips it from above only.
             narrow = jnp.minimum(_bicubic(clips, size, axis=3), (2**15 - 1) / (255 * 2**7))

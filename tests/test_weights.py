@@ -358,6 +358,21 @@ def test_the_bundled_file_is_refused_as_another_model():
         load_weights("mmnist_stochastic", BUNDLED)
 
 
+def test_own_weights_must_be_given():
+    with pytest.raises(
+        ValueError, match=r"'own' needs the file of weights that `srvp-fd-jax train`"
+    ):
+        load_network("own")
+
+
+def test_own_weights_go_under_any_name_and_others_not_under_theirs(tmp_path):
+    path = tmp_path / "file.safetensors"
+    save_as(path, "own", seed=0)
+    assert load_weights("kth", path).name == load_weights("own", path).name == "own"
+    with pytest.raises(ValueError, match=r"holds the model 'digits', but 'own' was asked for"):
+        load_weights("own", BUNDLED)
+
+
 @pytest.mark.parametrize("name", ["kth", "digits"])
 def test_weights_of_a_model_of_ones_own_go_under_any_name(small, name):
     assert load_network(name, small).architecture == SRVPArchitecture.from_config(SMALL)

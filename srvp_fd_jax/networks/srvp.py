@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from srvp_fd_jax import hub
 from srvp_fd_jax.checkpoint import check_arrays, check_written_out, read_state_dict
@@ -554,7 +554,9 @@ def from_torch(
     }
 
 
-def to_torch(arrays: Mapping[str, np.ndarray], config: SRVPArchitecture) -> dict[str, np.ndarray]:
+def to_torch(
+    arrays: Mapping[str, Float[np.ndarray, "..."]], config: SRVPArchitecture
+) -> dict[str, Shaped[np.ndarray, "..."]]:
     """Maps Flax parameters to the PyTorch state dict of the same networks; inverts `from_torch`.
 
     The counters of batches, which PyTorch keeps beside the statistics of batch normalisation and
@@ -653,9 +655,9 @@ _ATTRIBUTIONS = {
         "SRVP, Franceschi, Delasalles, Chen, Lamprier, Gallinari, ICML 2020, arXiv 2002.09219, "
         "https://github.com/edouardelasalles/srvp",
     ),
-    OWN: "trained with srvp-fd-jax; not the SRVP authors' weights",
     "digits": "srvp-fd-jax; trained on the UCI handwritten digits of E. Alpaydin and C. Kaynak "
     "(CC BY 4.0); not the SRVP authors' weights",
+    OWN: "trained with srvp-fd-jax; not the SRVP authors' weights",
 }
 
 NETWORKS = {
