@@ -42,6 +42,7 @@ _NAMES = "videos.json"
 _SUFFIX = ".safetensors"
 _SCHEDULE = ("burn_in", "decay", "learning_rate")
 _NOTHING: dict[str, Any] = {"seconds": 0.0, "best": None}
+_ADVICE = "resume from the last checkpoint, or begin again, with a smaller learning_rate"
 _DIFFERENT = "videos: the processes see different ones"
 _STEPS_A_ROW = 20
 _VALIDATIONS = 10  # at least, in a run that is shorter than its recipe's
@@ -256,7 +257,10 @@ def _follow(
 def _validated(run: _Run, state: State, best: float | None) -> dict[str, float]:
     """Validates a state and writes its weights if no earlier PSNR is higher."""
     state = jax.tree.map(lambda x: x.addressable_data(0), state)  # on one device of this process
-    found = validate(state.arrays, run.held_out, run.recipe)
+    try:
+        found = validate(state.arrays, run.held_out, run.recipe)
+    except FloatingPointError as error:
+        raise ValueError(f"{error} after step {int(state.step)}: {_ADVICE}") from error
     if jax.process_index() == 0:
         save_picture(run.folder, int(state.step), run.held_out, found, run.recipe.given)
         if best is None or found.psnr > best:
@@ -275,10 +279,7 @@ def _mean(objectives: list[Objective], step: int) -> dict[str, float]:
     each = jax.device_get(objectives)
     mean = {name: float(np.mean([getattr(o, name) for o in each])) for name in TERMS}
     if not math.isfinite(mean["loss"]):
-        raise ValueError(
-            f"the loss is {mean['loss']} at step {step}: resume from the last checkpoint with a "
-            "smaller learning_rate"
-        )
+        raise ValueError(f"the loss is {mean['loss']} at step {step}: {_ADVICE}")
     return mean
 
 

@@ -58,6 +58,9 @@ def validate(arrays: Arrays, clips: _Clips, recipe: Recipe) -> Validation:
         clips: Clips, 0 to 255.
         recipe: How the model is trained. The noise follows from its seed and is the same in every
             validation.
+
+    Raises:
+        FloatingPointError: If the predictions are not finite.
     """
     key = jax.random.key(recipe.split_seed)
     made = []
@@ -67,6 +70,8 @@ def validate(arrays: Arrays, clips: _Clips, recipe: Recipe) -> Validation:
         of_part = jax.device_get(predict(arrays, padded, jax.random.fold_in(key, i), recipe))
         made.append([x[: len(part)] for x in of_part])
     psnr, best, first = (np.concatenate(x) for x in zip(*made, strict=True))
+    if not np.isfinite(psnr).all():
+        raise FloatingPointError("the predictions are not finite")
     return Validation(float(psnr.mean()), _distances(arrays, clips, first, recipe), best, first)
 
 

@@ -24,7 +24,7 @@ def tiny(**changes: Any) -> Recipe:
     """A recipe whose programs compile in seconds."""
     sizes = {"nf": 4, "nhx": 16, "ny": 4, "nz": 4, "nt_inf": 2, "nh_inf": 16, "nh_res": 16}
     run = {"frames": 6, "given": 3, "batch_size": 8, "obs_scale": 0.5}
-    return change(RECIPES["digits"], **sizes, **run, **changes)
+    return change(RECIPES["digits"], **(sizes | run | changes))
 
 
 def clips_of(step: int, recipe: Recipe) -> np.ndarray:

@@ -1,6 +1,7 @@
 """A run as a whole: the same bits after a kill, the same curve on many devices and processes."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 from processes import free_port
 
+from srvp_fd_jax import compute, weights
 from srvp_fd_jax.demo.moving_digits import moving_digits
+from srvp_fd_jax.training.checkpoints import load_model
 from srvp_fd_jax.training.recipes import RECIPES, Recipe, change
 from srvp_fd_jax.training.trainer import Moment, train
 
@@ -24,7 +27,7 @@ def tiny(**changes: Any) -> Recipe:
     """A recipe whose programs compile in seconds."""
     sizes = {"nf": 4, "nhx": 16, "ny": 4, "nz": 4, "nt_inf": 2, "nh_inf": 16, "nh_res": 16}
     run = {"frames": 6, "given": 3, "batch_size": 16, "samples": 3, "validate_every": 3}
-    return change(RECIPES["digits"], **sizes, **run, **changes)
+    return change(RECIPES["digits"], **(sizes | run | changes))
 
 
 def digits(n: int = 40, frames: int = 8) -> np.ndarray:
@@ -89,6 +92,121 @@ def test_a_run_goes_on_after_a_kill_with_the_same_bits(trained: Path, tmp_path: 
     assert start(output, resume=True).wait() == 0
     assert output.read_bytes() == trained.read_bytes()
     assert curve(output) == curve(trained)
+
+
+def test_the_weights_of_a_run_score_videos(trained: Path):
+    rng = np.random.default_rng(1)
+    real, fake = (moving_digits(rng, 40, 6) for _ in range(2))
+    protocols = [f"srvp:own:{output}+frames=6" for output in ("frame", "dynamics")]
+    results = compute(real, fake[:, :, ::-1], protocols, weights=trained)
+    assert all(result.distance > 0 for result in results)
+
+
+def test_a_run_writes_what_it_has_done(trained: Path):
+    run = trained.with_suffix(".run")
+    assert {path.name for path in run.iterdir()} == {
+        "checkpoints",
+        "metrics.csv",
+        "samples",
+        "tensorboard",
+        "videos.json",
+    }
+    names = json.loads((run / "videos.json").read_text())
+    assert [len(names[kind]) for kind in ("training", "held_out", "too_short")] == [38, 2, 0]
+    checked = [row for row in curve(trained) if row["psnr"]]
+    assert [int(row["step"]) for row in checked] == list(range(3, STEPS + 1, 3))
+    assert len(list((run / "samples").iterdir())) == len(checked)
+    best = max(checked, key=lambda row: float(row["psnr"]))
+    about = weights.load(trained).config["training"]
+    assert (about["step"], about["psnr"]) == (int(best["step"]), float(best["psnr"]))
+    model, architecture = load_model(run), about["recipe"]["architecture"]
+    assert dataclasses.asdict(model.architecture) == architecture
+    kernel = weights.load(trained).arrays["encoder.conv.0.conv.kernel"]
+    np.testing.assert_array_equal(model.encoder.conv[0].conv.kernel[...], kernel)
+
+
+def test_an_interrupted_run_keeps_a_checkpoint(tmp_path: Path):
+    def interrupt(moment: Moment) -> None:
+        if moment.step == 2:
+            raise KeyboardInterrupt
+
+    output = tmp_path / "model.safetensors"
+    with (
+        pytest.raises(KeyboardInterrupt),
+        pytest.warns(UserWarning, match=r"model.run: kept at step 2, from which the run can be"),
+    ):
+        train(digits(), output, tiny(), steps=STEPS, on_progress=interrupt)
+    assert [path.name for path in (tmp_path / "model.run/checkpoints").iterdir()] == ["2"]
+
+
+def test_a_run_ends_when_its_time_is_over(tmp_path: Path):
+    moments: list[Moment] = []
+    output = tmp_path / "model.safetensors"
+    recipe = tiny(validate_every=1000)
+    train(digits(), output, recipe, minutes=0.5, on_progress=moments.append)
+    assert moments[-1].share == 1
+    assert moments[-1].step < recipe.steps
+    shares = [moment.share for moment in moments]
+    assert shares == sorted(shares)
+    checked = [float(row["step"]) for row in curve(output) if row["psnr"]]
+    assert 1 <= len(checked) <= 11
+
+
+def test_a_run_that_diverges_ends(tmp_path: Path):
+    recipe = tiny(learning_rate=1e30, validate_every=1)
+    with pytest.raises(ValueError, match="the predictions are not finite after step 1: resume"):
+        train(digits(), tmp_path / "model.safetensors", recipe, steps=STEPS)
+    with pytest.raises(ValueError, match="the loss is nan at step 3: resume"):
+        train(digits(), tmp_path / "other.safetensors", tiny(learning_rate=1e30), steps=STEPS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"output": "model.npz"}, ValueError, "output: got .*model.npz, expected a name that ends"),
+        ({"steps": 0}, ValueError, "steps: got 0, expected a positive number"),
+        ({"minutes": float("nan")}, ValueError, "minutes: got nan, expected a positive number"),
+        ({"resume": True}, FileNotFoundError, "other.run: holds no checkpoint of a run"),
+        ({"videos": "nowhere"}, FileNotFoundError, "nowhere: no such file or folder"),
+        ({"recipe": tiny(batch_size=64)}, ValueError, "got 38 to train on"),
+        ({"recipe": tiny(frames=9)}, ValueError, r"0 to train on .*40 too short"),
+        ({"output": "/proc/model.safetensors"}, OSError, "/proc"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:40 of 40 videos are shorter")
+def test_what_cannot_be_trained_is_refused_at_once(
+    tmp_path: Path, arguments: dict[str, Any], error: type[Exception], message: str
+):
+    usual = {"videos": digits(), "output": "other.safetensors", "recipe": tiny()} | arguments
+    usual["output"] = tmp_path / usual["output"]
+    with pytest.raises(error, match=message):
+        train(**usual)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"resume": False}, FileExistsError, "model.run: holds a run already: resume it"),
+        ({"recipe": tiny(seed=3)}, ValueError, "recipe: the run to resume has seed 0 .now 3."),
+        ({"recipe": tiny(nf=8)}, ValueError, "the run to resume has nf 4 .now 8."),
+        ({"videos": digits(41)}, ValueError, "videos: are not those that the run to resume"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another_one(
+    trained: Path, arguments: dict[str, Any], error: type[Exception], message: str
+):
+    before = trained.read_bytes()
+    usual = {"videos": digits(), "output": trained, "resume": True}
+    with pytest.raises(error, match=message):
+        train(**(usual | arguments))
+    assert trained.read_bytes() == before
+
+
+def test_a_run_that_is_over_has_nothing_to_do(trained: Path):
+    made = train(digits(), trained, resume=True)
+    assert made.step == STEPS
+    best = max(float(row["psnr"]) for row in curve(trained) if row["psnr"])
+    assert made.psnr == pytest.approx(best)
 
 
 def test_eight_devices_follow_the_curve_of_one(trained: Path, tmp_path: Path):
