@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,6 +136,8 @@ def train(
     recipe = recipe or (Recipe.from_described(kept["recipe"]) if resume else RECIPES[OWN])
     recipe = recipe if steps is None else recipe.shortened(steps)
     _check_batch(recipe)
+    if resume:
+        _check_same(Recipe.from_described(kept["recipe"]), recipe)
     videos = split(as_videos(videos, "videos"), recipe, on_survey)
     names = _hash(videos)
     about = {
@@ -145,8 +147,8 @@ def train(
         "names": names,
         "minutes": minutes,
     }
-    if resume:
-        _check_same(kept, about)
+    if resume and names != kept["names"]:
+        raise ValueError("videos: are not those that the run to resume was made with")
     if jax.process_count() > 1:
         multihost_utils.assert_equal(np.frombuffer(names.encode(), np.uint8), _DIFFERENT)
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
@@ -314,22 +316,21 @@ def _check_batch(recipe: Recipe) -> None:
         )
 
 
-def _check_same(kept: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """Raises a `ValueError` unless a run may go on with a recipe and videos.
+def _check_same(before: Recipe, now: Recipe) -> None:
+    """Raises a `ValueError` unless a run may go on with another recipe.
 
     The schedule may differ, so that a run can be made longer or go on more slowly.
     """
-    before, now = (_flat(one["recipe"]) for one in (kept, about))
-    changed = [name for name in now if before.get(name) != now[name] and name not in _SCHEDULE]
+    old, new = (_flat(one) for one in (before, now))
+    changed = [name for name in new if old[name] != new[name] and name not in _SCHEDULE]
     if changed:
-        told = ", ".join(f"{name} {before.get(name)} (now {now[name]})" for name in changed)
+        told = ", ".join(f"{name} {old[name]} (now {new[name]})" for name in changed)
         raise ValueError(f"recipe: the run to resume has {told}")
-    if kept["names"] != about["names"]:
-        raise ValueError("videos: are not those that the run to resume was made with")
 
 
-def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
-    return {**recipe, **recipe["architecture"], "architecture": None}
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    values = recipe.described()
+    return values.pop("architecture") | values
 
 
 def _write_names(folder: Path, videos: Split) -> None:
