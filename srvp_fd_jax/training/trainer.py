@@ -244,14 +244,15 @@ def _follow(
                 psnr = found["psnr"]
                 best = psnr if best is None else max(psnr, best)
                 row |= found
-                _keep(run, state, psnr, best)
             if row:
                 run.write(row)
+            if is_due:  # after the row, which would be missing if a kill came in between
+                _keep(run, state, psnr, best)
             run.on_progress(Moment(step, share, terms, psnr))
     except KeyboardInterrupt:
         if jax.process_count() == 1:  # others may be at another step
             _keep(run, state, None, best)
-            warn(f"{run.folder}: kept at step {step}, from which the run can be resumed")
+            warn(f"{run.folder}: kept at step {int(state.step)}, from which the run can be resumed")
         raise
     return Trained(run.output, run.folder, step, best)
 
