@@ -118,6 +118,8 @@ def transposed_convolution(
     A side of n pixels becomes (n − 1)·strides − 2·padding + r pixels long.
     """
     x, kernel = rounded(precision, x, kernel)
+    if x.shape[1:3] == (1, 1) and padding == 0:
+        return jnp.einsum("nijc,hwdc->nhwd", x, kernel, precision=XLA_PRECISION[precision])
     around = kernel.shape[0] - 1 - padding
     return jax.lax.conv_transpose(
         x,
