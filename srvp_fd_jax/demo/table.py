@@ -51,6 +51,7 @@ def _corrupted(rng: np.random.Generator, n: int) -> Iterator[tuple[str, Clips]]:
     yield "frozen from the start", corruptions.freeze(clips, 1)
     yield "half shuffled in time", corruptions.shuffle_time(clips, rng, 0.5)
     yield "all shuffled in time", corruptions.shuffle_time(clips, rng, 1.0)
+    yield "twice as fast", moving_digits(rng, n, 15)[:, ::2]
     yield "one digit swapped", moving_digits(rng, n, 8, swapped=1)
     yield "both digits swapped", moving_digits(rng, n, 8, swapped=2)
     yield "one digit, not two", moving_digits(rng, n, 8, digits=1)
