@@ -31,6 +31,20 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 jaxtyping.install_import_hook(["srvp_fd_jax", "convert"], "beartype.beartype")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Iterator[None]:
+    """Drops compiled programs before they take all the memory maps that Linux gives a process.
+
+    A step of training has a thousand of them, and beyond 65,530 the process crashes.
+    """
+    yield
+    import jax
+
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+
+
 @pytest.fixture
 def without_type_checks() -> Iterator[None]:
     """The package as users run it, for the errors that they see."""

@@ -556,7 +556,7 @@ CLIPS = np.zeros((4, 6, 64, 64, 1), np.uint8)
         ),
         ({"comparison_type": "motion"}, "comparison_type: got 'motion', allowed are frame, stat"),
         ({"dataset": "mnist"}, "dataset: got 'mnist', allowed are mmnist_stochastic, mmnist_det"),
-        ({"dataset": "i3d"}, "dataset: got 'i3d', allowed are mmnist_stochastic, .* digits$"),
+        ({"dataset": "i3d"}, "dataset: got 'i3d', allowed are mmnist_stochastic, .* own$"),
         ({"method": "schur"}, "method: got 'schur', allowed are 'procrustes', 'eigh'"),
         ({"batch_size": 0}, "batch_size: got 0, expected at least 1"),
         (
