@@ -21,13 +21,15 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Shaped
 
 from srvp_fd_jax.devices import values
 from srvp_fd_jax.inputs import as_array, as_clips, warn
+
+_T = TypeVar("_T")
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mov", ".mkv", ".gif", ".m4v")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -274,12 +276,24 @@ def load_array(file: File, limit: int = MEMBER_BYTES) -> Shaped[np.ndarray, "...
 def _kept_array(file: File, limit: int, version: tuple[int, ...]) -> Shaped[np.ndarray, "..."]:
     source = file.open()
     with _told(file.name, "array file"):
-        arrays = _arrays(source, file.suffix, limit)
+        arrays = _retried(lambda: _arrays(source, file.suffix, limit))
     if len(arrays) != 1:
         raise ValueError(
             f"{file.name}: holds {len(arrays)} arrays of frames or clips, expected one"
         )
     return arrays[0]
+
+
+def _retried(read: Callable[[], _T]) -> _T:
+    """Reads again after a `SystemError`.
+
+    NumPy parses headers with `ast`, whose recursion CPython 3.11 counts for all threads together:
+    if they parse at the same time, it may find the count of one wrong.
+    """
+    for _ in range(9):
+        with contextlib.suppress(SystemError):
+            return read()
+    return read()
 
 
 def _arrays(source: str | io.BytesIO, suffix: str, limit: int) -> list[Shaped[np.ndarray, "..."]]:

@@ -20,6 +20,7 @@ from srvp_fd_jax.videos.sources import (
     as_videos,
     find_videos,
     fingerprint,
+    load_array,
     local_names,
     natural_key,
 )
@@ -640,3 +641,23 @@ def test_local_names_do_not_depend_on_the_path_of_the_folder(tmp_path, monkeypat
         assert local_names(find_videos(spelled)) == ["a/1.npy", "a/12.npy", "b/1.npy"]
     assert local_names(find_videos("videos/b")) == ["1.npy"]
     assert local_names(as_videos([np.zeros((3, 4, 4, 1), np.uint8)] * 2, "x")) == ["x[0]", "x[1]"]
+
+
+def test_a_header_that_threads_parse_at_the_same_time_is_parsed_again(tmp_path, monkeypatch):
+    """As CPython 3.11's `ast` may fail by what other threads do."""
+    array = np.zeros((6, 8, 8, 1), np.uint8)
+    np.save(tmp_path / "a.npy", array)
+    failures = [SystemError("AST constructor recursion depth mismatch")] * 3
+    load = np.load
+
+    def fail_first(*args, **kwargs):
+        if failures:
+            raise failures.pop()
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(np, "load", fail_first)
+    np.testing.assert_array_equal(load_array(File(str(tmp_path / "a.npy"))), array)
+    failures = [SystemError("for ever")] * 20
+    (tmp_path / "b.npy").write_bytes((tmp_path / "a.npy").read_bytes())
+    with pytest.raises(ValueError, match=r"b\.npy: not a readable array file: for ever"):
+        load_array(File(str(tmp_path / "b.npy")))
