@@ -1,7 +1,7 @@
 """Train the bundled model "digits" anew, on moving digits that are made while it trains.
 
     pip install -e ".[train]"
-    python examples/train_digits.py digits.safetensors --minutes 75
+    python examples/train_digits.py digits.safetensors --minutes 88
 
 It shows how to train on videos that no file holds: any object with a length and items will do.
 """
@@ -36,7 +36,7 @@ def main() -> None:
     """Trains, and writes the weights under the name of the bundled model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, help="file to write, *.safetensors")
-    parser.add_argument("--minutes", type=float, default=75)
+    parser.add_argument("--minutes", type=float, default=88)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
     made = train(

@@ -372,7 +372,10 @@ def _parser() -> argparse.ArgumentParser:
         "--steps", type=_whole(1), metavar="N", help="number of steps (default: the recipe's)"
     )
     command.add_argument(
-        "--minutes", type=float, metavar="M", help="time after which the run ends at the latest"
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="time of the whole run in minutes, with that before an interruption",
     )
     command.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint of the run"
@@ -719,8 +722,10 @@ def _train(args: argparse.Namespace) -> None:
         summary = {**made._asdict(), "output": args.output, "run": str(made.run)}
         print(json.dumps({**summary, "version": srvp_fd_jax.__version__}))
     else:
-        _tell(f"{made.step} steps, best PSNR {made.psnr:.2f} dB; score videos with these weights:")
-        _tell(f"srvp-fd-jax compute REAL FAKE --dataset {OWN} --weights {made.output}")
+        _tell(
+            f"{made.step} steps, best PSNR {made.psnr:.2f} dB; to score videos: "
+            f"srvp-fd-jax compute REAL FAKE --dataset {OWN} --weights {made.output}"
+        )
         print(printable(str(made.output)))
 
 

@@ -180,8 +180,11 @@ def check_writable(path: Path) -> None:
     above = path.absolute().parent
     while not above.exists():
         above = above.parent
-    with tempfile.TemporaryFile(dir=above):
-        pass
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:  # which names the temporary file
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -179,14 +179,15 @@ def clips() -> tuple[np.ndarray, np.ndarray]:
 def bundled_checkpoint(folder: Path) -> Path:
     """The bundled weights put back into a PyTorch checkpoint, the unused parts random."""
     bundled = load_weights("digits")
-    state_dict = random_model(bundled.config).state_dict()
+    config = {name: value for name, value in bundled.config.items() if name != "training"}
+    state_dict = random_model(config).state_dict()
     for name, array in bundled.arrays.items():
         transposed = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
         state_dict[srvp._torch_key(name, bundled.architecture)] = torch.from_numpy(
             transposed.copy()
         )
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(bundled.config))
+    (folder / "config.json").write_text(json.dumps(config))
     torch.save(state_dict, folder / "model.pt")
     return folder
 

@@ -133,7 +133,7 @@ def test_a_result_reads_well(clips, tmp_path):
     assert re.fullmatch(r"srvp:digits:dynamics\+frames=6: \d+\.\d+", lines[0])
     assert lines[1] == f"  real       {tmp_path}/real.npy: 30 of 30 videos, 30 samples"
     assert lines[2] == ("  generated  20 of 22 videos, 1 too short, 1 unreadable, 20 samples")
-    assert lines[3].startswith("  network    digits, output dynamics, weights 83f47560")
+    assert lines[3].startswith("  network    digits, output dynamics, weights 3911fc1c")
     assert lines[4] == (
         "  caution    30 real and 20 generated samples: a distance depends on their number"
     )

@@ -21,9 +21,11 @@ from srvp_fd_jax import (
     load_network,
     weights,
 )
+from srvp_fd_jax.files import CHECKSUM
 from srvp_fd_jax.networks import NETWORKS
 from srvp_fd_jax.networks.base import Weights
 from srvp_fd_jax.networks.srvp import HUB_FOLDERS, SRVPArchitecture, from_torch
+from srvp_fd_jax.training.recipes import RECIPES, Recipe
 from srvp_fd_jax.weights import load_weights
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")
@@ -229,12 +231,16 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 def test_the_bundled_model_says_where_it_is_from():
     metadata = metadata_of(BUNDLED)
-    assert json.loads(metadata.pop("config"))["nf"] == 16
+    config = json.loads(metadata.pop("config"))
+    assert config["nf"] == 16
+    # Trained by the package's own trainer and recipe, see examples/train_digits.py.
+    assert Recipe.from_described(config["training"]["recipe"]) == RECIPES["digits"]
+    assert len(metadata.pop(CHECKSUM)) == 64
     assert metadata == {
         "format_version": "1",
         "network": "srvp",
         "dataset": "digits",
-        "source_sha256": "98611342ea97eea604837d38821572b282639f4174efeb99b0bc5444c91c59d2",
+        "source_sha256": "a667aa39606c2ad2aa67e1b47bdb7f141570f27077b11ac88572044b282a939f",
         "licence": "Apache-2.0",
         "attribution": "srvp-fd-jax; trained on the UCI handwritten digits of E. Alpaydin and "
         "C. Kaynak (CC BY 4.0); not the SRVP authors' weights",

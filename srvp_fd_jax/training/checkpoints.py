@@ -157,7 +157,7 @@ def features_of(state: State, recipe: Recipe, about: Mapping[str, Any]) -> Weigh
 
 def _check_exists(run: Path) -> None:
     if not exist(run):
-        raise FileNotFoundError(f"{run}: holds no checkpoint of a run")
+        raise FileNotFoundError(f"{run}: no such run, or it has no checkpoint")
 
 
 def _about(opened: Any, step: int) -> dict[str, Any]:

@@ -85,8 +85,12 @@ def split(
             else:
                 usable[names[i]] = videos[i]
             on_progress(i + 1, len(videos))
-    _tell_left_out(len(videos), f"shorter than the {shortest} frames of a clip", too_short)
-    _tell_left_out(len(videos), "not usable", [f"{n} ({e})" for n, e in unreadable.items()])
+    _tell_left_out(
+        len(videos), f"which are shorter than the {shortest} frames of a clip", too_short
+    )
+    _tell_left_out(
+        len(videos), "which cannot be used", [f"{n} ({e})" for n, e in unreadable.items()]
+    )
 
     def draw(name: str) -> bytes:
         return hashlib.sha256(f"{recipe.split_seed} {name}".encode(errors="replace")).digest()
@@ -95,10 +99,9 @@ def split(
     training = [video for name, video in usable.items() if name not in held]
     if len(training) < recipe.batch_size:
         raise ValueError(
-            f"videos: got {len(training)} to train on ({len(videos)} were found, of which "
-            f"{len(held)} are held out, {len(too_short)} too short and {len(unreadable)} not "
-            f"usable), expected at least a batch of {recipe.batch_size}: choose a smaller "
-            "batch_size, or fewer frames where videos are too short"
+            f"videos: got {len(training)} to train on (found {len(videos)}, held out {len(held)}, "
+            f"too short {len(too_short)}, unreadable {len(unreadable)}), expected at least a batch "
+            f"of {recipe.batch_size}: more videos, a smaller batch_size, or fewer frames per clip"
         )
     return Split(training, [usable[name] for name in usable if name in held], too_short, unreadable)
 
@@ -213,7 +216,7 @@ def _length(video: Video, recipe: Recipe) -> int | str:
 def _tell_left_out(found: int, why: str, names: Sequence[str]) -> None:
     if names:
         named = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-        warn(f"{len(names)} of {found} videos are {why} and are left out: {named}")
+        warn(f"left out {len(names)} of {found} videos, {why}: {named}")
 
 
 def _prepared(

@@ -11,6 +11,8 @@ from srvp_fd_jax.networks.convolution import Precision
 from srvp_fd_jax.networks.srvp_model import SRVPModelArchitecture
 from srvp_fd_jax.protocols import PROTOCOLS, Protocol
 
+_MAY_BE_ZERO = ("burn_in", "seed", "split_seed")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -67,7 +69,7 @@ class Recipe:
     def __post_init__(self) -> None:
         """Raises a `ValueError` if values are not allowed or do not fit each other."""
         for field in dataclasses.fields(self):
-            value, least = getattr(self, field.name), 0 if "seed" in field.name else 1
+            value, least = getattr(self, field.name), int(field.name not in _MAY_BE_ZERO)
             if field.type is int and value < least:
                 raise ValueError(f"{field.name}: got {value}, expected at least {least}")
             if field.type is float and not 0 < value < float("inf"):
@@ -75,6 +77,8 @@ class Recipe:
         if self.precision not in get_args(Precision):
             allowed = ", ".join(get_args(Precision))
             raise ValueError(f"precision: got {self.precision!r}, allowed are {allowed}")
+        if (channels := self.architecture.channels) not in (1, 3):
+            raise ValueError(f"nc: got {channels}, allowed are 1 (grey) and 3 (RGB)")
         nt_inf = self.architecture.nt_inf
         if self.given < nt_inf:
             raise ValueError(f"given: got {self.given}, expected at least the {nt_inf} of nt_inf")

@@ -71,13 +71,13 @@ class Trained(NamedTuple):
         output: File of the weights of the best validation, for `weights=`.
         run: Folder of the run.
         step: Number of steps that are done.
-        psnr: PSNR of the best validation in dB; None before the first one.
+        psnr: PSNR of the best validation in dB.
     """
 
     output: Path
     run: Path
     step: int
-    psnr: float | None
+    psnr: float
 
 
 def train(
@@ -107,8 +107,9 @@ def train(
         recipe: How the model is trained: one of `RECIPES`, or a change of it, see `recipes.change`.
             By default that of the run to resume, else `RECIPES["own"]`.
         steps: Number of steps, to which the recipe's schedule is scaled; by default the recipe's.
-        minutes: Time after which the run ends, if its steps are not done before. The learning rate
-            then follows the time, so that such a run does not give the same bits again.
+        minutes: Time after which the run ends, if its steps are not done before; the time before
+            an interruption counts too. The learning rate then follows the time, so that such a run
+            does not give the same bits again.
         resume: Whether to go on from the last checkpoint of the run, without `steps` and `minutes`
             to the end that it had.
         workers: Number of processes that read videos; 0 to read in threads of this process.
@@ -148,7 +149,9 @@ def train(
         "minutes": minutes,
     }
     if resume and names != kept["names"]:
-        raise ValueError("videos: are not those that the run to resume was made with")
+        raise ValueError(
+            f"videos: are not those of the run to resume, which {folder / _NAMES} names"
+        )
     if jax.process_count() > 1:
         multihost_utils.assert_equal(np.frombuffer(names.encode(), np.uint8), _DIFFERENT)
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
@@ -222,7 +225,7 @@ def _follow(
     pending: list[Objective] = []
     share = run.share(step)
     try:
-        while share < 1:
+        while share < 1 or best is None:  # a run has at least one step and one validation
             batch = _placed(by_batch, next(clips))
             before, share = share, run.share(step + 1)
             state, objective = train_step(state, batch, np.float32(share), recipe)
@@ -252,7 +255,9 @@ def _follow(
     except KeyboardInterrupt:
         if jax.process_count() == 1:  # others may be at another step
             _keep(run, state, None, best)
-            warn(f"{run.folder}: kept at step {int(state.step)}, from which the run can be resumed")
+            warn(
+                f"{run.folder}: kept at step {int(state.step)}, resume the run (--resume) to go on"
+            )
         raise
     return Trained(run.output, run.folder, step, best)
 
@@ -325,8 +330,8 @@ def _check_same(before: Recipe, now: Recipe) -> None:
     old, new = (_flat(one) for one in (before, now))
     changed = [name for name in new if old[name] != new[name] and name not in _SCHEDULE]
     if changed:
-        told = ", ".join(f"{name} {old[name]} (now {new[name]})" for name in changed)
-        raise ValueError(f"recipe: the run to resume has {told}")
+        told = ", ".join(f"{name} {old[name]} (not {new[name]})" for name in changed)
+        raise ValueError(f"recipe: the run to resume has {told}; only the schedule may change")
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:

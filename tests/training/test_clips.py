@@ -107,15 +107,15 @@ def test_videos_that_cannot_be_used_are_counted_and_named(tmp_path: Path):
     assert len(found.training + found.held_out) == 30
     assert [Path(name).stem for name in found.too_short] == ["short0", "short1", "short2"]
     short, unusable = (str(one.message) for one in told)
-    assert short.startswith("3 of 35 videos are shorter than the 6 frames of a clip and are left")
+    assert short.startswith(
+        "left out 3 of 35 videos, which are shorter than the 6 frames of a clip:"
+    )
     assert "frames of 96×64, expected 64×64 (resize rule 'none')" in unusable
     assert "broken.npy" in unusable
 
 
 def test_fewer_videos_than_a_batch_are_refused():
-    with pytest.raises(
-        ValueError, match=r"got 38 to train on \(40 were found, of which 2 are held"
-    ):
+    with pytest.raises(ValueError, match=r"got 38 to train on \(found 40, held out 2, too short 0"):
         split(numbered(), change(RECIPE, batch_size=39))
 
 

@@ -72,6 +72,7 @@ def test_changes_go_to_the_run_or_to_the_architecture():
         ({"filters": 3}, "recipe: got filters, allowed are accumulate, archi"),
         ({"preset": "kth"}, "recipe: got preset"),
         ({"archi": "resnet"}, "archi is 'resnet', allowed are 'dcgan', 'vgg'"),
+        ({"nc": 2}, "nc: got 2, allowed are 1 .grey. and 3"),
         ({"nf": 0}, "nf is 0, expected a positive integer"),
         ({"batch_size": 0}, "batch_size: got 0, expected at least 1"),
         ({"seed": -1}, "seed: got -1, expected at least 0"),

@@ -65,8 +65,8 @@ def test_a_run_goes_on_with_its_own_recipe(
     ("options", "message"),
     [
         (["--steps", "4"], "error: .*model.run: holds a run already: resume it"),
-        (["--resume", "--nf", "8"], "error: recipe: the run to resume has nf 4 .now 8."),
-        (["--resume", "--recipe", "digits"], "the run to resume has .*preset own .now digits."),
+        (["--resume", "--nf", "8"], "error: recipe: the run to resume has nf 4 .not 8."),
+        (["--resume", "--recipe", "digits"], "the run to resume has .*preset own .not digits."),
         (["--frames", "3"], "error: frames: got 3, expected at least 10"),
     ],
 )

@@ -133,7 +133,7 @@ def test_an_interrupted_run_keeps_a_checkpoint(tmp_path: Path):
     output = tmp_path / "model.safetensors"
     with (
         pytest.raises(KeyboardInterrupt),
-        pytest.warns(UserWarning, match=r"model.run: kept at step 2, from which the run can be"),
+        pytest.warns(UserWarning, match=r"model.run: kept at step 2, resume the run"),
     ):
         train(digits(), output, tiny(), steps=STEPS, on_progress=interrupt)
     assert [path.name for path in (tmp_path / "model.run/checkpoints").iterdir()] == ["2"]
@@ -152,6 +152,13 @@ def test_a_run_ends_when_its_time_is_over(tmp_path: Path):
     assert 1 <= len(checked) <= 11
 
 
+@pytest.mark.parametrize("budget", [{"steps": 1}, {"minutes": 1e-6}])
+def test_the_shortest_run_has_a_step_and_weights(tmp_path: Path, budget: dict[str, Any]):
+    made = train(digits(), tmp_path / "model.safetensors", tiny(), **budget)
+    assert made.step == 1
+    assert weights.load(made.output).config["training"]["psnr"] == made.psnr > 0
+
+
 def test_a_run_that_diverges_ends(tmp_path: Path):
     recipe = tiny(learning_rate=1e30, validate_every=1)
     with pytest.raises(ValueError, match="the predictions are not finite after step 1: resume"):
@@ -166,14 +173,14 @@ def test_a_run_that_diverges_ends(tmp_path: Path):
         ({"output": "model.npz"}, ValueError, "output: got .*model.npz, expected a name that ends"),
         ({"steps": 0}, ValueError, "steps: got 0, expected a positive number"),
         ({"minutes": float("nan")}, ValueError, "minutes: got nan, expected a positive number"),
-        ({"resume": True}, FileNotFoundError, "other.run: holds no checkpoint of a run"),
+        ({"resume": True}, FileNotFoundError, "other.run: no such run, or it has no"),
         ({"videos": "nowhere"}, FileNotFoundError, "nowhere: no such file or folder"),
         ({"recipe": tiny(batch_size=64)}, ValueError, "got 38 to train on"),
-        ({"recipe": tiny(frames=9)}, ValueError, r"0 to train on .*40 too short"),
+        ({"recipe": tiny(frames=9)}, ValueError, r"0 to train on .*too short 40"),
         ({"output": "/proc/model.safetensors"}, OSError, "/proc"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:40 of 40 videos are shorter")
+@pytest.mark.filterwarnings("ignore:left out 40 of 40 videos")
 def test_what_cannot_be_trained_is_refused_at_once(
     tmp_path: Path, arguments: dict[str, Any], error: type[Exception], message: str
 ):
@@ -187,9 +194,17 @@ def test_what_cannot_be_trained_is_refused_at_once(
     ("arguments", "error", "message"),
     [
         ({"resume": False}, FileExistsError, "model.run: holds a run already: resume it"),
-        ({"recipe": tiny(seed=3)}, ValueError, "recipe: the run to resume has seed 0 .now 3."),
-        ({"recipe": tiny(nf=8)}, ValueError, "the run to resume has nf 4 .now 8."),
-        ({"videos": 41}, ValueError, "videos: are not those that the run to resume"),
+        ({"recipe": tiny(seed=3)}, ValueError, "recipe: the run to resume has seed 0 .not 3."),
+        (
+            {"recipe": tiny(nf=8)},
+            ValueError,
+            "the run to resume has nf 4 .not 8.; only the schedule may change",
+        ),
+        (
+            {"videos": 41},
+            ValueError,
+            r"videos: are not those of the run to resume, which .*videos.json names",
+        ),
     ],
 )
 def test_a_run_does_not_go_on_as_another_one(
