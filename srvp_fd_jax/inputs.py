@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped, UInt8
 from numpy.typing import ArrayLike
 
 from srvp_fd_jax.devices import AnyArray, is_tracing
@@ -203,3 +203,8 @@ def to_unit_range(x: Shaped[Array, "..."]) -> Float[Array, "..."]:
     """Converts to float32 in [0, 1]: uint8 is divided by 255, floats keep their values."""
     scaled = x.astype(jnp.float32)
     return scaled / 255 if x.dtype == jnp.uint8 else scaled
+
+
+def to_bytes(x: Float[Array, "..."]) -> UInt8[Array, "..."]:
+    """Rounds floats in [0, 1] to 0 to 255; others are clipped."""
+    return jnp.round(255 * jnp.clip(x, 0, 1)).astype(jnp.uint8)

@@ -166,7 +166,7 @@ class Architecture(abc.ABC):
 def parameter_shapes(architecture: Architecture) -> Mapping[str, tuple[int, ...]]:
     """Shapes of the parameters of an architecture under their dotted paths."""
     _, state = _abstract(architecture, "float32")
-    return {_dotted(path): variable.shape for path, variable in nnx.to_flat_state(state)}
+    return {dotted(path): variable.shape for path, variable in nnx.to_flat_state(state)}
 
 
 @functools.cache
@@ -175,7 +175,8 @@ def _abstract(architecture: Architecture, precision: Precision) -> tuple[nnx.Gra
     return nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
 
 
-def _dotted(path: tuple[Any, ...]) -> str:
+def dotted(path: tuple[Any, ...]) -> str:
+    """The name of a Flax parameter in files and in `FrozenNetwork.arrays`."""
     return ".".join(map(str, path))
 
 
@@ -201,7 +202,7 @@ class FrozenNetwork:
         """Makes the Flax module with these weights."""
         graph, state = _abstract(self.architecture, self.precision)
         flat = [
-            (path, variable.replace(self.arrays[_dotted(path)]))
+            (path, variable.replace(self.arrays[dotted(path)]))
             for path, variable in nnx.to_flat_state(state)
         ]
         return nnx.merge(graph, nnx.from_flat_state(flat))

@@ -16,11 +16,10 @@ from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Shaped, UInt8
 
-from srvp_fd_jax.inputs import warn
+from srvp_fd_jax.inputs import to_bytes, warn
 from srvp_fd_jax.protocols import Protocol, Sampling
 from srvp_fd_jax.resizing import Resize, check_size, prepare
 from srvp_fd_jax.training.recipes import Recipe
@@ -234,8 +233,7 @@ def _prepared(
 def _resized(
     clips: Shaped[Array, "n t h w c"], rule: Resize, size: int, channels: int
 ) -> UInt8[Array, "n t size size channels"]:
-    resized = prepare(clips, rule, size, channels)
-    return jnp.round(255 * jnp.clip(resized, 0, 1)).astype(jnp.uint8)
+    return to_bytes(prepare(clips, rule, size, channels))
 
 
 @functools.cache

@@ -15,7 +15,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from srvp_fd_jax.devices import shard_like
-from srvp_fd_jax.networks.base import FrozenNetwork
+from srvp_fd_jax.inputs import to_unit_range
+from srvp_fd_jax.networks.base import FrozenNetwork, dotted
 from srvp_fd_jax.networks.srvp_model import Draws, SRVPModel, initialise, training_draws
 from srvp_fd_jax.training.objective import Objective, objective
 from srvp_fd_jax.training.recipes import Recipe
@@ -118,7 +119,7 @@ def _loss(
 ) -> tuple[Float[Array, ""], tuple[Arrays, Objective]]:
     model = model_of(parameters | statistics, recipe)
     model.train()
-    frames = clips.astype(jnp.float32) / 255
+    frames = to_unit_range(clips)
     terms = objective(
         model(frames, draws, euler_steps=recipe.euler_steps),
         frames,
@@ -132,7 +133,7 @@ def _loss(
 
 def _arrays_of(model: SRVPModel, kind: type[nnx.Variable[Any]]) -> Arrays:
     flat = nnx.to_flat_state(nnx.state(model, kind))
-    return {".".join(map(str, path)): variable[...] for path, variable in flat}
+    return {dotted(path): variable[...] for path, variable in flat}
 
 
 def _parts(x: Array, parts: int) -> Array:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 from srvp_fd_jax.calculator import Calculator
+from srvp_fd_jax.inputs import to_bytes, to_unit_range
 from srvp_fd_jax.networks.base import FrozenNetwork, parameter_shapes
 from srvp_fd_jax.networks.srvp import OWN, SRVPArchitecture
 from srvp_fd_jax.networks.srvp_model import evaluation_draws
@@ -85,7 +86,7 @@ def predict(
         The PSNR in dB of the frames after the given ones in the best prediction of each clip; that
         prediction; the first prediction. The best one has the highest PSNR over all frames.
     """
-    truth = clips.astype(jnp.float32) / 255
+    truth = to_unit_range(clips)
     model, given = model_of(arrays, recipe), truth[:, : recipe.given]
     n, t = clips.shape[:2]
     draw = functools.partial(
@@ -123,7 +124,7 @@ def predict(
         best, _ = jax.lax.scan(better, best, keys[:whole].reshape(-1, _SAMPLES_AT_ONCE))
     if recipe.samples > whole:
         best, _ = better(best, keys[whole:])
-    return best[1], _as_bytes(best[2]), _as_bytes(first)
+    return best[1], to_bytes(best[2]), to_bytes(first)
 
 
 def _distances(
@@ -148,7 +149,3 @@ def inference_network(arrays: Arrays, recipe: Recipe) -> FrozenNetwork:
     architecture = SRVPArchitecture.from_config(dataclasses.asdict(recipe.architecture))
     used = {name: arrays[name] for name in parameter_shapes(architecture)}
     return FrozenNetwork(used, architecture, "float32")
-
-
-def _as_bytes(frames: Float[Array, "..."]) -> UInt8[Array, "..."]:
-    return jnp.round(255 * frames).astype(jnp.uint8)

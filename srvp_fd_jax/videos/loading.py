@@ -144,7 +144,7 @@ def load_numbered(
     `numbered` has `__len__` and `__getitem__`, and pairs of a number and a `Video` as items. It
     must be picklable for `workers`. For the rest see `load_clips`.
     """
-    grain = import_grain()
+    grain = _import_grain()
     load = _Load(tuple(protocols), side)
     threads = grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=_READY)
     clips = grain.MapDataset.source(numbered).map(load).to_iter_dataset(threads)
@@ -217,7 +217,7 @@ def _parse_flags() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
-def import_grain() -> Any:
+def _import_grain() -> Any:
     """Imports Grain, and the readers so that their absence raises an error before work starts."""
     try:
         import av  # noqa: F401 (used in reading.py)
