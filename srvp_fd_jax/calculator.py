@@ -234,7 +234,8 @@ class Calculator:
         clips = {"x": self._clips(x, "x"), "y": self._clips(y, "y")}
         lengths = [c.shape[1] for c in clips.values()]
         if lengths[0] != lengths[1]:
-            raise ValueError(f"y: got clips with {lengths[1]} frames, not {lengths[0]} as in x")
+            one, other = (length + self.protocols[0].skip for length in lengths)
+            raise ValueError(f"y: got clips with {other} frames, not {one} as in x")
         for protocol, output in zip(self.protocols, self.outputs, strict=True):
             samples = lengths[0] if output.per_frame else 1
             counts = {name: samples * len(c) for name, c in clips.items()}
@@ -254,21 +255,23 @@ class Calculator:
             for protocol, s1, s2 in zip(self.protocols, of_x, of_y, strict=True)
         }
 
-    def check_length(self, frames: int, name: str) -> None:
+    def check_length(self, frames: int, name: str, skipped: int = 0) -> None:
         """Raises a `ValueError` if the protocols or the network do not take clips of this length.
 
-        The message calls the clips `name`.
+        The message calls the clips `name`, and says that `skipped` more frames were left out.
         """
+        got = f"{name}: got clips with {frames + skipped} frames"
+        if skipped:
+            got += f", of which the first {skipped} are skipped"
         for protocol, output in zip(self.protocols, self.outputs, strict=True):
             if protocol.frames not in (None, frames):
                 raise ValueError(
-                    f"{name}: got clips with {frames} frames, but the protocol {protocol.name!r} "
-                    f"takes {protocol.frames}"
+                    f"{got}, but the protocol {protocol.name!r} takes {protocol.frames}"
                 )
             if frames < output.frames:
                 raise ValueError(
-                    f"{name}: got clips with {frames} frames, but {protocol.output!r} of the "
-                    f"network {protocol.network!r} needs at least {output.frames}"
+                    f"{got}, but {protocol.output!r} of the network {protocol.network!r} needs at "
+                    f"least {output.frames}"
                 )
 
     @property
@@ -303,16 +306,17 @@ class Calculator:
         return {p.output: one for p, one in zip(self.protocols, of_protocols, strict=True)}
 
     def _clips(self, clips: ArrayLike, name: str) -> Shaped[AnyArray, "n t h w c"]:
-        """Checks clips and moves their channels last."""
+        """Checks clips, moves their channels last and drops the frames that the protocol skips."""
         per_frame = all(output.per_frame for output in self.outputs)
         checked = as_clips(clips, name, frames_allowed=per_frame)
         size, (_, frames, height, width, _) = self.network.architecture.size, checked.shape
+        skip = self.protocols[0].skip
         try:
             check_size(height, width, self.protocols[0].resize, size)
         except ValueError as error:
             raise ValueError(f"{name}: got {error}") from error
-        self.check_length(frames, name)
-        return checked
+        self.check_length(frames - skip, name, skip)
+        return encoding.frames_between(checked, skip, frames) if skip else checked
 
     def _batch_size(self, clips: Shaped[AnyArray, "n t ..."], batch_size: int | None) -> int:
         if batch_size is not None:

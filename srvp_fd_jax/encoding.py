@@ -212,15 +212,18 @@ def used_frames(
     if most["all"] or first + last >= length:
         return clips
     if not last:
-        return _between(clips, 0, first)
+        return frames_between(clips, 0, first)
     if not first:
-        return _between(clips, length - last, length)
+        return frames_between(clips, length - last, length)
     xp = jnp if isinstance(clips, jax.Array) else np
-    ends = [_between(clips, 0, first), _between(clips, length - last, length)]
+    ends = [frames_between(clips, 0, first), frames_between(clips, length - last, length)]
     return xp.concatenate(ends, axis=1)
 
 
-def _between(clips: Shaped[AnyArray, "n t ..."], start: int, end: int) -> Shaped[AnyArray, "..."]:
+def frames_between(
+    clips: Shaped[AnyArray, "n t ..."], start: int, end: int
+) -> Shaped[AnyArray, "n s ..."]:
+    """The frames from `start` up to `end`."""
     if isinstance(clips, jax.Array):
         return jax.lax.slice_in_dim(clips, start, end, axis=1)  # indexing would transfer the bounds
     return clips[:, start:end]

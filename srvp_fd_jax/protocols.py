@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import jax
 
 from srvp_fd_jax.distances import DISTANCES
+from srvp_fd_jax.inputs import as_count
 from srvp_fd_jax.networks import NETWORKS
 from srvp_fd_jax.networks.srvp import COMPARISON_TYPES
 from srvp_fd_jax.resizing import Resize
@@ -63,8 +64,11 @@ class Protocol:
             natural order of their names; None for all.
         real: How real videos are sampled.
         fake: How generated videos are sampled.
+        skip: Number of first frames of every video that are left out before its clip is sampled,
+            such as the frames that a prediction was given.
         drop_below: Which videos are dropped as too short: those below the (frames − 1)·step + 1
-            frames that a clip spans ("span"), or below frames·step ("steps").
+            frames that a clip spans ("span"), or below frames·step ("steps"), without the skipped
+            ones.
         resize: How frames are resized for the network, see `resizing.resize`.
         ddof: Covariances of n samples are divided by n − ddof.
         seed: Seed of random starts. Statistics of different seeds may be compared.
@@ -89,13 +93,15 @@ class Protocol:
     clips: int | None = None
     real: Sampling = _FIRST
     fake: Sampling = _FIRST
+    skip: int = 0
     drop_below: Literal["span", "steps"] = "span"
     resize: Resize
     ddof: int
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises a `ValueError` if there is no such rule for resizing."""
+        """Raises a `ValueError` if there is no such rule for resizing, or `skip` is no number."""
+        as_count(self.skip, "skip", least=0)
         if self.resize not in get_args(Resize):
             allowed = ", ".join(get_args(Resize))
             raise ValueError(f"resize: got {self.resize!r}, allowed are {allowed}")
@@ -111,6 +117,7 @@ class Protocol:
             "distance": self.distance,
             "clips": str(self.clips or "all"),
             "frames": str(self.frames or "all"),
+            "skipped first": str(self.skip),
             "real from": str(self.real),
             "fake from": str(self.fake),
             "dropped below": f"{self.shortest('real')}, {self.shortest('fake')}",
@@ -137,7 +144,8 @@ class Protocol:
     def shortest(self, side: Side) -> int:
         """Number of frames that a video of this side must have at least to give a clip."""
         frames, step = self.frames or 1, self.sampling(side).step
-        return frames * step if self.drop_below == "steps" else (frames - 1) * step + 1
+        span = frames * step if self.drop_below == "steps" else (frames - 1) * step + 1
+        return self.skip + span
 
     def sampling(self, side: Side) -> Sampling:
         """How the videos of this side are sampled."""
@@ -213,6 +221,7 @@ OVERRIDES: dict[str, type | Collection[str]] = {
     "clips": int,
     "frames": int,
     "step": int,
+    "skip": int,
     "start": get_args(Start),
     "resize": get_args(Resize),
     "seed": int,
@@ -227,8 +236,8 @@ def find_protocol(name: str, **overrides: int | str | None) -> Protocol:
     Args:
         name: A name in `PROTOCOLS`, alone or with overrides as they appear in names, such as
             "fvd2048_16f+clips=256+start=first".
-        **overrides: Values for clips, frames, step, start, resize, seed or distance, each for both
-            sides; None keeps the value of the preset.
+        **overrides: Values for clips, frames, step, skip, start, resize, seed or distance, each for
+            both sides; None keeps the value of the preset.
 
     Returns:
         The protocol. All overrides except the seed are part of its name.
@@ -275,7 +284,7 @@ def _checked(key: str, value: int | str) -> int | str:
         if value not in allowed:
             raise ValueError(f"{key}: got {value!r}, allowed are {', '.join(allowed)}")
         return value
-    least = 0 if key == "seed" else 1
+    least = 0 if key in ("seed", "skip") else 1
     try:
         number = int(str(value))  # raises an error for 2.5, where `int` would cut it
     except ValueError:

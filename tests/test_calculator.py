@@ -504,6 +504,28 @@ def test_statistics_of_ones_own_are_divided_as_the_protocol_says(ddof, source, c
     chex.assert_trees_all_close(got, expected, rtol=1e-6)
 
 
+def test_a_protocols_skip_cuts_the_first_frames_off(digits, clips):
+    x, y = (np.concatenate([c[:, :1]] * 2 + [c], axis=1) for c in clips)
+    of_dynamics = digits.only("dynamics")
+    skipping = Calculator("srvp:digits:dynamics+skip=2")
+    expected = of_dynamics.distances(*clips)["dynamics"]
+    assert float(of_dynamics.distances(x, y)["dynamics"]) != pytest.approx(float(expected), rel=0.1)
+    for made in (np.asarray, jnp.asarray):
+        got = skipping.distances(made(x), made(y))["dynamics"]
+        chex.assert_trees_all_close(got, expected, rtol=1e-5)
+    s1, s2 = (skipping.update(skipping.empty(), c)["dynamics"] for c in (x, y))
+    chex.assert_trees_all_close(skipping.distance(s1, s2), expected, rtol=1e-5)
+    features = skipping.features(x)["dynamics"]
+    chex.assert_trees_all_close(features, of_dynamics.features(clips[0])["dynamics"], rtol=1e-5)
+    message = "got clips with 6 frames, of which the first 2 are skipped, but 'dynamics' .* 5"
+    with pytest.raises(ValueError, match=f"x: {message}"):
+        skipping.distances(*clips)
+    with pytest.raises(ValueError, match="y: got clips with 7 frames, not 8 as in x"):
+        skipping.distances(x, y[:, 1:])
+    with pytest.raises(ValueError, match="clips: got clips with 1 frames, of which the first 1"):
+        Calculator("srvp:digits:frame+skip=1").features(clips[0][:, 0])
+
+
 def test_only_clips_made_under_a_named_protocol_are_marked_with_it(digits, clips):
     (marked,) = Calculator("srvp:digits:dynamics").statistics([clips[0][:3]]).values()
     unmarked = digits.statistics([clips[0][:3]])["dynamics"]

@@ -88,6 +88,14 @@ def test_all_forms_give_the_same_number(form, clips, expected, tmp_path):
     assert result.protocol.name == PROTOCOL
 
 
+@pytest.mark.parametrize("form", ["array", "list of arrays", "array file", "folder"])
+def test_skipped_frames_are_skipped_in_all_forms(form, clips, expected, tmp_path):
+    given = [np.concatenate([c[:, :1], c[:, :1], c], axis=1) for c in clips]
+    result = compute(FORMS[form](given[0], tmp_path), given[1], f"{PROTOCOL}+skip=2")
+    assert float(result) == pytest.approx(expected, rel=1e-4)
+    assert dict(result.real.statistics.source)["frames"] == "6"
+
+
 def test_both_sides_as_statistics_need_no_network(clips, expected, monkeypatch):
     of_both = list(map(statistics, clips))
     monkeypatch.setattr("srvp_fd_jax.evaluation.load_calculators", None)

@@ -74,6 +74,9 @@ def test_all_presets_are_found_by_name(name: str):
         ("srvp:human:frame", 417, 53),
         ("tensorflow+frames=4+step=3", 10, 10),
         ("fvd2048_16f+frames=4+step=3", 12, 12),
+        ("fvd2048_16f+skip=5", 21, 21),
+        ("srvp:human:frame+skip=2", 419, 55),
+        ("tensorflow+skip=3", 4, 4),
     ],
 )
 def test_shortest(name: str, real: int, fake: int):
@@ -107,6 +110,17 @@ def test_what_the_preset_has_already_is_not_in_the_name():
     assert find_protocol("fvd2048_16f", start="random").name == "fvd2048_16f+start=random"
 
 
+def test_a_skip_is_part_of_the_name_and_of_the_marks():
+    protocol = find_protocol("srvp:digits:dynamics", skip=5)
+    assert protocol == find_protocol("srvp:digits:dynamics+skip=5")
+    assert protocol.name == protocol.marks()["protocol"] == "srvp:digits:dynamics+skip=5"
+    assert protocol.described()["skipped first"] == "5"
+    assert find_protocol("srvp:digits:dynamics", skip=0) == PROTOCOLS["srvp:digits:dynamics"]
+    assert {preset.skip for preset in PROTOCOLS.values()} == {0}
+    with pytest.raises(ValueError, match="skip: got -1"):
+        dataclasses.replace(protocol, skip=-1)
+
+
 def test_the_seed_is_not_in_the_name():
     protocol = find_protocol("cd_fvd", seed=7)
     assert protocol == dataclasses.replace(PROTOCOLS["cd_fvd"], seed=7)
@@ -120,7 +134,7 @@ def test_the_seed_is_not_in_the_name():
         ("fvd", {}, "protocol: got 'fvd', allowed are tensorflow, fvd2048_16f"),
         ("", {}, "protocol: got ''"),
         ("FVD2048_16f", {}, "protocol: got 'FVD2048_16f'"),
-        ("cd_fvd+fps=8", {}, "got an override 'fps', allowed are clips, frames, step, start,"),
+        ("cd_fvd+fps=8", {}, "got an override 'fps', allowed are clips, frames, step, skip"),
         ("cd_fvd", {"ddof": 1}, "got an override 'ddof', allowed are clips"),
         ("cd_fvd+", {}, "got an override ''"),
         ("cd_fvd+clips", {}, "clips: got '', expected a whole number of at least 1"),
@@ -129,6 +143,7 @@ def test_the_seed_is_not_in_the_name():
         ("cd_fvd", {"clips": 0}, "clips: got 0, expected a whole number of at least 1"),
         ("cd_fvd", {"frames": -16}, "frames: got -16"),
         ("cd_fvd", {"step": 0}, "step: got 0"),
+        ("cd_fvd", {"skip": -1}, "skip: got -1, expected a whole number of at least 0"),
         ("cd_fvd", {"seed": -1}, "seed: got -1, expected a whole number of at least 0"),
         ("cd_fvd", {"start": "middle"}, "start: got 'middle', allowed are first, random"),
         ("cd_fvd", {"start": 0}, "start: got 0, allowed are first, random"),

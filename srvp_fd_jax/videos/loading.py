@@ -52,11 +52,12 @@ def clip_frames(length: int, number: int, protocol: Protocol, side: Side) -> Int
     if length < protocol.shortest(side):
         return np.arange(0)
     sampling = protocol.sampling(side)
-    frames = protocol.frames or -(-length // sampling.step)
+    left = length - protocol.skip
+    frames = protocol.frames or -(-left // sampling.step)
     span = (frames - 1) * sampling.step + 1
-    start = 0
+    start = protocol.skip
     if sampling.start == "random":
-        start = int(np.random.default_rng([protocol.seed, number]).integers(length - span + 1))
+        start += int(np.random.default_rng([protocol.seed, number]).integers(left - span + 1))
     # `np.arange` would give objects for steps beyond int64.
     return np.array(range(start, start + span, sampling.step))
 

@@ -26,6 +26,7 @@ PROTOCOLS_OF_ANY_KIND = st.builds(
     drop_below=st.sampled_from(["span", "steps"]),
     resize=st.just("none"),
     ddof=st.just(1),
+    skip=st.just(0) | st.integers(0, 60),
     seed=st.integers(0, 2**40),
 )
 
@@ -35,23 +36,23 @@ PROTOCOLS_OF_ANY_KIND = st.builds(
 def test_any_clip_is_within_the_video(length: int, number: int, protocol: Protocol, side: str):
     chosen = clip_frames(length, number, protocol, side)
     sampling = protocol.real if side == "real" else protocol.fake
-    frames, step = protocol.frames, sampling.step
+    frames, step, skip = protocol.frames, sampling.step, protocol.skip
     if frames is None:
         needed = step if protocol.drop_below == "steps" else 1
-        expected = len(range(0, length, step))
+        expected = len(range(skip, length, step))
     else:
         last = (frames - 1) * step
         needed = frames * step if protocol.drop_below == "steps" else last + 1
         expected = frames
-    if length < needed:
+    if length < skip + needed:
         assert len(chosen) == 0
         return
     assert len(chosen) == expected
     assert (np.diff(chosen) == step).all()
-    assert chosen[0] >= 0
+    assert chosen[0] >= skip
     assert chosen[-1] < length
     if sampling.start == "first":
-        assert chosen[0] == 0
+        assert chosen[0] == skip
     np.testing.assert_array_equal(clip_frames(length, number, protocol, side), chosen)
 
 
@@ -88,6 +89,14 @@ def test_random_starts_are_all_equally_likely(name: str, length: int, starts: in
     # Neighbours do not tell of one another.
     if starts > 1:
         assert abs(np.corrcoef(drawn[1:], drawn[:-1])[0, 1]) < 0.08
+
+
+def test_a_skip_is_as_if_the_first_frames_were_cut_off():
+    for name in ("cd_fvd", "srvp:human:frame", "fvd2048_128f_subsample8f", "tensorflow"):
+        plain, skipping = find_protocol(name), find_protocol(name, skip=7)
+        for number in range(20):
+            chosen = clip_frames(500 + 7, number, skipping, "real")
+            np.testing.assert_array_equal(chosen - 7, clip_frames(500, number, plain, "real"))
 
 
 def test_seeds_and_sides_differ_as_they_say():
