@@ -69,8 +69,7 @@ _CHANGES = {
     "clips": "number of clips per side, at most one per video",
     "frames": "number of frames per clip",
     "step": "take every STEP-th frame",
-    "skip": "number of first frames of every video that are left out, such as those that predictions "
-    "were given",
+    "skip": "number of first frames of every video that are left out, such as given frames",
     "start": "where a clip starts in its video",
     "resize": "rule for resizing frames",
     "distance": "name of the distance; precision, recall, density and coverage are larger for more "
