@@ -1,18 +1,37 @@
 """Wraps a calculator as a metric of Flax, for training loops that collect metrics."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from srvp_fd_jax.calculator import Calculator
+from srvp_fd_jax.devices import values
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Constants:
+    """What a metric compares generated clips with; equal to itself only.
+
+    Flax takes it for static, since it is no pytree. The arrays are constants of jitted functions:
+    these are not given them, so they cannot be donated, and no state of Flax contains them.
+    """
+
+    calculator: Calculator
+    real: Mapping[str, Any]
 
 
 class DistanceMetric(nnx.Metric):
     """Distances of generated clips, which a loop adds in batches, to real clips.
 
-    Can be one of an `nnx.MultiMetric`; its methods work under `nnx.jit`.
+    Can be one of an `nnx.MultiMetric`. The state of the metric are the statistics of the generated
+    clips, in one `nnx.metrics.MetricState`. So it works under `nnx.jit`, with `nnx.split` and
+    `nnx.update` under `jax.jit`, in `scan`, with donated arguments and in checkpoints, none of
+    which contain the weights of the calculator and the real statistics.
 
     Example:
         >>> import numpy as np
@@ -41,14 +60,13 @@ class DistanceMetric(nnx.Metric):
             got = ", ".join(real) if isinstance(real, Mapping) else f"a {type(real).__name__}"
             expected = ", ".join(outputs)
             raise ValueError(f"real: got {got}, expected the statistics of {expected}")
-        self.calculator = calculator
+        self._constants = _Constants(calculator, jax.tree.map(_copied, dict(real)))
         self.argname = argname
-        self.real = nnx.data(dict(real))
         self.generated = nnx.metrics.MetricState(calculator.empty())
 
     def reset(self) -> None:
         """Removes the generated clips."""
-        self.generated.set_value(self.calculator.empty())
+        self.generated.set_value(self._constants.calculator.empty())
 
     def update(self, **kwargs: Any) -> None:
         """Adds a batch of generated clips.
@@ -62,7 +80,7 @@ class DistanceMetric(nnx.Metric):
         if self.argname not in kwargs:
             raise ValueError(f"{self.argname}: got {sorted(kwargs)}, but not {self.argname!r}")
         clips, generated = kwargs[self.argname], self.generated.get_value()
-        self.generated.set_value(self.calculator.update(generated, clips))
+        self.generated.set_value(self._constants.calculator.update(generated, clips))
 
     def compute(self) -> dict[str, Float[Array, ""]]:
         """Computes the distances under the names of the outputs.
@@ -71,5 +89,11 @@ class DistanceMetric(nnx.Metric):
             ValueError: If a distance needs more clips; under `jit` the distance is nan instead.
         """
         generated = self.generated.get_value()
-        distance = self.calculator.distance
-        return {output: distance(real, generated[output]) for output, real in self.real.items()}
+        distance, real = self._constants.calculator.distance, self._constants.real
+        return {output: distance(of_real, generated[output]) for output, of_real in real.items()}
+
+
+def _copied(x: Array) -> Array:
+    """A copy that others cannot donate, in this process alone; traced arrays as they are."""
+    known = values(x)
+    return x if known is None else jnp.array(known)

@@ -1,85 +1,152 @@
+import copy
+
+import jax
 import numpy as np
+import orbax.checkpoint
 import pytest
+import uses
 from flax import nnx
 
 import srvp_fd_jax
-from srvp_fd_jax.demo.moving_digits import moving_digits
+
+REAL, FAKE = uses.REAL, uses.FAKE
 
 
 @pytest.fixture(scope="module")
-def clips():
-    rng = np.random.default_rng(0)
-    return [moving_digits(rng, n=48, length=5) for _ in range(2)]
+def calculator():
+    """Of a network that compiles at once, and that NumPy computes too."""
+    return uses.CALCULATOR.only("static_content")
 
 
 @pytest.fixture(scope="module")
-def dynamics(digits):
-    return digits.only("dynamics")
+def real(calculator):
+    return calculator.statistics([REAL])
 
 
 @pytest.fixture
-def metric(dynamics, clips):
-    return srvp_fd_jax.DistanceMetric(dynamics, dynamics.statistics([clips[0]]))
+def metric(calculator, real):
+    return srvp_fd_jax.DistanceMetric(calculator, real)
 
 
-def test_batches_give_the_distance_of_all_clips(metric, dynamics, clips):
-    real, fake = clips
-    for batch in np.split(fake, 3):
+def expected(fake=FAKE):
+    return pytest.approx(uses.COMPUTATIONS["call"].expected(REAL, fake), rel=1e-4)
+
+
+def number(metric):
+    return float(metric.compute()["static_content"])
+
+
+def test_batches_give_the_distance_of_all_clips(metric):
+    for batch in np.split(FAKE, 4):
         metric.update(clips=batch)
-    expected = dynamics.distances(real, fake)["dynamics"]
-    assert float(metric.compute()["dynamics"]) == pytest.approx(float(expected), rel=1e-4)
+    assert number(metric) == expected()
 
 
-def test_reset_forgets_what_came_before(metric, clips):
-    metric.update(clips=clips[0])
+def test_reset_forgets_what_came_before(metric):
+    metric.update(clips=REAL)
     metric.reset()
-    metric.update(clips=clips[1])
-    once = float(metric.compute()["dynamics"])
-    metric.reset()
-    metric.update(clips=clips[1])
-    assert float(metric.compute()["dynamics"]) == once
+    metric.update(clips=FAKE)
+    assert number(metric) == expected()
 
 
-def test_among_other_metrics_in_a_jitted_step(metric, dynamics, clips):
-    real, fake = clips
+def test_among_other_metrics_in_a_jitted_step(metric):
     metrics = nnx.MultiMetric(distance=metric, loss=nnx.metrics.Average("loss"))
 
     @nnx.jit
     def step(metrics, batch):
         metrics.update(clips=batch, loss=batch.mean())
 
-    for batch in np.split(fake, 3):
-        step(metrics, batch)
-    computed = nnx.jit(lambda metrics: metrics.compute())(metrics)
-    expected = dynamics.distances(real, fake)["dynamics"]
-    assert float(computed["distance"]["dynamics"]) == pytest.approx(float(expected), rel=1e-4)
-    assert float(computed["loss"]) == pytest.approx(fake.mean(), rel=1e-4)
-    metrics.reset()
-    step(metrics, fake)
-    again = metrics.compute()["distance"]["dynamics"]
-    assert float(again) == pytest.approx(float(expected), rel=1e-4)
+    for _ in range(2):
+        metrics.reset()
+        for batch in np.split(FAKE, 4):
+            step(metrics, batch)
+        computed = nnx.jit(lambda metrics: metrics.compute())(metrics)
+        assert float(computed["distance"]["static_content"]) == expected()
+        assert float(computed["loss"]) == pytest.approx(FAKE.mean(), rel=1e-4)
+
+
+def without_side_effects(metric):
+    """An update as a function of the state of Flax, and that state."""
+    graph, state = nnx.split(metric)
+
+    def step(state, clips):
+        merged = nnx.merge(graph, state)
+        merged.update(clips=clips)
+        return nnx.state(merged)
+
+    return step, state
+
+
+@pytest.mark.parametrize("donated", [(), (0,)])
+def test_splits_into_a_state_for_jit(metric, donated):
+    step, state = without_side_effects(metric)
+    jitted = jax.jit(step, donate_argnums=donated)
+    for batch in np.split(FAKE, 4):
+        state = jitted(state, batch)
+    nnx.update(metric, state)
+    assert number(metric) == expected()
+
+
+def test_scan_carries_it(metric):
+    step, state = without_side_effects(metric)
+    batches = FAKE.reshape(4, -1, *FAKE.shape[1:])
+    state, _ = jax.lax.scan(lambda state, batch: (step(state, batch), None), state, batches)
+    nnx.update(metric, state)
+    assert number(metric) == expected()
+
+
+def test_donation_leaves_weights_and_real_statistics_alive(calculator):
+    real = calculator.statistics([REAL])
+    metric = srvp_fd_jax.DistanceMetric(calculator, real)
+    update = nnx.jit(lambda metric, clips: metric.update(clips=clips), donate_argnums=0)
+    for _ in range(2):
+        metric.reset()
+        for batch in np.split(FAKE, 4):
+            update(metric, batch)
+        assert number(metric) == expected()
+    assert float(calculator.distances(REAL, FAKE)["static_content"]) == expected()
+    for x in jax.tree.leaves(real):
+        x.delete()  # which raises an error if it was donated
+    assert number(metric) == expected()
+
+
+def test_a_checkpoint_holds_the_generated_clips_only(
+    metric, calculator, real, tmp_path, without_type_checks
+):
+    other = copy.deepcopy(metric)
+    metric.update(clips=FAKE)
+    state = nnx.state(metric)
+    shapes = [x.shape for x in jax.tree.leaves(state)]
+    assert shapes == [x.shape for x in jax.tree.leaves(calculator.empty())]
+    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "metric", state)
+        checkpointer.wait_until_finished()
+        nnx.update(other, checkpointer.restore(tmp_path / "metric", nnx.state(other)))
+    assert number(other) == expected()
+    abstract = nnx.eval_shape(lambda: srvp_fd_jax.DistanceMetric(calculator, real))
+    assert [x.shape for x in jax.tree.leaves(nnx.state(abstract))] == shapes
 
 
 def test_an_optimiser_sees_no_parameters_in_it(metric):
     assert not nnx.state(metric, nnx.Param)
 
 
-def test_wrong_use_is_told(metric, clips):
+def test_wrong_use_is_told(metric):
     with pytest.raises(ValueError, match=r"clips: got \['frames'\], but not 'clips'"):
-        metric.update(frames=clips[0])
+        metric.update(frames=FAKE)
     with pytest.raises(ValueError, match="fake: got 0 samples, a distance needs at least 2"):
         metric.compute()
-    with pytest.raises(ValueError, match="clips: got clips with 4 frames, but 'dynamics'"):
-        metric.update(clips=clips[0][:, :4])
+    with pytest.raises(ValueError, match="clips: got clips with 1 frames, but 'static_content'"):
+        metric.update(clips=FAKE[:, :1])
 
 
 @pytest.mark.parametrize(
     ("real", "message"),
     [
-        (np.zeros((3, 5)), "real: got a ndarray, expected the statistics of dynamics"),
-        ({"frame": 1}, "real: got frame, expected the statistics of dynamics"),
+        (np.zeros((3, 5)), "real: got a ndarray, expected the statistics of static_content"),
+        ({"frame": 1}, "real: got frame, expected the statistics of static_content"),
     ],
 )
-def test_other_statistics_are_refused(dynamics, real, message, without_type_checks):
+def test_other_statistics_are_refused(calculator, real, message, without_type_checks):
     with pytest.raises(ValueError, match=message):
-        srvp_fd_jax.DistanceMetric(dynamics, real)
+        srvp_fd_jax.DistanceMetric(calculator, real)
