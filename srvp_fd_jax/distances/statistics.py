@@ -516,6 +516,9 @@ def _two_sum(
     a: Float[Array, "*shape"], b: Float[Array, "*shape"]
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """The rounded sum a + b and its exact rounding error (Knuth, TAOCP 2, 4.2.2)."""
+    # XLA reassociates sums with constants, such as statistics that are closed over, and would find
+    # the error to be zero.
+    a, b = jax.lax.optimization_barrier((a, b))
     total = a + b
     b_part = total - a
     return total, (a - (total - b_part)) + (b - b_part)

@@ -31,6 +31,8 @@ OTHER = (FEATURES[::-1] * 1.2 + 0.3).astype(np.float32)
 
 seeds = st.integers(0, 2**31)
 
+OFFSET = np.float32(1e4)
+
 
 def statistics(features, variances=None, mask=None) -> FeatureStatistics:
     return FeatureStatistics.from_features(features, mask, variances)
@@ -104,6 +106,30 @@ def test_scan_carries_statistics():
 
     state, _ = jax.lax.scan(step, FeatureStatistics.empty(D), FEATURES.reshape(6, 10, D))
     assert_same(state, FEATURES)
+
+
+@pytest.mark.parametrize(
+    "joined",
+    [
+        FeatureStatistics.merge,
+        lambda a, b: jax.tree.map(lambda *x: jnp.stack(x), a, b).reduce(),
+        lambda a, b: a.update(OTHER + OFFSET),
+    ],
+    ids=["merge", "reduce", "update"],
+)
+@pytest.mark.parametrize("constants", [(0,), (1,), (0, 1)])
+def test_constants_of_a_compiled_function_keep_their_second_float(joined, constants):
+    x, y = FEATURES + OFFSET, OTHER + OFFSET
+    parts = [statistics(x), statistics(y)]
+
+    def distance(*arguments):
+        rest = iter(arguments)
+        both = joined(*(s if i in constants else next(rest) for i, s in enumerate(parts)))
+        return frechet_distance_from_statistics(both, parts[1])
+
+    got = jax.jit(distance)(*(s for i, s in enumerate(parts) if i not in constants))
+    expected = reference.frechet_distance_float64(np.concatenate([x, y]), y)
+    assert float(got) == pytest.approx(expected, rel=1e-5)
 
 
 class TestPytree(chex.TestCase):
