@@ -23,6 +23,9 @@ _COMMON = {
 _MMNIST = _COMMON | {"archi": "dcgan", "nc": 1, "ny": 20, "nz": 20, "nt_inf": 5, "skipco": False}
 _VGG = _COMMON | {"archi": "vgg", "ny": 50, "nz": 50, "skipco": True}
 
+FLOATS = torch.float32, torch.float64
+"""Types that a model in PyTorch is taken in: the peer's, and that of the exact values."""
+
 PUBLISHED: dict[str, dict[str, Any]] = {
     "mmnist_stochastic": _MMNIST,
     "mmnist_deterministic": _MMNIST,

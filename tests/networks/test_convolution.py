@@ -1,5 +1,6 @@
 import functools
 import re
+from collections.abc import Callable
 
 import chex
 import jax
@@ -7,23 +8,45 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from rounding import assert_as_exact
 
-from srvp_fd_jax.networks import convolution, i3d
+from srvp_fd_jax.networks import convolution
 from srvp_fd_jax.networks.convolution import winograd, winograd_in_time
 
 RNG = np.random.default_rng(0)
 SIZES = [(3, 1, 8, 12), (3, 1, 2, 2), (4, 2, 8, 12), (4, 2, 4, 4)]
 
 
-def torchs(x: jax.Array, kernel: jax.Array, strides: int, padding: int = 1) -> np.ndarray:
-    """The convolution in float64."""
-    y = torch.nn.functional.conv2d(
-        torch.from_numpy(np.array(x, np.float64)).permute(0, 3, 1, 2),
-        torch.from_numpy(np.array(kernel, np.float64)).permute(3, 2, 0, 1),
-        stride=strides,
-        padding=padding,
+def in_torch(x: torch.Tensor, kernel: torch.Tensor, **arguments: int) -> torch.Tensor:
+    """PyTorch's convolution over two or three dimensions of what has channels last."""
+    axes = range(1, x.ndim - 1)
+    convolve = getattr(torch.nn.functional, f"conv{len(axes)}d")
+    y = convolve(
+        x.permute(0, -1, *axes), kernel.permute(-1, -2, *(i - 1 for i in axes)), **arguments
     )
-    return y.permute(0, 2, 3, 1).numpy()
+    return y.movedim(1, -1)
+
+
+def torchs(
+    x: jax.Array, kernel: jax.Array, strides: int = 1, padding: int = 1, dtype=torch.float64
+) -> np.ndarray:
+    tensors = (torch.tensor(np.asarray(a), dtype=dtype) for a in (x, kernel))
+    return in_torch(*tensors, stride=strides, padding=padding).numpy()
+
+
+def torchs_gradients(
+    x: jax.Array, kernel: jax.Array, strides: int = 1, dtype=torch.float64
+) -> list[np.ndarray]:
+    """Those of the sum of sines of the convolution."""
+    tensors = [torch.tensor(np.asarray(a), dtype=dtype, requires_grad=True) for a in (x, kernel)]
+    of_sines = in_torch(*tensors, stride=strides, padding=1).sin().sum()
+    return [gradient.numpy() for gradient in torch.autograd.grad(of_sines, tensors)]
+
+
+def gradients(function: Callable[..., jax.Array], *arguments: jax.Array) -> list[jax.Array]:
+    """The same of a function of ours."""
+    of_sines = jax.grad(lambda *arguments: jnp.sum(jnp.sin(function(*arguments))), (0, 1))
+    return list(jax.jit(of_sines)(*arguments))
 
 
 def definition(x: jax.Array, kernel: jax.Array, strides: int) -> jax.Array:
@@ -50,14 +73,10 @@ def test_winograd_is_as_exact_as_the_definition(r: int, strides: int, h: int, w:
 @pytest.mark.parametrize(("r", "strides", "h", "w"), SIZES)
 def test_winograd_has_the_gradient_of_the_definition(r: int, strides: int, h: int, w: int):
     x, kernel = example(r, h, w)
-
-    def gradients(function):
-        return jax.grad(lambda *args: jnp.sum(jnp.sin(function(*args))), (0, 1))(x, kernel)
-
-    chex.assert_trees_all_close(
-        gradients(winograd),
-        gradients(lambda x, k: definition(x, k, strides)),
-        atol=2e-5,
+    assert_as_exact(
+        gradients(winograd, x, kernel),
+        torchs_gradients(x, kernel, strides, torch.float32),
+        torchs_gradients(x, kernel, strides),
     )
 
 
@@ -65,17 +84,7 @@ def test_winograd_has_the_gradient_of_the_definition(r: int, strides: int, h: in
 def test_winograd_in_time_is_nearly_as_exact_as_the_definition(t: int):
     x = jnp.asarray(RNG.normal(size=(2, t, 5, 6, 24)), jnp.float32)
     kernel = jnp.asarray(RNG.normal(size=(3, 3, 3, 24, 40)) / np.sqrt(27 * 24), jnp.float32)
-    in_torch = [torch.from_numpy(np.array(a)) for a in (x, kernel)]
-    channels_first, kernel_last = (
-        in_torch[0].permute(0, 4, 1, 2, 3),
-        in_torch[1].permute(4, 3, 0, 1, 2),
-    )
-    exact, of_torch = (
-        torch.nn.functional.conv3d(channels_first.to(dtype), kernel_last.to(dtype), padding=1)
-        .permute(0, 2, 3, 4, 1)
-        .numpy()
-        for dtype in (torch.float64, torch.float32)
-    )
+    exact, of_torch = (torchs(x, kernel, dtype=dtype) for dtype in (torch.float64, torch.float32))
     got = winograd_in_time(x, kernel)
     chex.assert_shape(got, exact.shape)
     errors = [np.sqrt(np.mean((y - exact) ** 2)) for y in (got, of_torch)]
@@ -86,12 +95,10 @@ def test_winograd_in_time_is_nearly_as_exact_as_the_definition(t: int):
 def test_winograd_in_time_has_the_gradient_of_the_definition(t: int):
     x = jnp.asarray(RNG.normal(size=(2, t, 5, 6, 3)), jnp.float32)
     kernel = jnp.asarray(RNG.normal(size=(3, 3, 3, 3, 4)) / 9, jnp.float32)
-
-    def gradients(function):
-        return jax.grad(lambda *args: jnp.sum(jnp.sin(function(*args))), (0, 1))(x, kernel)
-
-    chex.assert_trees_all_close(
-        gradients(winograd_in_time), gradients(lambda x, k: i3d.plain(x, k, 1)), atol=3e-5
+    assert_as_exact(
+        gradients(winograd_in_time, x, kernel),
+        torchs_gradients(x, kernel, dtype=torch.float32),
+        torchs_gradients(x, kernel),
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import (
+    FLOATS,
     PUBLISHED,
     SMALL,
     assert_same_arrays,
@@ -23,6 +24,7 @@ from checkpoints import (
     state_dict_of,
 )
 from flax import nnx
+from rounding import assert_as_exact
 
 from srvp_fd_jax.networks import srvp
 from srvp_fd_jax.networks.base import Weights, parameter_shapes
@@ -132,6 +134,19 @@ def varied_clips(t: int, channels: int) -> np.ndarray:
     return clips
 
 
+def torchs_features(model: torch.nn.Module, clips: np.ndarray) -> dict[str, np.ndarray]:
+    """All outputs of clips, as `features` has them, in the model's own type."""
+    x = torch.from_numpy(clips).permute(1, 0, 4, 2, 3).to(model.w_inf[0].weight.dtype)
+    with torch.no_grad():
+        hx, _ = model.encode(x)
+        features = {
+            "frame": hx.transpose(0, 1),
+            "static_content": model.infer_w(hx)[:, None],
+            "dynamics": model.infer_y(hx)[1][:, None],
+        }
+    return {output: tensor.numpy() for output, tensor in features.items()}
+
+
 @pytest.mark.parametrize("name", ["mmnist_stochastic", "bair", "kth", "human"])
 def test_the_features_are_those_of_pytorch(name: str):
     config, model = PUBLISHED[name], random_model(PUBLISHED[name])
@@ -142,16 +157,10 @@ def test_the_features_are_those_of_pytorch(name: str):
     features = jax.jit(lambda network, clips: network.features(clips, COMPARISON_TYPES))
     ours = features(network, clips)
 
-    with torch.no_grad():
-        hx, _ = model.encode(torch.from_numpy(clips).permute(1, 0, 4, 2, 3))
-        theirs = {
-            "frame": hx.transpose(0, 1),
-            "static_content": model.infer_w(hx)[:, None],
-            "dynamics": model.infer_y(hx)[1][:, None],
-        }
-    for output, expected in theirs.items():
+    theirs, exact = (torchs_features(model.to(dtype), clips) for dtype in FLOATS)
+    for expected in exact.values():
         assert expected.std(0).mean() > 0.01
-        chex.assert_trees_all_close(ours[output], expected.numpy(), rtol=0, atol=2e-5)
+    assert_as_exact(ours, theirs, exact)
 
 
 @pytest.mark.parametrize("config", [SMALL, SMALL_VGG])

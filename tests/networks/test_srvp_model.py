@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from checkpoints import PUBLISHED, assert_same_arrays
+from checkpoints import FLOATS, PUBLISHED, assert_same_arrays
 from flax import nnx
+from rounding import assert_as_exact
 from srvp_oracle import (
     DCGAN,
     DCGAN_SKIPS,
@@ -28,7 +29,7 @@ from srvp_oracle import (
 )
 
 from srvp_fd_jax.networks import srvp
-from srvp_fd_jax.networks.base import Weights, parameter_shapes
+from srvp_fd_jax.networks.base import Weights, dotted, parameter_shapes
 from srvp_fd_jax.networks.srvp import (
     BatchNorm,
     SRVPArchitecture,
@@ -68,13 +69,20 @@ def ours_as_torchs(prediction: Prediction) -> dict[str, np.ndarray]:
     return made
 
 
-def assert_same(ours: Prediction, theirs: dict[str, torch.Tensor]) -> None:
-    made = ours_as_torchs(ours)
-    assert made.keys() == theirs.keys()
-    for name, expected in theirs.items():
+Arrays = dict[str, np.ndarray]
+
+
+def torchs(oracle: Oracle, clips: np.ndarray, draws: Draws, euler_steps: int) -> Arrays:
+    """The pass of the oracle in its own type."""
+    x = to_torch_clips(clips).to(oracle.w_inf[0].weight.dtype)
+    with torch.no_grad():
+        return {name: made.numpy() for name, made in oracle(x, draws, euler_steps).items()}
+
+
+def assert_same(ours: Prediction, theirs: Arrays, exact: Arrays) -> None:
+    for expected in exact.values():
         assert expected.std(-1).mean() > 0.01
-        largest = float(expected.abs().max())
-        chex.assert_trees_all_close(made[name], expected.numpy(), rtol=0, atol=1e-5 * largest)
+    assert_as_exact(ours_as_torchs(ours), theirs, exact)
 
 
 @pytest.mark.parametrize(("name", "euler_steps"), [*zip(CONFIGS, (1, 2, 3, 1), strict=True)])
@@ -90,30 +98,33 @@ def test_a_training_pass_is_pytorchs(name: str, euler_steps: int):
         return model(clips, draws, euler_steps=euler_steps)
 
     ours = reconstruct(model, jnp.asarray(clips), draws)
-    with torch.no_grad():
-        assert_same(ours, oracle(to_torch_clips(clips), draws, euler_steps))
+    before = numpy_state(oracle)
+    oracles = [random_oracle(config).to(dtype) for dtype in FLOATS]
+    assert_same(ours, *(torchs(oracle, clips, draws, euler_steps) for oracle in oracles))
 
     # The running statistics moved as PyTorch's did.
-    before = from_torch(numpy_state(random_oracle(config)), architecture_of(config))
-    after = from_torch(numpy_state(oracle), architecture_of(config))
-    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.BatchStat)):
-        key = ".".join(map(str, path))
-        assert np.abs(after[key] - before[key]).max() > 1e-3
-        chex.assert_trees_all_close(variable[...], after[key], rtol=1e-5, atol=1e-6)
+    arrays = {
+        dotted(path): np.asarray(variable[...])
+        for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))
+    }
+    states = to_torch(arrays, architecture_of(config)), *map(numpy_state, oracles)
+    moved = [{key: state[key] for key in before if "running" in key} for state in states]
+    for key, exact in moved[-1].items():
+        assert np.abs(exact - before[key]).max() > 1e-3
+    assert_as_exact(*moved)
 
 
 @pytest.mark.parametrize("name", ["dcgan", "vgg_skips"])
 def test_a_prediction_is_pytorchs(name: str):
     config = CONFIGS[name]
-    oracle = random_oracle(config).eval()
-    model = model_of(oracle, config)
+    model = model_of(random_oracle(config), config)
     clips = moving_clips(3, 4, config["nc"])
     draws = evaluation_draws(jax.random.key(0), architecture_of(config), clips=3, given=4, frames=7)
     ours = jax.jit(lambda *arguments: model(*arguments, euler_steps=2))(jnp.asarray(clips), draws)
     assert ours.frames.shape == (3, 7, 64, 64, config["nc"])
     assert ours.q_z.shape[1] == 3
-    with torch.no_grad():
-        assert_same(ours, oracle(to_torch_clips(clips), draws, 2))
+    oracles = (random_oracle(config).eval().to(dtype) for dtype in FLOATS)
+    assert_same(ours, *(torchs(oracle, clips, draws, 2) for oracle in oracles))
 
 
 def test_fewer_frames_than_are_given_are_the_first_of_them():
