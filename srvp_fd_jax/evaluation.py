@@ -228,7 +228,7 @@ def compute(
         strict: Whether a video that cannot be read raises an error. By default such videos are
             counted and skipped.
         cache: Folder that keeps statistics of real videos, if these are files, for later calls with
-            the same videos, protocol, weights and release, and their rulers. None for no cache.
+            the same videos, protocol and weights, and their rulers. None for no cache.
         floor: Whether to compute the distances that chance gives with these clips, and a p-value,
             see `reliability.floor`. Of more than 2048 clips on a side, it takes a random sample.
         on_progress: Called from time to time with the side, the number of its videos that are done,

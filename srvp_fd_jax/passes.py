@@ -23,7 +23,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Bool, Float, Shaped, UInt32
 
-import srvp_fd_jax
 from srvp_fd_jax.calculator import Calculator, moments, moments_along
 from srvp_fd_jax.devices import AnyArray
 from srvp_fd_jax.distances.sample import FeatureSample, name_keys
@@ -43,6 +42,13 @@ from srvp_fd_jax.protocols import Protocol, Side
 from srvp_fd_jax.resizing import prepare
 from srvp_fd_jax.videos.rounds import VIDEOS_A_ROUND, Clips, Progress, Taken, rounds
 from srvp_fd_jax.videos.sources import Video, fingerprint, local_names
+
+SCHEMA = 1
+"""Number in the keys of cached statistics; raise it when the same videos give others than before.
+
+Such a change may lie in what is found in a folder, in reading, sampling, resizing, in a network, or
+in what is saved. The release would not do: it stays while the code changes.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -203,7 +209,7 @@ def evaluate(
         workers: Number of processes that read videos; 0 to read in threads of this process.
         strict: Whether a video that cannot be read raises an error.
         save_to: Path of a file in which progress is saved from time to time, and from which an
-            interrupted pass with the same videos, calculators and release resumes. Only for a
+            interrupted pass with the same videos, calculators and schema resumes. Only for a
             single process.
         sample: Number of clips that are kept with their features; None to keep none.
         along: Whether the sample has features at all places along the clips, see
@@ -239,7 +245,7 @@ def evaluate_cached(
     """Makes the statistics of videos, or loads those that are kept in `folder`.
 
     Statistics are kept under a hash of the videos (see `videos.sources.fingerprint`), the side, the
-    protocol, the weights and the release. An interrupted pass resumes from progress that is saved
+    protocol, the weights and the schema. An interrupted pass resumes from progress that is saved
     in the same folder. Only for a single process. See `evaluate` for the other arguments, the order
     and the errors.
     """
@@ -477,7 +483,7 @@ def job_hash(of_videos: str, calculators: Sequence[Calculator], side: Side, made
     protocols = [p for c in calculators for p in c.protocols]
     made_by = {
         "made": made,
-        "release": srvp_fd_jax.__version__,
+        "schema": SCHEMA,
         "states": [
             [type(empty).__name__, *([*x.shape] for x in jax.tree.leaves(empty))]
             for c in calculators

@@ -20,7 +20,7 @@ from PIL import Image
 from processes import free_port
 
 import srvp_fd_jax
-from srvp_fd_jax import cli, weights
+from srvp_fd_jax import cli, passes, weights
 from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.demo.moving_digits import moving_digits
 from srvp_fd_jax.distances.sample import load_sample, name_keys
@@ -297,7 +297,7 @@ def test_what_is_saved_and_damaged_is_told_and_made_anew(dynamics, tmp_path):
     assert kept.read_bytes() == content
 
 
-def test_reference_statistics_are_computed_once(calculators, dynamics, tmp_path):
+def test_reference_statistics_are_computed_once(calculators, dynamics, tmp_path, monkeypatch):
     np.save(tmp_path / "a.npy", moving_digits(np.random.default_rng(0), 20, 6))
     cache = tmp_path / "cache"
 
@@ -326,6 +326,9 @@ def test_reference_statistics_are_computed_once(calculators, dynamics, tmp_path)
     (changed,), computed = run(dynamics)
     assert (changed.cached, computed) == (False, 2)
     assert not np.array_equal(factors([changed])[0], factors([first])[0])
+
+    monkeypatch.setattr(passes, "SCHEMA", passes.SCHEMA + 1)
+    assert run(dynamics)[1] == 2
 
 
 def test_kept_files_are_the_same_for_the_same_videos(dynamics, tmp_path):

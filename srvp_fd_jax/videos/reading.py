@@ -17,6 +17,7 @@ from jaxtyping import Int, Shaped
 from srvp_fd_jax.devices import values
 from srvp_fd_jax.inputs import as_array, as_clips
 from srvp_fd_jax.videos.sources import (
+    DEMUXERS,
     MEMBER_BYTES,
     VIDEO_SUFFIXES,
     File,
@@ -33,13 +34,13 @@ Frames = Shaped[np.ndarray, "t h w c"]
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 """Formats that Pillow may open: others run programs (EPS) or refer to other files."""
 
-_DEMUXERS = {
-    **dict.fromkeys((".mp4", ".m4v", ".mov"), "mov"),
-    **dict.fromkeys((".webm", ".mkv"), "matroska"),
-    ".avi": "avi",
-    ".gif": "gif",
-}
-"""Demuxers that FFmpeg may use: others open files that a file names, even over a network."""
+_SEEKABLE_DEMUXERS = {"mov", "matroska", "avi"}
+_SEEKABLE_CODECS = {"av1", "ffv1", "h264", "hevc", "mjpeg", "mpeg4", "png", "prores", "vp9"}
+"""Demuxers with an index of key frames, and codecs whose key frames need nothing before them.
+
+In others a seek may lose the palette, which only the first packet brings (raw video, Microsoft RLE,
+QuickTime Animation), or end at a frame that is only called a key frame (Apple Video).
+"""
 
 
 FRAME_BYTES = 1 << 28
@@ -53,10 +54,10 @@ _LIMITS = {"max_pixels": str(FRAME_BYTES // 3)}
 
 
 class Source(NamedTuple):
-    """The path or the bytes of a video file, and the FFmpeg demuxer for it."""
+    """The path or the bytes of a video file, and the FFmpeg demuxers for it."""
 
     content: str | bytes
-    demuxer: str
+    demuxers: str
 
     def open(self) -> BufferedReader | BytesIO:
         """The content as a binary stream."""
@@ -83,10 +84,12 @@ def read_frames(video: Video, choose: Choose) -> Frames:
         return _read_item(video, choose)
     if video.is_array:
         return _read_array(video, choose)
-    if video.files[0].suffix in VIDEO_SUFFIXES:
-        return _read_video_file(video.files[0], choose)
-    if is_animated(video.files[0]):
-        return _read_animation(video.files[0], choose)
+    file = video.files[0]
+    animated = file.suffix not in VIDEO_SUFFIXES and is_animated(file)
+    if animated and file.suffix == ".webp":  # which FFmpeg cannot read
+        return _read_animation(file, choose)
+    if animated or file.suffix in VIDEO_SUFFIXES:
+        return _read_video_file(file, choose)
     return _read_images(video.files, choose)
 
 
@@ -169,6 +172,8 @@ def _read_images(files: tuple[File, ...], choose: Choose) -> Frames:
             check_clip(len(numbers), image.height, image.width)
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"{files[i].name}: got mode {image.mode}, expected 8 bits")
+            if image.format == "PNG" and getattr(image, "is_animated", False):
+                raise ValueError(f"{files[i].name}: is an animation among single frames")
             frames.append(_pixels(image))
     return _stack(frames)
 
@@ -183,12 +188,17 @@ def _read_animation(file: File, choose: Choose) -> Frames:
         check_clip(len(numbers), image.height, image.width)
         for i in numbers:
             image.seek(i)
-            frames.append(_pixels(image))
+            frames.append(_pixels(image.copy()))
     return _stack(frames)
 
 
 def _pixels(image: Any) -> Frame:
-    """Pixels of a grey image [H, W, 1], or of another image in RGB."""
+    """Pixels of a grey image [H, W, 1], or of another image in RGB; turned as its EXIF says."""
+    from PIL import ImageOps
+
+    image.load()
+    with contextlib.suppress(Exception):  # damaged EXIF hides no pixels
+        ImageOps.exif_transpose(image, in_place=True)
     image.info.pop("transparency", None)  # Pillow would warn that it is dropped
     grey = image.mode in ("1", "L", "LA")
     frame = np.asarray(image.convert("L" if grey else "RGB"))
@@ -220,13 +230,14 @@ def _flaw(numbers: list[int]) -> str | None:
 def _read_video_file(file: File, choose: Choose) -> Frames:
     """Finds frames by their times and decodes from the key frame before the first one.
 
-    If packets lack times or the container's index is wrong, all frames are decoded.
+    If a seek may lose something, the frames before are decoded too; if packets lack times or the
+    container's index is wrong, all frames are.
     """
     import av
 
     opened = file.open()
     content = opened if isinstance(opened, str) else opened.getvalue()
-    source = Source(content, _DEMUXERS[file.suffix])
+    source = Source(content, DEMUXERS.get(file.suffix, "apng"))
     _check_length(source)
     try:
         times = _times(source)
@@ -260,7 +271,8 @@ def _check_length(source: Source) -> None:
         length = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, length - 64))
         tail = stream.read()
-    if head.startswith(b"GIF8") and not tail.rstrip(b"\0").endswith(b";"):
+    ends = {b"GIF8": tail.rstrip(b"\0").endswith(b";"), b"\x89PNG": b"IEND" in tail}
+    if not ends.get(head[:4], True):
         raise ValueError("truncated: the end of the file is missing")
     if head.startswith(b"RIFF"):
         # Writers differ in what they count, and the last 1024 bytes hold only the index.
@@ -312,16 +324,41 @@ def _decoded(
     # Reused, since making FFmpeg's scaler takes ten times as long as scaling a small frame.
     reformatter = VideoReformatter()
     with _open(source, kept) as (container, stream):
-        if times:
+        sought = times and source.demuxers in _SEEKABLE_DEMUXERS and _is_seekable(stream)
+        if times and sought:
             container.seek(times[0], stream=stream)
         for frame in container.decode(stream):
+            if sought and not frame.key_frame:  # then all frames are decoded
+                return
+            sought = False
             if frame.is_corrupt:
                 raise ValueError(f"frame at {frame.time:.3f} s is damaged")
             if times is None or frame.pts in times:
                 rgb = reformatter.reformat(frame, format="rgb24", threads=1)
-                yield frame.pts, rgb.to_ndarray()
+                yield frame.pts, _upright(rgb.to_ndarray(), frame)
             if times and frame.pts is not None and frame.pts >= times[-1]:
                 return
+
+
+def _is_seekable(stream: Any) -> bool:
+    return stream.codec_context.codec.canonical_name in _SEEKABLE_CODECS
+
+
+def _upright(pixels: Frame, frame: Any) -> Shaped[np.ndarray, "height width c"]:
+    """Turns and mirrors decoded pixels by the display matrix of a frame, to multiples of 90°."""
+    try:
+        matrix = next((s for s in frame.side_data if s.type.name == "DISPLAYMATRIX"), None)
+    except ValueError:  # PyAV does not know the type of other side data, such as EXIF
+        turn = np.deg2rad(-frame.rotation)
+        a, b, c, d = np.cos(turn), np.sin(turn), -np.sin(turn), np.cos(turn)
+    else:
+        if matrix is None:
+            return pixels
+        a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    # Columns and rows (x, y) are shown at (ax + cy, bx + dy), up to a shift.
+    if abs(b) > abs(a):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 @contextlib.contextmanager
@@ -335,7 +372,7 @@ def _open(source: Source, kept: int = 1) -> Iterator[tuple[Any, Any]]:
     with av.open(
         f"file:{content}" if isinstance(content, str) else BytesIO(content),
         options={
-            "format_whitelist": source.demuxer,
+            "format_whitelist": source.demuxers,
             "protocol_whitelist": "file",
             **_LIMITS,  # for the decoder that finds the size
         },
@@ -352,8 +389,14 @@ def _open(source: Source, kept: int = 1) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
-def _stack(frames: list[Frame]) -> Frames:
-    """Stacks frames of one size; no frames give the shape [0, 0, 0, 3]."""
+def _stack(frames: list[Shaped[np.ndarray, "_ _ _"]]) -> Frames:
+    """Stacks frames of one size; no frames give the shape [0, 0, 0, 3].
+
+    If some are grey and some RGB, as images whose pixels happen to be grey may be stored, all
+    become RGB.
+    """
+    if len({frame.shape[2] for frame in frames}) > 1:
+        frames = [np.broadcast_to(frame, (*frame.shape[:2], 3)) for frame in frames]
     shapes = list(dict.fromkeys(frame.shape for frame in frames))
     if len(shapes) > 1:
         raise ValueError(f"got frames of several sizes, {shapes[0]} and {shapes[1]}")

@@ -5,7 +5,9 @@ descriptions that worker processes read from. Archives are not unpacked.
 """
 
 import contextlib
+import fnmatch
 import functools
+import gzip
 import hashlib
 import io
 import json
@@ -14,8 +16,10 @@ import math
 import os
 import posixpath
 import re
+import shutil
 import stat
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections import Counter, defaultdict
@@ -31,11 +35,37 @@ from srvp_fd_jax.inputs import as_array, as_clips, warn
 
 _T = TypeVar("_T")
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mov", ".mkv", ".gif", ".m4v")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+DEMUXERS = {
+    **dict.fromkeys((".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v"), "mov"),
+    **dict.fromkeys((".webm", ".mkv"), "matroska"),
+    **dict.fromkeys((".avi", ".divx"), "avi"),
+    ".gif": "gif",
+    **dict.fromkeys((".mpg", ".mpeg", ".vob", ".m1v", ".m2v"), "mpeg,mpegvideo,mpegts"),
+    **dict.fromkeys((".ts", ".m2ts", ".mts"), "mpegts"),
+    **dict.fromkeys((".wmv", ".asf"), "asf"),
+    ".flv": "flv",
+    ".ogv": "ogg",
+    ".y4m": "yuv4mpegpipe",
+    ".mxf": "mxf",
+    ".dv": "dv",
+}
+"""Demuxers that FFmpeg may use: others open files that a file names, even over a network."""
+
+VIDEO_SUFFIXES = tuple(DEMUXERS)
+IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp")
 ARRAY_SUFFIXES = (".npy", ".npz")
-ARCHIVE_SUFFIXES = (".zip", ".tar")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 _MEDIA_SUFFIXES = VIDEO_SUFFIXES + IMAGE_SUFFIXES + ARRAY_SUFFIXES
+
+# What usually lies beside videos: texts, tables, sound, statistics, and what systems leave. Files
+# of any other kind may be videos that are not read, so the user hears of them.
+_COMPANIONS = (
+    *(".txt", ".md", ".rst", ".pdf", ".html", ".log", ".srt", ".vtt", ".py", ".ipynb", ".sh"),
+    *(".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cls"),
+    *(".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".opus"),
+    *(".safetensors", ".db", ".lnk", ".url", ".md5", ".sha256"),
+)
+
 
 # Members that are encrypted or compressed in an unknown way raise a RuntimeError.
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, KeyError, RuntimeError)
@@ -43,6 +73,9 @@ _BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, KeyError, 
 
 MEMBER_BYTES = 1 << 30
 """Largest member of an archive or compressed array in bytes: a zip bomb would fill the memory."""
+
+UNPACKED_BYTES = 1 << 36
+"""Most bytes of a .tar.gz after decompression; it may also take half of the free disk at most."""
 
 # Fingerprints cover the content of files up to this size: reading it costs little beyond opening.
 _SMALL_FILE = 1 << 20
@@ -54,6 +87,7 @@ class File(NamedTuple):
     path: str
     member: str | None = None
     offset: int | None = None  # of the member's header in a tar
+    unpacked: str | None = None  # the tar that a .tar.gz was decompressed to
 
     @property
     def name(self) -> str:
@@ -77,17 +111,20 @@ class File(NamedTuple):
                 return io.BytesIO(archive.read(self.member))
             except _BAD_ZIP as error:
                 raise ValueError(f"{self.path}: not a readable archive: {error}") from error
-        return io.BytesIO(_read_tar(self.path, self.offset))
+        return io.BytesIO(_read_tar(self.path, self.offset, self.unpacked))
 
 
 def is_animated(file: File) -> bool:
-    """Whether a file is an animated WebP, by the flag in its header."""
-    if file.suffix != ".webp":
+    """Whether a file is an animated WebP, by the flag in its header, or an animated PNG."""
+    if file.suffix not in (".webp", ".png", ".apng"):
         return False
     # A file that cannot be read counts as a frame, and raises its error when it is read.
     with contextlib.suppress(Exception), _head(file) as stream:
-        head = stream.read(21)
-        return head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
+        if file.suffix == ".webp":
+            head = stream.read(21)
+            return head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
+        before, _, _ = stream.read(1 << 16).partition(b"IDAT")
+        return b"acTL" in before
     return False
 
 
@@ -123,7 +160,7 @@ class Video(NamedTuple):
         return self.items is not None or self.files[0].suffix in ARRAY_SUFFIXES
 
 
-def as_videos(source: Any, name: str) -> list[Video]:
+def as_videos(source: Any, name: str, match: str | None = None) -> list[Video]:
     """Finds videos in files or in memory.
 
     Args:
@@ -131,6 +168,7 @@ def as_videos(source: Any, name: str) -> list[Video]:
             single video, which may be an array [T, H, W, C]; an array of clips; or any object with
             `__len__` and `__getitem__` whose items are videos.
         name: Name of the source in messages.
+        match: Glob that chooses files, see `find_videos`; only for paths.
 
     Returns:
         The videos, in natural order of their names within a path, else in the order given.
@@ -140,11 +178,13 @@ def as_videos(source: Any, name: str) -> list[Video]:
         ValueError: If the source has another form or holds no videos.
     """
     if isinstance(source, str | os.PathLike):
-        return find_videos(source)
+        return find_videos(source, match)
     if isinstance(source, list | tuple) and all(isinstance(p, str | os.PathLike) for p in source):
         if not source:
             raise ValueError(f"{name}: got an empty list")
-        return [video for path in source for video in _at(path)]
+        return [video for path in source for video in _at(path, match)]
+    if match is not None:
+        raise ValueError(f"match: got {match!r}, but {name} is not a path")
     if hasattr(source, "shape"):
         source = as_array(source, name)
         array = values(source)
@@ -168,32 +208,38 @@ def as_videos(source: Any, name: str) -> list[Video]:
     return [Video(f"{name}[{i}]", row=i, items=source) for i in range(len(source))]
 
 
-def _at(path: str | os.PathLike[str]) -> list[Video]:
+def _at(path: str | os.PathLike[str], match: str | None = None) -> list[Video]:
     """The video at a path, or all videos in the folder, archive or array file at the path."""
     file, suffix = File(os.fspath(path)), _suffix(path)
     if os.path.isfile(path) and (
         suffix in VIDEO_SUFFIXES
+        or is_animated(file)
         or (suffix in ARRAY_SUFFIXES and load_array(file, memory()).ndim < 5)
     ):
-        return [Video(file.path, (file,))]
-    return find_videos(path)
+        return [Video(file.path, (file,))] if _matches(file.path, match) else []
+    return find_videos(path, match)
 
 
-def find_videos(path: str | os.PathLike[str]) -> list[Video]:
+def find_videos(path: str | os.PathLike[str], match: str | None = None) -> list[Video]:
     """Finds videos in files.
 
     Args:
-        path: Path of a folder, .zip or .tar that holds, in any depth, video files, folders of
-            frames or arrays of one video each [T, H, W, C]; a folder may also hold such archives.
-            Or path of a .npy or .npz file of many videos [N, T, H, W, C], grey videos
+        path: Path of a folder, .zip, .tar or .tar.gz that holds, in any depth, video files, folders
+            of frames or arrays of one video each [T, H, W, C]; a folder may also hold such
+            archives. Or path of a .npy or .npz file of many videos [N, T, H, W, C], grey videos
             [N, T, H, W] or single frames [N, H, W, C]. Channels may come before height and width.
+            Or path of a .txt file that lists such paths or single videos, one a line, relative to
+            the folder of the list.
+        match: Glob that chooses the files whose names, or paths below `path`, match it, such as
+            "*_gt.mp4" or "test/*". None for all files.
 
     Returns:
-        The videos in natural order of their names (v2 before v10).
+        The videos in natural order of their names (v2 before v10), or in the order of the list.
 
     Raises:
-        FileNotFoundError: If `path` does not exist.
-        ValueError: If `path` is of another kind, is damaged or holds no videos.
+        FileNotFoundError: If `path`, or a path in a list, does not exist.
+        ValueError: If `path` is of another kind, is damaged or holds no videos, or if no file
+            matches.
     """
     if not os.fspath(path):
         raise ValueError("videos: got an empty path")
@@ -202,30 +248,92 @@ def find_videos(path: str | os.PathLike[str]) -> list[Video]:
         os.stat(root)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: no such file or folder") from error
-    if root.is_file() and _suffix(path) in ARRAY_SUFFIXES:
-        rows = len(load_array(File(str(root)), memory()))
-        videos = [Video(f"{path}[{row}]", (File(str(root)),), row) for row in range(rows)]
-    elif root.is_dir() or _suffix(path) in ARCHIVE_SUFFIXES:
-        videos = _grouped(dict(_files(root)))
-    else:
+    suffix = _suffix(path)
+    if root.is_file() and suffix in ARRAY_SUFFIXES:
+        rows = len(load_array(File(str(root)), memory())) if _matches(str(root), match) else 0
+        return [Video(f"{path}[{row}]", (File(str(root)),), row) for row in range(rows)]
+    if root.is_file() and suffix == ".txt":
+        videos = [video for listed in _listed(root) for video in _at(listed, match)]
+        if not videos:
+            raise ValueError(f"{path}: lists no videos" + (f" that match {match}" if match else ""))
+        return videos
+    if not root.is_dir() and suffix not in ARCHIVE_SUFFIXES:
         raise ValueError(
             f"{path}: expected a folder or a {', '.join(ARCHIVE_SUFFIXES + ARRAY_SUFFIXES)} file "
-            "(for single videos pass the folder that they are in)"
+            f"(for single videos pass the folder that they are in, or a .txt file that lists them)"
+            + _by_hand(path, suffix)
+        )
+    files = dict(_files(root))
+    matching = {name: file for name, file in files.items() if _matches(name, match, root)}
+    videos = _grouped(matching, root)
+    if not videos and files and not matching:
+        raise ValueError(
+            f"match: got {match!r}, which none of the {len(files)} files in {path} matches, such "
+            f"as {next(iter(files))}"
         )
     if not videos:
+        kinds = Counter(_suffix(name) or "no suffix" for name in files)
+        held = f"; it holds {_counted(kinds)}" if kinds else ""
         raise ValueError(
             f"{path}: holds no videos ({', '.join(VIDEO_SUFFIXES)}), frames "
-            f"({', '.join(IMAGE_SUFFIXES)}) or arrays ({', '.join(ARRAY_SUFFIXES)})"
+            f"({', '.join(IMAGE_SUFFIXES)}) or arrays ({', '.join(ARRAY_SUFFIXES)}){held}"
         )
     return videos
+
+
+def _matches(name: str, match: str | None, root: Path | None = None) -> bool:
+    path = PurePosixPath(name)
+    below = path.relative_to(root.as_posix()) if root else path
+    return match is None or any(fnmatch.fnmatchcase(str(p), match) for p in (below, path.name))
+
+
+def _listed(path: Path) -> Iterator[str]:
+    """Paths that a text file lists, one a line; empty lines and those that begin with # are none.
+
+    Raises:
+        FileNotFoundError: If there is no file of that name.
+        ValueError: If the list names another list.
+    """
+    check_budget(path.stat().st_size, MEMBER_BYTES)
+    lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line.startswith("#"):
+            continue
+        listed = os.path.join(path.parent, line)
+        if not os.path.lexists(listed):
+            raise FileNotFoundError(f"{path}: line {number}: {listed}: no such file or folder")
+        if _suffix(listed) == ".txt":
+            raise ValueError(f"{path}: line {number}: {listed}: is a list itself")
+        yield listed
+
+
+def _by_hand(path: str | os.PathLike[str], suffix: str) -> str:
+    """How to read a file that needs another library, in three lines of Python."""
+    name = repr(os.fspath(path))
+    lines = {
+        (".h5", ".hdf5"): ("import h5py, srvp_fd_jax", f"clips = h5py.File({name})['NAME'][:]"),
+        (".pt", ".pth"): (
+            "import torch, srvp_fd_jax",
+            f"clips = torch.load({name}, weights_only=True)",
+        ),
+    }
+    read = next((both for suffixes, both in lines.items() if suffix in suffixes), None)
+    if read is None:
+        return ""
+    return f"; in Python: {read[0]}; {read[1]}; srvp_fd_jax.compute(clips, ...)"
+
+
+def _counted(kinds: Mapping[str, int]) -> str:
+    """Counts by kind in words, the most common first."""
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(kinds).most_common(8))
 
 
 def fingerprint(videos: Sequence[Video]) -> str:
     """Hash of the videos and the files that hold them.
 
-    A file counts by its path below the folder that all files share, size, modification time, device
-    and inode. A small file also counts by its content, since unpacking an archive may give two
-    files the same size and time.
+    A file counts by its path below the folder that all files share, size, times of modification
+    and change, device and inode. A small file also counts by its content, since unpacking an
+    archive may give two files the same size and time.
     """
     digest = hashlib.sha256()
     numbers: dict[str, int] = {}
@@ -399,7 +507,8 @@ def _files_of_folder(
 
 def _files_of_tar(root: Path) -> Iterator[tuple[str, File]]:
     """Yields files and links to files; a broken link raises its error when it is read."""
-    with _told(str(root), "archive"), tarfile.open(root, "r:") as archive:
+    unpacked = None if _suffix(root) == ".tar" else _unpacked(str(root))
+    with _told(str(root), "archive"), tarfile.open(unpacked or root, "r:") as archive:
         members = {posixpath.normpath(info.name): info for info in archive}
     links = []
     for info in members.values():
@@ -407,7 +516,8 @@ def _files_of_tar(root: Path) -> Iterator[tuple[str, File]]:
             continue
         target = _target(info, members)
         if target.isfile() or (_is_link(info) and _suffix(info.name) in _MEDIA_SUFFIXES):
-            yield f"{root.as_posix()}/{info.name}", File(str(root), info.name, target.offset)
+            file = File(str(root), info.name, target.offset, unpacked)
+            yield f"{root.as_posix()}/{info.name}", file
         elif _is_link(info):
             links.append(info.name)
     if links:
@@ -430,10 +540,42 @@ def _is_link(info: tarfile.TarInfo) -> bool:
     return info.islnk() or info.issym()
 
 
-def _read_tar(path: str, offset: int) -> bytes:
+def _unpacked(path: str) -> str:
+    """Path of the tar in a .tar.gz, which is decompressed once and removed with this process.
+
+    Gzip has no index: reading a member would decompress all before it. Worker processes read the
+    same tar.
+    """
+    return _kept_tar(path, _version(path))
+
+
+@functools.cache
+def _kept_tar(path: str, version: tuple[int, ...]) -> str:
+    folder = _scratch().name
+    limit = min(UNPACKED_BYTES, shutil.disk_usage(folder).free // 2)
+    target = os.path.join(folder, f"{len(os.listdir(folder))}.tar")
+    try:
+        with _told(path, "archive"), gzip.open(path) as source, open(target, "wb") as tar:
+            while block := source.read(1 << 20):
+                check_budget(tar.tell() + len(block), limit)
+                tar.write(block)
+    except BaseException as error:
+        Path(target).unlink(missing_ok=True)
+        if isinstance(error, gzip.BadGzipFile):  # an OSError that names no file
+            raise ValueError(f"{path}: not a readable archive: {error}") from error
+        raise
+    return target
+
+
+@functools.cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="srvp-fd-jax-")
+
+
+def _read_tar(path: str, offset: int, unpacked: str | None = None) -> bytes:
     """The content of one member; holes of a sparse member are read as zeros."""
     try:
-        with open(path, "rb") as file:
+        with open(unpacked or path, "rb") as file:
             file.seek(offset)
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 info = archive.next()
@@ -454,19 +596,54 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _grouped(files: dict[str, File]) -> list[Video]:
-    """Makes one video per video file, array file and folder of images."""
-    videos, folders = {}, defaultdict(list)
+def _grouped(files: dict[str, File], root: Path) -> list[Video]:
+    """Makes one video per video file, array file and folder of images.
+
+    Images beside video files are their thumbnails or copies of their frames, and no videos.
+    """
+    videos: dict[str, Video] = {}
+    folders: dict[str, list[str]] = defaultdict(list)
+    others: Counter[str] = Counter()
+    with_videos = set()
     for name in sorted(files, key=natural_key):
-        if _suffix(name) in VIDEO_SUFFIXES + ARRAY_SUFFIXES or is_animated(files[name]):
+        suffix, folder = _suffix(name), str(PurePosixPath(name).parent)
+        if suffix in VIDEO_SUFFIXES + ARRAY_SUFFIXES:
             videos[name] = Video(name, (files[name],))
-        elif _suffix(name) in IMAGE_SUFFIXES:
-            folders[str(PurePosixPath(name).parent)].append(name)
+            with_videos |= {folder} if suffix in VIDEO_SUFFIXES else set()
+        elif suffix in IMAGE_SUFFIXES:
+            folders[folder].append(name)
+        elif suffix and suffix not in _COMPANIONS:
+            others[suffix] += 1
+    beside = []
     for folder, names in folders.items():
-        strays = _strays(names)
-        frames = tuple(files[name] for name in names if name not in strays)
-        videos[folder] = Video(folder, frames, strays=tuple(sorted(strays, key=natural_key)))
+        animated = _animated(names, files)
+        videos |= {name: Video(name, (files[name],)) for name in animated}
+        names = [name for name in names if name not in animated]
+        if folder in with_videos or animated:
+            beside += names
+        elif names:
+            strays = _strays(names)
+            frames = tuple(files[name] for name in names if name not in strays)
+            videos[folder] = Video(folder, frames, strays=tuple(sorted(strays, key=natural_key)))
+    if beside:
+        warn(
+            f"{root}: left out {len(beside)} images that lie beside video files, such as "
+            f"{beside[0]} (`match` chooses files)"
+        )
+    if others and videos:
+        warn(f"{root}: left out files that are not read as videos: {_counted(others)}")
     return [videos[name] for name in sorted(videos, key=natural_key)]
+
+
+def _animated(names: Sequence[str], files: Mapping[str, File]) -> list[str]:
+    """Names of animations among the images of a folder.
+
+    Of PNGs the first decides whether the others are opened, as frames are many.
+    """
+    png = [name for name in names if _suffix(name) in (".png", ".apng")]
+    looked_at = png if png and is_animated(files[png[0]]) else []
+    looked_at = looked_at + [name for name in names if _suffix(name) == ".webp"]
+    return [name for name in looked_at if is_animated(files[name])]
 
 
 def _strays(names: Sequence[str]) -> set[str]:
@@ -497,7 +674,8 @@ def memory() -> int:
 
 
 def _suffix(path: str | os.PathLike[str]) -> str:
-    return PurePosixPath(os.fspath(path)).suffix.lower()
+    path = PurePosixPath(os.fspath(path))
+    return ".tar.gz" if path.name.lower().endswith(".tar.gz") else path.suffix.lower()
 
 
 def _zip(path: str) -> zipfile.ZipFile:
@@ -513,7 +691,8 @@ def _kept_zip(path: str, version: tuple[int, ...]) -> zipfile.ZipFile:
 def _version(path: str) -> tuple[int, ...]:
     """Numbers that change when the file changes."""
     status = os.stat(path)
-    return status.st_mtime_ns, status.st_size, status.st_dev, status.st_ino
+    # The change time tells a file that was written in place and given its old modification time.
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_dev, status.st_ino
 
 
 def _state(path: str) -> tuple[object, ...]:

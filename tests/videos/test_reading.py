@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -197,6 +198,80 @@ def test_sound_does_not_matter(tmp_path: Path):
     assert_any_run_is_exact(path, frames, runs=2)
 
 
+def grey_palette_avi(frames: np.ndarray) -> bytes:
+    """An uncompressed AVI of grey frames with a palette, as ImageJ and MATLAB write it."""
+
+    def chunk(name: bytes, *parts: bytes) -> bytes:
+        body = b"".join(parts)
+        return name + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+
+    (count, height, width), size = frames.shape, frames[0].size
+    head = chunk(
+        b"avih", struct.pack("<14I", 100_000, 0, 0, 16, count, 0, 1, 0, width, height, *[0] * 4)
+    )
+    kind = struct.pack("<IHHIIIIIIII4h", *[0] * 4, 1, 10, 0, count, size, 0, 0, 0, 0, width, height)
+    bitmap = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 0, size, 0, 0, 256, 0)
+    palette = b"".join(bytes([i, i, i, 0]) for i in range(256))
+    stream = [chunk(b"strh", b"vidsDIB ", kind), chunk(b"strf", bitmap, palette)]
+    head += chunk(b"LIST", b"strl", *stream)
+    rows = [chunk(b"00db", frame[::-1].tobytes()) for frame in frames]
+    places = np.cumsum([4] + [len(row) for row in rows]).tolist()
+    index = [struct.pack("<4s3I", b"00db", 16, at, size) for at in places[:-1]]
+    lists = [chunk(b"LIST", b"hdrl", head), chunk(b"LIST", b"movi", *rows), chunk(b"idx1", *index)]
+    return chunk(b"RIFF", b"AVI ", *lists)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_grey_palette_survives(tmp_path: Path, zipped: bool):
+    frames = np.random.default_rng(0).integers(0, 256, (20, 16, 24), np.uint8)
+    (tmp_path / "v.avi").write_bytes(grey_palette_avi(frames))
+    one = video(tmp_path / "v.avi")
+    if zipped:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.write(tmp_path / "v.avi", "v.avi")
+        (one,) = find_videos(tmp_path / "a.zip")
+    for numbers in (np.arange(20), np.arange(1, 20, 3), np.array([19])):
+        got = read_frames(one, lambda n, numbers=numbers: numbers)
+        np.testing.assert_array_equal(got, np.repeat(frames[numbers, ..., None], 3, axis=-1))
+
+
+MATRICES = [(a, b, c, d) for a in (-1, 0, 1) for d in (-1, 0, 1) for b, c in [(0, 0)] if a and d]
+MATRICES += [(0, b, c, 0) for b in (-1, 1) for c in (-1, 1)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_frames_are_turned_and_mirrored_by_the_display_matrix(tmp_path: Path, suffix, matrix):
+    """ISO/IEC 14496-12, 6.2.2: a pixel at (x, y) is shown at (ax + cy, bx + dy)."""
+    path = write_video(tmp_path / f"v{suffix}", moving(12, 48, 64), options=B_FRAMES)
+    stored, content = decode(path), path.read_bytes()
+    a, b, c, d = matrix
+    at = content.index(b"tkhd") + 4 + 40  # version 0 of the box
+    fixed = struct.pack(">9i", *(v << 16 for v in (a, b, 0, c, d, 0, 0, 0)), 1 << 30)
+    assert content[at : at + 36] == struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(content[:at] + fixed + content[at + 36 :])
+    y, x = np.mgrid[:48, :64]
+    rows, columns = b * x + d * y, a * x + c * y
+    rows, columns = rows - rows.min(), columns - columns.min()
+    shown = np.zeros((12, rows.max() + 1, columns.max() + 1, 3), np.uint8)
+    shown[:, rows, columns] = stored[:, y, x]
+    assert_any_run_is_exact(path, shown, runs=2)
+
+
+def test_side_data_that_pyav_does_not_know_hides_no_rotation():
+    pixels = moving(1)[0]
+
+    class Unknown:
+        def __iter__(self):
+            raise ValueError("31 is not a valid Type")
+
+    for angle in (0, 90, 180, -90):  # counterclockwise, as PyAV's
+        frame = SimpleNamespace(side_data=Unknown(), rotation=angle)
+        np.testing.assert_array_equal(
+            reading._upright(pixels, frame), np.rot90(pixels, angle // 90)
+        )
+
+
 def test_none_are_read_if_none_are_asked_for(folder: Path):
     path, _ = encoded(folder, "h264.mp4")
     lengths = []
@@ -254,6 +329,45 @@ def test_alpha_and_palettes_become_rgb(tmp_path: Path, mode: str, transparency: 
     options = {} if mode == "RGBA" or transparency is None else {"transparency": transparency}
     image.save(tmp_path / "0.png", **options)
     np.testing.assert_array_equal(read(tmp_path / "0.png")[0], expected)
+
+
+UPRIGHT = {
+    1: lambda x: x,
+    2: np.fliplr,
+    3: lambda x: np.rot90(x, 2),
+    4: np.flipud,
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: np.rot90(x, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_images_are_turned_and_mirrored_by_their_exif(tmp_path: Path, suffix: str):
+    """As the table of the EXIF standard says, from row 0 and column 0 on."""
+    stored = moving(1)[0]
+    for orientation, upright in UPRIGHT.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(stored).save(tmp_path / f"0{suffix}", quality=90, exif=exif)
+        plain = np.asarray(Image.open(tmp_path / f"0{suffix}"))
+        np.testing.assert_array_equal(read(tmp_path / f"0{suffix}")[0], upright(plain))
+
+
+def test_damaged_exif_does_not_matter(tmp_path: Path):
+    Image.fromarray(moving(1)[0]).save(tmp_path / "0.png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    np.testing.assert_array_equal(read(tmp_path / "0.png")[0], moving(1)[0])
+
+
+def test_a_grey_frame_among_colours_becomes_rgb(tmp_path: Path):
+    """As tools that save the smallest image store a fade to black."""
+    frames = moving(3)
+    frames[1] = frames[1].mean(-1, keepdims=True)
+    for t, frame in enumerate(frames):
+        Image.fromarray(frame if t != 1 else frame[..., 0]).save(tmp_path / f"{t}.png")
+    (found,) = find_videos(tmp_path)
+    np.testing.assert_array_equal(read_frames(found, every), frames)
 
 
 def test_cmyk_jpegs_become_rgb(tmp_path: Path):
@@ -636,7 +750,8 @@ def test_any_damage_is_an_error_or_none_but_breaks_nothing(tmp_path: Path, name:
     folder.mkdir(exist_ok=True)
     broken(folder, name, bytes(content))
     found = []
-    with contextlib.suppress(ValueError):  # a damaged table of contents
+    with contextlib.suppress(ValueError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of suffixes that the damage made
         found = find_videos(folder)
     protocol = find_protocol("srvp:digits:frame")
     for loaded in load_clips(found, [protocol], "real"):
@@ -661,25 +776,54 @@ def test_broken_files_are_results_of_the_loader(folder: Path, tmp_path: Path):
 # Animations
 
 
+@pytest.mark.parametrize("suffix", ["webp", "png", "apng"])
 @pytest.mark.parametrize("form", ["folder", "zip", "tar"])
-def test_animated_webp_is_a_video(tmp_path: Path, form: str):
+def test_an_animation_is_a_video(tmp_path: Path, form: str, suffix: str):
     frames = moving(8)
     images = [Image.fromarray(frame) for frame in frames]
     root = tmp_path / "a"
-    root.mkdir()
-    animated = {"save_all": True, "append_images": images[1:], "lossless": True}
-    images[0].save(root / "1.webp", **animated)
+    (root / "b").mkdir(parents=True)
+    animated = {"save_all": True, "append_images": images[1:]}
+    lossless = {"lossless": True} if suffix == "webp" else {}
+    kind = "webp" if suffix == "webp" else "png"
+    images[0].save(root / f"1.{suffix}", kind, **animated, **lossless)
     for t in range(2, 4):
-        images[t].save(root / f"{t}.webp", lossless=True)
+        images[t].save(root / "b" / f"{t}.{suffix}", kind, **lossless)
     if form != "folder":
         root = Path(shutil.make_archive(str(root), form, root))
     found = find_videos(root)
-    assert [len(one.files) for one in found] == [2, 1]
-    still, animation = found
+    assert [len(one.files) for one in found] == [1, 2]
+    animation, still = found
     np.testing.assert_array_equal(read_frames(still, every), frames[2:4])
     np.testing.assert_array_equal(read_frames(animation, every), frames)
     got = read_frames(animation, lambda n: np.arange(1, n, 3))
     np.testing.assert_array_equal(got, frames[1::3])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".apng"])
+def test_an_animated_png_is_composed(tmp_path: Path, suffix: str):
+    """Of frames that cover a part, blended and disposed of; another image may come first."""
+    frames = moving(8)
+    images = [Image.fromarray(frame).convert("RGBA") for frame in frames]
+    path = tmp_path / f"a{suffix}"
+    changes = {"blend": [0, 1] * 4, "disposal": [0, 1, 2, 0] * 2}
+    more = {"save_all": True, "append_images": images[1:]}
+    images[0].save(path, "png", **more, **changes)
+    assert_any_run_is_exact(path, frames, runs=3)
+    images[0].save(path, "png", **more, default_image=True)
+    assert_any_run_is_exact(path, frames[1:], runs=3)
+    path.write_bytes(path.read_bytes()[:-600])
+    with pytest.raises(ValueError, match="truncated"):
+        read(path)
+
+
+def test_an_animation_among_frames_is_an_error(tmp_path: Path):
+    images = [Image.fromarray(frame) for frame in moving(3)]
+    images[0].save(tmp_path / "0.png")
+    images[1].save(tmp_path / "1.png", save_all=True, append_images=images[2:])
+    (found,) = find_videos(tmp_path)
+    with pytest.raises(ValueError, match=r"1\.png: is an animation among single frames"):
+        read_frames(found, every)
 
 
 # Hostile files

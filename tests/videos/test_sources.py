@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from srvp_fd_jax.videos import sources
 from srvp_fd_jax.videos.sources import (
     File,
     Video,
@@ -72,7 +73,7 @@ def zipped(path: Path, names: list[str]) -> Path:
 
 
 def tarred(path: Path, names: list[str]) -> Path:
-    with tarfile.open(path, "w") as archive:
+    with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as archive:
         folder = tarfile.TarInfo("a_folder.mp4")
         folder.type = tarfile.DIRTYPE
         archive.addfile(folder)
@@ -92,12 +93,12 @@ def opened(video: Video) -> bytes:
     return Path(source).read_bytes() if isinstance(source, str) else source.read()
 
 
-@pytest.mark.parametrize("form", ["folder", ".zip", ".ZIP", ".tar"])
+@pytest.mark.parametrize("form", ["folder", ".zip", ".ZIP", ".tar", ".tar.gz", ".tgz"])
 @pytest.mark.parametrize("classes", ["", "run 2/", "deep/er/"])
 def test_all_forms_give_the_same_videos_in_natural_order(tmp_path: Path, form: str, classes: str):
     names = [classes + name for name in [*reversed(VIDEOS), *BESIDE, *MAC]]
     root = tmp_path / ("a" + form.replace("folder", ""))
-    make = {"folder": fill, ".tar": tarred}.get(form, zipped)
+    make = {"folder": fill, ".zip": zipped, ".ZIP": zipped}.get(form, tarred)
     found = find_videos(make(root, names))
     assert relative(root, found) == [classes + name for name in ORDER]
     for video, name in zip(found, ORDER, strict=True):
@@ -139,6 +140,114 @@ def test_frames_are_videos_by_folder(tmp_path: Path):
                 for file in video.files
             ]
             assert got == [f"{name}/frame{t}.png" for t in range(12)]
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "tar"])
+def test_images_beside_videos_are_no_videos(tmp_path: Path, form: str):
+    """A folder of videos with a thumbnail of each, and of folders of frames."""
+    names = [f"{v}.{e}" for v in range(4) for e in ("mp4", "jpg")]
+    names += [f"frames/{v}/{t}.png" for v in range(2) for t in range(3)]
+    root = fill(tmp_path / "a", names)
+    if form != "folder":
+        root = Path(shutil.make_archive(str(root), form, root))
+    with pytest.warns(UserWarning, match=r"left out 4 images .* such as .*0\.jpg"):
+        found = find_videos(root)
+    assert relative(root, found) == [*(f"{v}.mp4" for v in range(4)), "frames/0", "frames/1"]
+    found = find_videos(root, "?.mp4")  # without a warning
+    assert relative(root, found) == [f"{v}.mp4" for v in range(4)]
+    found = find_videos(root, "*.jpg")
+    assert [len(video.files) for video in found] == [4]
+
+
+KINDS = [
+    *("mpg", "mpeg", "ts", "m2ts", "mts", "wmv", "asf", "flv", "ogv", "3gp", "3g2", "y4m", "vob"),
+    *("mxf", "dv"),
+]
+
+
+def test_files_of_kinds_that_are_not_read_are_counted(tmp_path: Path):
+    names = [f"{i}.{kind}" for i, kind in enumerate(KINDS)]
+    fill(tmp_path, names + BESIDE + ["a.rm", "b.RM", "c.bmp"])
+    with pytest.warns(UserWarning, match=r"not read as videos: 2 \.rm, 1 \.bmp$"):
+        found = find_videos(tmp_path)
+    assert relative(tmp_path, found) == names
+    for i, _ in enumerate(KINDS):
+        (tmp_path / names[i]).unlink()
+    with pytest.raises(ValueError, match=r"holds no videos.*it holds 2 \.rm"):
+        find_videos(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "tar.gz"])
+@pytest.mark.parametrize(
+    ("match", "expected"),
+    [
+        ("*_gt.mp4", ["b/10_gt.mp4", "b/2_gt.mp4", "1_gt.mp4"]),
+        ("1_*", ["1_gt.mp4", "1_pred.mp4"]),
+        ("b/*_pred.mp4", ["b/2_pred.mp4"]),
+        ("c/*", ["c"]),
+    ],
+)
+def test_a_glob_chooses_files(tmp_path: Path, form: str, match: str, expected: list):
+    names = ["1_gt.mp4", "1_pred.mp4", "b/2_gt.mp4", "b/2_pred.mp4", "b/10_gt.mp4", "c/1.png"]
+    root = fill(tmp_path / "a", names)
+    if form == "zip":
+        root = zipped(tmp_path / "a.zip", names)
+    elif form == "tar.gz":
+        root = tarred(tmp_path / "a.tar.gz", names)
+    assert set(relative(root, find_videos(root, match))) == set(expected)
+    assert relative(root, as_videos(str(root), "real", match)) == relative(
+        root, find_videos(root, match)
+    )
+
+
+def test_a_glob_that_chooses_nothing_is_an_error(tmp_path: Path):
+    fill(tmp_path, ["1.mp4"])
+    with pytest.raises(ValueError, match=r"match: got 'x\*', which none of the 1 files .*1\.mp4"):
+        find_videos(tmp_path, "x*")
+    with pytest.raises(ValueError, match=r"match: got '\*', but real is not a path"):
+        as_videos(CLIPS, "real", "*")
+
+
+def test_a_list_of_paths_in_a_file(tmp_path: Path):
+    fill(tmp_path, ["v10.mp4", "v2.mp4", "folder/b.mp4", "folder/a.mp4", "c d.mp4"])
+    lines = ["# comment", "", "v10.mp4", " v2.mp4 ", str(tmp_path / "folder"), "c d.mp4"]
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    expected = ["v10.mp4", "v2.mp4", "folder/a.mp4", "folder/b.mp4", "c d.mp4"]
+    found = find_videos(tmp_path / "list.txt")
+    assert [os.path.relpath(video.name, tmp_path) for video in found] == expected
+    found = find_videos(tmp_path / "list.txt", "?.mp4")
+    assert [os.path.relpath(video.name, tmp_path) for video in found] == expected[2:4]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("v.mp4\nw.mp4", r"list\.txt: line 2: .*w\.mp4: no such file"),
+        ("list.txt", r"list\.txt: line 1: .*is a list itself"),
+        ("#", "lists no videos"),
+    ],
+)
+def test_a_wrong_list_is_an_error(tmp_path: Path, text: str, message: str):
+    fill(tmp_path, ["v.mp4"])
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        find_videos(tmp_path / "list.txt")
+
+
+def test_a_tar_gz_is_decompressed_once_within_a_budget(tmp_path: Path, monkeypatch):
+    path = tarred(tmp_path / "a.tar.gz", [f"{i}.mp4" for i in range(9)])
+    found = find_videos(path)
+    assert len({video.files[0].unpacked for video in [*found, *find_videos(path)]}) == 1
+    assert fingerprint(found) == fingerprint(find_videos(path))
+    assert [opened(video) for video in found] == [content(f"{i}.mp4") for i in range(9)]
+    monkeypatch.setattr(sources, "UNPACKED_BYTES", 4096)
+    tarred(path, [f"{i}.mp4" for i in range(10)])
+    with pytest.raises(ValueError, match=r"a\.tar\.gz: not a readable archive: its content would"):
+        find_videos(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"a\.tar\.gz: not a readable archive"):
+        find_videos(path)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +335,8 @@ def test_links_in_tars_are_followed(tmp_path: Path):
         "b/3.mp4": (tarfile.SYMTYPE, "../a/2.mp4"),
         "b/4.mp4": (tarfile.SYMTYPE, "../other.bin"),
     }
-    found = find_videos(linked(tmp_path / "a.tar", files, links))
+    with pytest.warns(UserWarning, match=r"not read as videos: 1 \.bin"):
+        found = find_videos(linked(tmp_path / "a.tar", files, links))
     contents = {PurePosixPath(video.name).name: opened(video) for video in found}
     assert contents == {"1.mp4": b"one", "2.mp4": b"one", "3.mp4": b"one", "4.mp4": b"two"}
 
@@ -412,14 +522,22 @@ def test_no_videos(tmp_path: Path, names: list):
             find_videos(tmp_path / root)
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.tar.gz", "a", "a.h5"])
-def test_files_of_other_kinds(tmp_path: Path, name: str):
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.mp4", r"a \.txt file that lists them"),
+        ("a", "expected a folder or a .zip, .tar"),
+        ("a.h5", r"import h5py.*File\('.*a\.h5'\).*srvp_fd_jax\.compute"),
+        ("a.pt", r"import torch.*load\('.*a\.pt', weights_only=True\).*srvp_fd_jax\.compute"),
+    ],
+)
+def test_files_of_other_kinds(tmp_path: Path, name: str, text: str):
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"expected a folder or a .zip, .tar, .npy, .npz file"):
+    with pytest.raises(ValueError, match=text):
         find_videos(tmp_path / name)
 
 
-@pytest.mark.parametrize("suffix", ["zip", "tar", "npy", "npz"])
+@pytest.mark.parametrize("suffix", ["zip", "tar", "tar.gz", "tgz", "npy", "npz"])
 @pytest.mark.parametrize("text", [b"", b"text " * 400])
 def test_what_is_no_archive_or_array(tmp_path: Path, suffix: str, text: bytes):
     path = tmp_path / f"a.{suffix}"
@@ -544,7 +662,7 @@ def fingerprint_of(root: Path) -> str:
 def test_fingerprints_do_not_depend_on_the_place(
     tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ):
-    root = tmp_path / "one" / "a"
+    root = tmp_path / "one" / "a"  # of which nothing but its folder is moved
     root.parent.mkdir()
     if form == "folder":
         fill(root, ["c/1.mp4", "c/2.mp4", "d/1.png"])
@@ -558,10 +676,10 @@ def test_fingerprints_do_not_depend_on_the_place(
     assert before == fingerprint_of(root)
     monkeypatch.chdir(root.parent)
     assert fingerprint_of(Path(root.name)) == before
-    moved = tmp_path / "two" / "deeper" / root.name
-    moved.parent.mkdir(parents=True)
-    shutil.move(root, moved)
-    assert fingerprint_of(moved) == before
+    moved = tmp_path / "two" / "deeper"
+    moved.mkdir(parents=True)
+    shutil.move(root.parent, moved)
+    assert fingerprint_of(moved / "one" / root.name) == before
 
 
 def test_fingerprints_change_with_names_sizes_and_times(tmp_path: Path):
@@ -630,6 +748,17 @@ def test_members_of_an_archive_are_part_of_its_fingerprint(tmp_path: Path):
     """What is found in an archive depends on the release."""
     found = find_videos(zipped(tmp_path / "a.zip", ["1.mp4", "2.mp4", "3.mp4"]))
     assert fingerprint(found[:2]) != fingerprint(found[1:])
+
+
+def test_a_large_file_rewritten_in_place_has_another_fingerprint(tmp_path: Path):
+    """Its content is not read, and its size and its modification time are those before."""
+    path = tmp_path / "1.mp4"
+    path.write_bytes(bytes(2 << 20))
+    before, times = fingerprint_of(tmp_path), path.stat()
+    with open(path, "r+b") as file:
+        file.write(b"C" * (1 << 20))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert fingerprint_of(tmp_path) != before
 
 
 def test_local_names_do_not_depend_on_the_path_of_the_folder(tmp_path, monkeypatch):
