@@ -29,10 +29,12 @@ from srvp_fd_jax.evaluation import (
     calculator_of,
     clips_to_read,
     compare,
+    compare_storage,
     compute,
     find_videos,
     is_statistics,
     load_kept,
+    match_of_sides,
 )
 from srvp_fd_jax.files import cache_folder, check_writable, printable, size_of, trim
 from srvp_fd_jax.networks.convolution import Precision
@@ -60,8 +62,8 @@ _SECONDS_A_LINE = 30
 _CACHE_BYTES = 2 << 30  # for statistics and compiled programs; weights are not limited
 
 _DATA_HELP = (
-    "a folder, .zip or .tar of video files, folders of frames or arrays, or a .npy or .npz file "
-    "of clips"
+    "a folder, .zip, .tar or .tar.gz of video files, folders of frames or arrays, a .npy or .npz "
+    "file of clips, or a .txt file that lists paths"
 )
 
 
@@ -447,6 +449,14 @@ def _add_evaluation(command: Any) -> None:
         help="weights of the network: a converted file, a checkpoint folder or a state dict "
         "(default: the bundled, cached or downloaded ones)",
     )
+    command.add_argument(
+        "--match",
+        type=_name,
+        metavar="GLOB",
+        action="append",
+        help="take the files whose names, or paths below the folder, match GLOB, such as "
+        "'*_gt.mp4' or 'test/*'; given twice, the first is for REAL and the second for FAKE",
+    )
     _add_workers(command)
     command.add_argument(
         "--strict", action="store_true", help="stop at an unreadable video instead of skipping it"
@@ -536,6 +546,7 @@ def _compute(args: argparse.Namespace) -> None:
             strict=args.strict,
             cache=args.cache / "statistics" if keep else None,
             floor=args.floor,
+            match=args.match,
             on_progress=show_progress,
             on_side=_tell_results,
         )
@@ -548,7 +559,7 @@ def _compute(args: argparse.Namespace) -> None:
 
 def _ruler(args: argparse.Namespace) -> None:
     protocols = _asked_for(args) or [find_protocol(DEFAULT, **_overrides(args))]
-    videos = find_videos(args.data, "real", protocols)
+    videos = find_videos(args.data, "real", protocols, _glob(args))
     calculators = load_calculators(protocols, args.weights)
     # Some videos may be too short or damaged.
     size = args.size or max(LEAST_CLIPS, min(int(0.45 * len(videos)), _RULER_CLIPS))
@@ -597,7 +608,9 @@ def _report(args: argparse.Namespace) -> None:
     plots.check_extra()
     protocols = _asked_for(args) or [find_protocol(DEFAULT, **_overrides(args))]
     sides: dict[Side, str] = {"real": args.real, "fake": args.fake}
-    videos = {side: find_videos(path, side, protocols) for side, path in sides.items()}
+    globs = match_of_sides(args.match)
+    videos = {side: find_videos(path, side, protocols, globs[side]) for side, path in sides.items()}
+    compare_storage(videos, protocols)
     calculators = load_calculators(protocols, args.weights)
 
     def evaluated(side: Side) -> list[Evaluated]:
@@ -659,7 +672,7 @@ def _stats(args: argparse.Namespace) -> None:
             check_writable(output)
     partial = Path(f"{next(iter(outputs.values()))}.partial")
     side: Side = "fake" if args.fake else "real"
-    videos = find_videos(args.data, side, protocols)
+    videos = find_videos(args.data, side, protocols, _glob(args))
     total = clips_to_read(videos, protocols)
     with _progress() as show:
         show(side, 0, total)
@@ -752,8 +765,16 @@ def _start_distributed(args: argparse.Namespace) -> None:
 
 def _tell_if_one(args: argparse.Namespace) -> None:
     with contextlib.suppress(OSError):  # reading the files raises the error
-        if os.path.samefile(args.real, args.fake):
+        globs = match_of_sides(getattr(args, "match", None))
+        if os.path.samefile(args.real, args.fake) and globs["real"] == globs["fake"]:
             _tell(f"warning: REAL and FAKE are one and the same: {args.real}")
+
+
+def _glob(args: argparse.Namespace) -> str | None:
+    """The glob of a command that takes one set."""
+    if args.match and len(args.match) > 1:
+        raise ValueError(f"match: got {len(args.match)} globs, expected one")
+    return args.match[0] if args.match else None
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:

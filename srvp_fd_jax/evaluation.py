@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import html
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -22,7 +22,8 @@ from srvp_fd_jax.protocols import Protocol, Side, find_protocol
 from srvp_fd_jax.reliability.draws import Measure, state_of
 from srvp_fd_jax.reliability.floor import Floor, floor_of_samples
 from srvp_fd_jax.ruler.ladder import Standing, find_ruler, standing
-from srvp_fd_jax.videos.sources import Video, as_videos
+from srvp_fd_jax.videos.properties import differences
+from srvp_fd_jax.videos.sources import Video, as_videos, local_names
 
 DEFAULT = "fvd2048_16f"
 """Name of the default protocol."""
@@ -30,6 +31,7 @@ DEFAULT = "fvd2048_16f"
 STATISTICS_SUFFIX = ".safetensors"
 
 _STRAYS_TOLD = 20
+_FOLDERS_TOLD = 5
 
 OnProgress = Callable[[Side, int, int], None]
 """Type of `on_progress`, see `compute`."""
@@ -176,6 +178,7 @@ def compute(
     strict: bool = False,
     cache: Path | None = None,
     floor: bool = False,
+    match: str | Sequence[str] | None = None,
     on_progress: OnProgress | None = None,
     on_side: OnSide | None = None,
 ) -> Result: ...
@@ -192,6 +195,7 @@ def compute(
     strict: bool = False,
     cache: Path | None = None,
     floor: bool = False,
+    match: str | Sequence[str] | None = None,
     on_progress: OnProgress | None = None,
     on_side: OnSide | None = None,
 ) -> list[Result]: ...
@@ -207,18 +211,19 @@ def compute(
     strict: bool = False,
     cache: Path | None = None,
     floor: bool = False,
+    match: str | Sequence[str] | None = None,
     on_progress: OnProgress | None = None,
     on_side: OnSide | None = None,
 ) -> Result | list[Result]:
     """Computes the distance of two sets of videos under one protocol, or several in one pass.
 
     Args:
-        real: Real videos: the path of a folder, .zip or .tar of videos, of a .npy or .npz file of
-            clips, or of statistics (.safetensors, or cd-fvd's .pkl); a list of paths of single
-            videos; an array of clips [N, T, H, W, C] or [N, T, C, H, W]; statistics; or any object
-            with `__len__` and `__getitem__` whose items are videos [T, H, W, C] or [T, C, H, W],
-            such as a data source of Grain or TensorFlow Datasets or a column of a Hugging Face
-            dataset.
+        real: Real videos: the path of a folder, .zip, .tar or .tar.gz of videos, of a .npy or .npz
+            file of clips, of a .txt file that lists paths, or of statistics (.safetensors, or
+            cd-fvd's .pkl); a list of paths of single videos; an array of clips [N, T, H, W, C] or
+            [N, T, C, H, W]; statistics; or any object with `__len__` and `__getitem__` whose items
+            are videos [T, H, W, C] or [T, C, H, W], such as a data source of Grain or TensorFlow
+            Datasets or a column of a Hugging Face dataset.
         fake: Generated videos, in any of the same forms.
         protocol: How videos are sampled, encoded and compared: a `Protocol`, a name that
             `find_protocol` takes, or a list of these. By default the protocol of given statistics,
@@ -231,6 +236,8 @@ def compute(
             the same videos, protocol and weights, and their rulers. None for no cache.
         floor: Whether to compute the distances that chance gives with these clips, and a p-value,
             see `reliability.floor`. Of more than 2048 clips on a side, it takes a random sample.
+        match: Glob that chooses the files whose names, or paths below a folder or archive, match
+            it; or a pair of globs, for real and for generated videos.
         on_progress: Called from time to time with the side, the number of its videos that are done,
             and the number of all its videos.
         on_side: Called when the videos of a side are done, with the side and its statistics, one
@@ -266,9 +273,14 @@ def compute(
     protocols = _protocols(protocol, [one.statistics for one in kept.values()])
     if len(kept) == 2 and weights is not None:
         raise ValueError(f"weights: got {weights}, but both sides are statistics")
+    globs = match_of_sides(match)
     videos = {
-        side: find_videos(of, side, protocols) for side, of in given.items() if side not in kept
+        side: find_videos(of, side, protocols, globs[side])
+        for side, of in given.items()
+        if side not in kept
     }
+    if len(videos) == 2:
+        compare_storage(videos, protocols)
     calculators = load_calculators(dict.fromkeys(protocols), weights) if videos else []
     for side, one in kept.items():  # checked before any video is read
         if protocols:
@@ -440,16 +452,36 @@ def cautions(distance: str, real: State, fake: State) -> list[str]:
     return [text for text, holds in texts.items() if holds] + ([few] if few else [])
 
 
-def find_videos(source: Any, name: str, protocols: Sequence[Protocol]) -> list[Video]:
+def match_of_sides(match: str | Sequence[str] | None) -> dict[Side, str | None]:
+    """The glob of each side, see `compute`."""
+    globs = [match] * 2 if match is None or isinstance(match, str) else list(match)
+    if len(globs) == 1:
+        globs *= 2
+    if len(globs) != 2:
+        raise ValueError(f"match: got {len(globs)} globs, expected one, or one of each set")
+    return {"real": globs[0], "fake": globs[1]}
+
+
+def compare_storage(videos: Mapping[Side, Sequence[Video]], protocols: Sequence[Protocol]) -> None:
+    """Warns if real and generated videos differ in how they were stored."""
+    steps: dict[Side, int] = {"real": protocols[0].real.step, "fake": protocols[0].fake.step}
+    if text := differences(videos, steps):
+        warn(text)
+
+
+def find_videos(
+    source: Any, name: str, protocols: Sequence[Protocol], match: str | None = None
+) -> list[Video]:
     """Finds the videos of one side in the order in which protocols take them.
 
-    `source` is one of the forms that `compute` takes, and `name` is its name in messages.
+    `source` is one of the forms that `compute` takes, `name` is its name in messages, and `match`
+    is a glob that chooses files.
 
     Raises:
         FileNotFoundError: If a path does not exist.
         ValueError: If a protocol needs more videos, or the source has another form.
     """
-    videos = as_videos(source, name)
+    videos = as_videos(source, name, match)
     for protocol in protocols:
         if len(videos) < (protocol.clips or 1):
             where = source if isinstance(source, str | os.PathLike) else name
@@ -457,6 +489,13 @@ def find_videos(source: Any, name: str, protocols: Sequence[Protocol]) -> list[V
                 f"{where}: holds {len(videos)} videos, protocol {protocol.name!r} takes "
                 f"{protocol.clips} clips; {protocol.name.split('+')[0]}+clips={len(videos)} takes "
                 "fewer"
+            )
+    for clips in {protocol.clips: None for protocol in protocols if protocol.clips}:
+        if left_out := _folders_left_out(videos, clips):
+            warn(
+                f"{name}: the first {clips} of {len(videos)} videos are taken, and none of "
+                f"{len(left_out)} folders: {', '.join(left_out[:_FOLDERS_TOLD])}"
+                + (", ..." if len(left_out) > _FOLDERS_TOLD else "")
             )
     strays = [stray for video in videos for stray in video.strays]
     if strays:
@@ -466,6 +505,16 @@ def find_videos(source: Any, name: str, protocols: Sequence[Protocol]) -> list[V
             + (", ..." if len(strays) > _STRAYS_TOLD else "")
         )
     return videos
+
+
+def _folders_left_out(videos: Sequence[Video], clips: int) -> list[str]:
+    """Folders with none of the first videos, if folders hold several videos as classes do."""
+    folders = [os.path.dirname(name) for name in local_names(videos)]
+    unique = dict.fromkeys(folders)
+    if 2 * len(unique) > len(folders):  # such as a folder of each video
+        return []
+    taken = set(folders[:clips])
+    return [folder for folder in unique if folder not in taken]
 
 
 def clips_to_read(videos: Sequence[Video], protocols: Sequence[Protocol]) -> int:

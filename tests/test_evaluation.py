@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import re
+import warnings
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +13,11 @@ import srvp_fd_jax
 from srvp_fd_jax import DISTANCES, FeatureSample, FeatureStatistics, cli, compute, evaluation
 from srvp_fd_jax.demo.moving_digits import moving_digits
 from srvp_fd_jax.distances import states
+from srvp_fd_jax.evaluation import compare_storage, find_videos
+from srvp_fd_jax.protocols import find_protocol
 from srvp_fd_jax.reliability.draws import Measure
 from srvp_fd_jax.reliability.floor import find_floor
+from srvp_fd_jax.videos.sources import as_videos
 
 PROTOCOL = "srvp:digits:dynamics"
 
@@ -406,3 +410,43 @@ def test_without_a_sample_the_error_says_how_to_make_one(clips, tmp_path):
     of_other = srvp_fd_jax.Calculator(other).statistics([clips[0]])["static_content"]
     with pytest.raises(ValueError, match="output is"):
         compute(of_other, clips[1], f"{PROTOCOL}+distance=mind")
+
+
+def test_globs_choose_the_sets_of_one_folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for i, clip in enumerate(moving_digits(rng, 4, 6)):
+        np.save(tmp_path / f"{i}_{'gt' if i % 2 else 'pred'}.npy", clip)
+    split = {
+        kind: [str(path) for path in sorted(tmp_path.glob(f"*_{kind}.npy"))]
+        for kind in ("gt", "pred")
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two clips are few
+        expected = float(compute(split["gt"], split["pred"], "srvp:digits:frame"))
+        globs = ("*_gt.npy", "*_pred.npy")
+        got = compute(tmp_path, tmp_path, "srvp:digits:frame", match=globs)
+    assert float(got) == expected
+    with pytest.raises(ValueError, match="match: got 3 globs"):
+        compute(tmp_path, tmp_path, "srvp:digits:frame", match=["a", "b", "c"])
+
+
+def test_folders_that_a_number_of_clips_leaves_out_are_named(tmp_path):
+    for name in (f"class{c}/{v}.npy" for c in range(4) for v in range(3)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        np.save(tmp_path / name, np.zeros((6, 8, 8, 1), np.uint8))
+    protocol = find_protocol("srvp:digits:frame")
+    with pytest.warns(UserWarning, match=r"first 5 of 12 videos .* none of 2 folders: class2, cl"):
+        find_videos(str(tmp_path), "real", [dataclasses.replace(protocol, clips=5)] * 2)
+    for clips in (10, None):  # all folders, without a warning
+        find_videos(str(tmp_path), "real", [dataclasses.replace(protocol, clips=clips)])
+    for i in range(4):  # a folder of each video
+        (tmp_path / "each" / str(i)).mkdir(parents=True)
+        np.save(tmp_path / "each" / str(i) / "video.npy", np.zeros((6, 8, 8, 1), np.uint8))
+    find_videos(str(tmp_path / "each"), "real", [dataclasses.replace(protocol, clips=2)])
+
+
+def test_sets_that_were_stored_differently_give_a_warning():
+    real, fake = np.zeros((2, 3, 16, 16, 1), np.uint8), np.zeros((2, 3, 8, 8, 1), np.uint8)
+    videos = {"real": as_videos(real, "real"), "fake": as_videos(fake, "fake")}
+    with pytest.warns(UserWarning, match="stored differently.*real 16×16, generated 8×8"):
+        compare_storage(videos, [find_protocol("srvp:digits:frame")])

@@ -31,7 +31,7 @@ from srvp_fd_jax.videos.sources import (
 Frame = Shaped[np.ndarray, "h w c"]
 Frames = Shaped[np.ndarray, "t h w c"]
 
-_IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 """Formats that Pillow may open: others run programs (EPS) or refer to other files."""
 
 _SEEKABLE_DEMUXERS = {"mov", "matroska", "avi"}
@@ -58,6 +58,13 @@ class Source(NamedTuple):
 
     content: str | bytes
     demuxers: str
+
+    @classmethod
+    def of(cls, file: File) -> "Source":
+        """The source of a file whose suffix is that of a video, or of an animated PNG."""
+        opened = file.open()
+        content = opened if isinstance(opened, str) else opened.getvalue()
+        return cls(content, DEMUXERS.get(file.suffix, "apng"))
 
     def open(self) -> BufferedReader | BytesIO:
         """The content as a binary stream."""
@@ -168,7 +175,7 @@ def _read_images(files: tuple[File, ...], choose: Choose) -> Frames:
     frames = []
     numbers = choose(len(files))
     for i in numbers:
-        with Image.open(files[i].open(), formats=_IMAGE_FORMATS) as image:
+        with Image.open(files[i].open(), formats=IMAGE_FORMATS) as image:
             check_clip(len(numbers), image.height, image.width)
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"{files[i].name}: got mode {image.mode}, expected 8 bits")
@@ -183,7 +190,7 @@ def _read_animation(file: File, choose: Choose) -> Frames:
 
     frames = []
     image: Any  # has `n_frames`, which the base class lacks
-    with Image.open(file.open(), formats=_IMAGE_FORMATS) as image:
+    with Image.open(file.open(), formats=IMAGE_FORMATS) as image:
         numbers = choose(image.n_frames)
         check_clip(len(numbers), image.height, image.width)
         for i in numbers:
@@ -235,9 +242,7 @@ def _read_video_file(file: File, choose: Choose) -> Frames:
     """
     import av
 
-    opened = file.open()
-    content = opened if isinstance(opened, str) else opened.getvalue()
-    source = Source(content, DEMUXERS.get(file.suffix, "apng"))
+    source = Source.of(file)
     _check_length(source)
     try:
         times = _times(source)
@@ -296,7 +301,7 @@ def _ebml_size(head: bytes, start: int) -> tuple[int, int]:
 
 def _times(source: Source) -> list[int] | None:
     """Times of the frames in display order, from the packets; None if packets lack them."""
-    with _open(source) as (container, stream):
+    with open_source(source) as (container, stream):
         # Packets of VP8 may hold frames that are never shown.
         if stream.codec_context.name == "vp8":
             return None
@@ -323,7 +328,7 @@ def _decoded(
 
     # Reused, since making FFmpeg's scaler takes ten times as long as scaling a small frame.
     reformatter = VideoReformatter()
-    with _open(source, kept) as (container, stream):
+    with open_source(source, kept) as (container, stream):
         sought = times and source.demuxers in _SEEKABLE_DEMUXERS and _is_seekable(stream)
         if times and sought:
             container.seek(times[0], stream=stream)
@@ -335,7 +340,7 @@ def _decoded(
                 raise ValueError(f"frame at {frame.time:.3f} s is damaged")
             if times is None or frame.pts in times:
                 rgb = reformatter.reformat(frame, format="rgb24", threads=1)
-                yield frame.pts, _upright(rgb.to_ndarray(), frame)
+                yield frame.pts, upright(rgb.to_ndarray(), frame)
             if times and frame.pts is not None and frame.pts >= times[-1]:
                 return
 
@@ -344,7 +349,7 @@ def _is_seekable(stream: Any) -> bool:
     return stream.codec_context.codec.canonical_name in _SEEKABLE_CODECS
 
 
-def _upright(pixels: Frame, frame: Any) -> Shaped[np.ndarray, "height width c"]:
+def upright(pixels: Frame, frame: Any) -> Shaped[np.ndarray, "height width c"]:
     """Turns and mirrors decoded pixels by the display matrix of a frame, to multiples of 90°."""
     try:
         matrix = next((s for s in frame.side_data if s.type.name == "DISPLAYMATRIX"), None)
@@ -362,7 +367,8 @@ def _upright(pixels: Frame, frame: Any) -> Shaped[np.ndarray, "height width c"]:
 
 
 @contextlib.contextmanager
-def _open(source: Source, kept: int = 1) -> Iterator[tuple[Any, Any]]:
+def open_source(source: Source, kept: int = 1) -> Iterator[tuple[Any, Any]]:
+    """Opens a video file for FFmpeg, of which `kept` frames will be in memory at once."""
     import av
 
     content = source.content

@@ -267,9 +267,7 @@ def test_side_data_that_pyav_does_not_know_hides_no_rotation():
 
     for angle in (0, 90, 180, -90):  # counterclockwise, as PyAV's
         frame = SimpleNamespace(side_data=Unknown(), rotation=angle)
-        np.testing.assert_array_equal(
-            reading._upright(pixels, frame), np.rot90(pixels, angle // 90)
-        )
+        np.testing.assert_array_equal(reading.upright(pixels, frame), np.rot90(pixels, angle // 90))
 
 
 def test_none_are_read_if_none_are_asked_for(folder: Path):
