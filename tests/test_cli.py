@@ -512,6 +512,21 @@ def test_one_input_twice_is_told(files, tmp_path, capsys):
     assert "one and the same" not in capsys.readouterr().err
 
 
+def test_globs_choose_the_sets_of_one_folder(files, tmp_path, capsys):
+    for clips, kind in ((np.load(files[0]), "gt"), (np.load(files[1])["arr_0"], "pred")):
+        for i, clip in enumerate(clips):
+            np.save(tmp_path / f"{i}_{kind}.npy", clip)
+    globs = ["--match", "*_gt.npy", "--match", "*_pred.npy"]
+    assert cli.main(["compute", str(tmp_path), str(tmp_path), *globs, *DYNAMICS]) == 0
+    output = capsys.readouterr()
+    assert "one and the same" not in output.err
+    cli.main(["compute", *map(str, files), *DYNAMICS])
+    assert float(output.out) == pytest.approx(float(capsys.readouterr().out), rel=1e-5)
+    out = str(tmp_path / "a.safetensors")
+    assert cli.main(["stats", str(tmp_path), "-o", out, *globs, *DYNAMICS]) == 1
+    assert "match: got 2 globs" in capsys.readouterr().err
+
+
 def test_names_never_reach_the_terminal_raw(tmp_path, capsys):
     names = [b"\x1b[2J.mp4", b"\xff.mp4"]
     for name in names:

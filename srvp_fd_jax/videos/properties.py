@@ -13,10 +13,11 @@ from srvp_fd_jax.videos.reading import (
     IMAGE_FORMATS,
     Source,
     check_clip,
+    is_for_ffmpeg,
     open_source,
     upright,
 )
-from srvp_fd_jax.videos.sources import ARRAY_SUFFIXES, VIDEO_SUFFIXES, File, Video, load_array
+from srvp_fd_jax.videos.sources import ARRAY_SUFFIXES, File, Video, load_array
 
 _PROBED = 8
 
@@ -68,7 +69,7 @@ def _properties(video: Video, step: float) -> dict[str, str]:
         if file.suffix in ARRAY_SUFFIXES:
             mapped = file.suffix == ".npy" and file.member is None
             return _of_shape(load_array(file).shape) if mapped else {}
-        return _of_video(file, step) if file.suffix in VIDEO_SUFFIXES else _of_image(file)
+        return _of_video(file, step) if is_for_ffmpeg(file) else _of_image(file)
     return {}
 
 

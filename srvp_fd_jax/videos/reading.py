@@ -92,12 +92,16 @@ def read_frames(video: Video, choose: Choose) -> Frames:
     if video.is_array:
         return _read_array(video, choose)
     file = video.files[0]
-    animated = file.suffix not in VIDEO_SUFFIXES and is_animated(file)
-    if animated and file.suffix == ".webp":  # which FFmpeg cannot read
-        return _read_animation(file, choose)
-    if animated or file.suffix in VIDEO_SUFFIXES:
+    if is_for_ffmpeg(file):
         return _read_video_file(file, choose)
+    if is_animated(file):
+        return _read_animation(file, choose)
     return _read_images(video.files, choose)
+
+
+def is_for_ffmpeg(file: File) -> bool:
+    """Whether FFmpeg reads a file, as it does animated PNGs but no animated WebP."""
+    return file.suffix in VIDEO_SUFFIXES or (file.suffix != ".webp" and is_animated(file))
 
 
 def check_clip(frames: int, height: int, width: int, pixel_bytes: int = 3) -> None:

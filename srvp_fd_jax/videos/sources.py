@@ -57,6 +57,19 @@ ARRAY_SUFFIXES = (".npy", ".npz")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 _MEDIA_SUFFIXES = VIDEO_SUFFIXES + IMAGE_SUFFIXES + ARRAY_SUFFIXES
 
+# Files that need another library, and how their clips become an array for `compute`.
+_BY_HAND = {
+    **dict.fromkeys(
+        (".h5", ".hdf5"),
+        "import h5py; from srvp_fd_jax import compute; clips = h5py.File({!r})['NAME'][:]",
+    ),
+    **dict.fromkeys(
+        (".pt", ".pth"),
+        "import torch; from srvp_fd_jax import compute; "
+        "clips = torch.load({!r}, weights_only=True)",
+    ),
+}
+
 # What usually lies beside videos: texts, tables, sound, statistics, and what systems leave. Files
 # of any other kind may be videos that are not read, so the user hears of them.
 _COMPANIONS = (
@@ -257,11 +270,13 @@ def find_videos(path: str | os.PathLike[str], match: str | None = None) -> list[
         if not videos:
             raise ValueError(f"{path}: lists no videos" + (f" that match {match}" if match else ""))
         return videos
+    if suffix in _BY_HAND and not root.is_dir():
+        read = _BY_HAND[suffix].format(os.fspath(path))
+        raise ValueError(f"{path}: is read by your own code: {read}; compute(clips, ...)")
     if not root.is_dir() and suffix not in ARCHIVE_SUFFIXES:
         raise ValueError(
             f"{path}: expected a folder or a {', '.join(ARCHIVE_SUFFIXES + ARRAY_SUFFIXES)} file "
             f"(for single videos pass the folder that they are in, or a .txt file that lists them)"
-            + _by_hand(path, suffix)
         )
     files = dict(_files(root))
     matching = {name: file for name, file in files.items() if _matches(name, match, root)}
@@ -305,22 +320,6 @@ def _listed(path: Path) -> Iterator[str]:
         if _suffix(listed) == ".txt":
             raise ValueError(f"{path}: line {number}: {listed}: is a list itself")
         yield listed
-
-
-def _by_hand(path: str | os.PathLike[str], suffix: str) -> str:
-    """How to read a file that needs another library, in three lines of Python."""
-    name = repr(os.fspath(path))
-    lines = {
-        (".h5", ".hdf5"): ("import h5py, srvp_fd_jax", f"clips = h5py.File({name})['NAME'][:]"),
-        (".pt", ".pth"): (
-            "import torch, srvp_fd_jax",
-            f"clips = torch.load({name}, weights_only=True)",
-        ),
-    }
-    read = next((both for suffixes, both in lines.items() if suffix in suffixes), None)
-    if read is None:
-        return ""
-    return f"; in Python: {read[0]}; {read[1]}; srvp_fd_jax.compute(clips, ...)"
 
 
 def _counted(kinds: Mapping[str, int]) -> str:
@@ -628,7 +627,7 @@ def _grouped(files: dict[str, File], root: Path) -> list[Video]:
     if beside:
         warn(
             f"{root}: left out {len(beside)} images that lie beside video files, such as "
-            f"{beside[0]} (`match` chooses files)"
+            f"{beside[0]}; --match, in Python match=, chooses files"
         )
     if others and videos:
         warn(f"{root}: left out files that are not read as videos: {_counted(others)}")
