@@ -137,7 +137,8 @@ def _read_item(video: Video, choose: Choose) -> Frames:
         numbers = choose(len(item))
         if not len(numbers):
             return _stack([])
-        check_clip(len(numbers), *item[0].shape[-2:])
+        _, *size = sorted(item[0].shape)  # channels, which are few, come first or last
+        check_clip(len(numbers), *size)
         item = item.get_frames_at(indices=numbers.tolist()).data
         choose = np.arange
     return _frames_of(np.asarray(values(as_array(item, video.name))), video.name, choose)

@@ -297,9 +297,11 @@ def find_videos(path: str | os.PathLike[str], match: str | None = None) -> list[
 
 
 def _matches(name: str, match: str | None, root: Path | None = None) -> bool:
+    if match is None:
+        return True
     path = PurePosixPath(name)
     below = path.relative_to(root.as_posix()) if root else path
-    return match is None or any(fnmatch.fnmatchcase(str(p), match) for p in (below, path.name))
+    return any(fnmatch.fnmatchcase(str(one), match) for one in (below, path.name))
 
 
 def _listed(path: Path) -> Iterator[str]:
@@ -628,6 +630,13 @@ def _grouped(files: dict[str, File], root: Path) -> list[Video]:
         warn(
             f"{root}: left out {len(beside)} images that lie beside video files, such as "
             f"{beside[0]}; --match, in Python match=, chooses files"
+        )
+    stems = Counter(posixpath.splitext(name)[0] for name in videos)
+    twice = [name for name in videos if stems[posixpath.splitext(name)[0]] > 1]
+    if twice:
+        warn(
+            f"{root}: {len(twice)} videos have one name but for the suffix, such as {twice[0]}, so "
+            "some may be copies in another format; --match, in Python match=, chooses files"
         )
     if others and videos:
         warn(f"{root}: left out files that are not read as videos: {_counted(others)}")

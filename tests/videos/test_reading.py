@@ -588,6 +588,10 @@ def test_a_decoder_decodes_the_frames_that_are_asked_for(wrap):
     (one,) = as_videos([wrap(decoder)], "real")
     read_frames(one, lambda n: np.array([1, 4]))
     assert decoder.asked == [0, [1, 4]]  # the first frame, for its size
+    last = Decoder(RGB[0])
+    last.frames = torch.from_numpy(RGB[0])  # as with dimension_order="NHWC"
+    (other,) = as_videos([wrap(last)], "real")
+    np.testing.assert_array_equal(read_frames(other, every), RGB[0])
     assert not len(read_frames(one, lambda n: np.arange(0)))
 
 

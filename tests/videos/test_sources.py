@@ -159,6 +159,13 @@ def test_images_beside_videos_are_no_videos(tmp_path: Path, form: str):
     assert [len(video.files) for video in found] == [4]
 
 
+def test_one_video_in_two_formats_gives_a_warning(tmp_path: Path):
+    fill(tmp_path, ["1.mp4", "1.gif", "2.mp4", "b/2.gif", "3/1.png", "3.mp4"])
+    with pytest.warns(UserWarning, match=r"4 videos have one name but for the suffix.*1\.gif"):
+        find_videos(tmp_path)
+    assert len(find_videos(tmp_path, "*.mp4")) == 3
+
+
 KINDS = [
     *("mpg", "mpeg", "ts", "m2ts", "mts", "wmv", "asf", "flv", "ogv", "3gp", "3g2", "y4m", "vob"),
     *("mxf", "dv"),
