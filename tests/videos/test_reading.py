@@ -842,7 +842,10 @@ CONCAT = b"ffconcat version 1.0\nfile v.mkv\n"
 
 
 @pytest.mark.parametrize("text", [SDP, CONCAT], ids=["sdp", "concat"])
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".gif"])
+@pytest.mark.parametrize(
+    "suffix",
+    [".mp4", ".mkv", ".avi", ".gif", ".mpg", ".ts", ".wmv", ".flv", ".ogv", ".y4m", ".mxf", ".dv"],
+)
 @pytest.mark.parametrize("zipped", [False, True])
 def test_texts_that_name_other_files_are_not_followed(
     folder: Path, tmp_path: Path, text: bytes, suffix: str, zipped: bool, monkeypatch
