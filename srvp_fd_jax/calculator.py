@@ -12,16 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 from numpy.typing import ArrayLike
 
 from srvp_fd_jax import encoding
-from srvp_fd_jax.devices import AnyArray, find_division, own, varying
+from srvp_fd_jax.devices import AnyArray, find_division, own, values, varying
 from srvp_fd_jax.distances import DISTANCES, check_type, states
 from srvp_fd_jax.distances.frechet import Method, check_method
 from srvp_fd_jax.distances.statistics import FeatureStatistics
 from srvp_fd_jax.encoding import Extract, States
-from srvp_fd_jax.inputs import as_array, as_clips, as_count, warn
+from srvp_fd_jax.inputs import as_array, as_clips, as_count, as_mask, warn
 from srvp_fd_jax.networks import NETWORKS
 from srvp_fd_jax.networks.base import FrozenNetwork, Moments, Output
 from srvp_fd_jax.networks.convolution import Precision
@@ -44,7 +44,8 @@ class Calculator:
     255) or floats (0 to 1), from JAX, NumPy or anything that `np.asarray` takes. If all outputs
     have one feature vector per frame, frames [N, H, W, C] or [N, C, H, W] are accepted as well.
     `batch_size` is the number of clips encoded at a time, by default as many as keep the device
-    busy; it changes results by rounding only.
+    busy; it changes results by rounding only. A mask, bool [N], is False for clips that do not
+    count, such as the padding of a last batch; their values may be anything.
 
     Methods raise a `ValueError` that names the argument if one is not valid. The values of JAX
     arrays are not checked under `jit`.
@@ -157,25 +158,27 @@ class Calculator:
         return self._features(clips, "clips", batch_size)
 
     def statistics(
-        self, batches: Iterable[ArrayLike], batch_size: int | None = None
+        self,
+        batches: Iterable[ArrayLike | tuple[ArrayLike, ArrayLike]],
+        batch_size: int | None = None,
     ) -> dict[str, Any]:
         """Computes the statistics of any number of clips in a fixed amount of memory.
 
-        `batches` are arrays of clips or frames. Their lengths may differ, but not their dtype,
-        their frame size or the number of frames per clip. The network is compiled once, and the
-        host reads the next batch while the device works. For a progress bar, call
-        `statistics(tqdm(batches))`.
+        `batches` are arrays of clips or frames, or tuples of such an array and its mask. Their
+        lengths may differ, but not their dtype, their frame size or the number of frames per clip.
+        The network is compiled once, and the host reads the next batch while the device works. For
+        a progress bar, call `statistics(tqdm(batches))`.
 
         Returns:
             States of the distances (`FeatureStatistics` for Fréchet distances) under the names of
             the outputs, marked with the network, the weights and the protocol.
         """
-        first, clips = encoding.peek(encoding.checked(batches, self._clips))
-        empty = self.nothing(None if first is None else first.shape[1])
+        first, clips = encoding.peek(encoding.checked(batches, self._batch))
+        empty = self.nothing(None if first is None else first[0].shape[1])
         if first is None:
             return self._named(empty)
-        size = self._batch_size(encoding.used_frames(first, self.outputs), batch_size)
-        used = (encoding.used_frames(c, self.outputs) for c in clips)
+        size = self._batch_size(encoding.used_frames(first[0], self.outputs), batch_size)
+        used = ((encoding.used_frames(c, self.outputs), mask) for c, mask in clips)
         return self._named(
             encoding.stream(
                 Extract(_moments_of_arrays, self.network, self.protocols), used, size, empty
@@ -183,16 +186,21 @@ class Calculator:
         )
 
     def update(
-        self, statistics: Mapping[str, Any], clips: ArrayLike, batch_size: int | None = None
+        self,
+        statistics: Mapping[str, Any],
+        clips: ArrayLike,
+        batch_size: int | None = None,
+        *,
+        mask: ArrayLike | None = None,
     ) -> dict[str, Any]:
         """Adds clips to the result of `empty`, `statistics` or `update`.
 
         Returns:
             New statistics; the given ones are unchanged.
         """
-        checked = self._clips(clips, "clips")
+        checked, counting = self._batch(clips, mask, "clips", "mask")
         state = tuple(statistics[protocol.output] for protocol in self.protocols)
-        return self._named(self._folded(state, own(checked), batch_size))
+        return self._named(self._folded(state, (own(checked), counting), batch_size))
 
     def empty(self) -> dict[str, Any]:
         """Returns statistics of no clips, for a loop that updates or merges them."""
@@ -222,7 +230,13 @@ class Calculator:
         return compare.between(named)
 
     def distances(
-        self, x: ArrayLike, y: ArrayLike, batch_size: int | None = None
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        batch_size: int | None = None,
+        *,
+        x_mask: ArrayLike | None = None,
+        y_mask: ArrayLike | None = None,
     ) -> dict[str, Float[Array, ""]]:
         """Computes the distances between two sets of clips, encoding each frame once.
 
@@ -231,24 +245,32 @@ class Calculator:
         Returns:
             Non-negative float32 scalars under the names of the outputs.
         """
-        clips = {"x": self._clips(x, "x"), "y": self._clips(y, "y")}
-        lengths = [c.shape[1] for c in clips.values()]
+        clips = {
+            name: self._batch(given, mask, name)
+            for name, given, mask in (("x", x, x_mask), ("y", y, y_mask))
+        }
+        lengths = [c.shape[1] for c, _ in clips.values()]
+        numbers = {
+            name: len(c) if mask is None else mask.sum() for name, (c, mask) in clips.items()
+        }
         if lengths[0] != lengths[1]:
             one, other = (length + self.protocols[0].skip for length in lengths)
             raise ValueError(f"y: got clips with {other} frames, not {one} as in x")
         for protocol, output in zip(self.protocols, self.outputs, strict=True):
             samples = lengths[0] if output.per_frame else 1
-            counts = {name: samples * len(c) for name, c in clips.items()}
+            counts = {name: samples * n for name, n in numbers.items()}
             states.check_counts(DISTANCES[protocol.distance], counts, output.dim)
         asked = self.protocols[0].clips
-        if asked is not None and any(len(c) != asked for c in clips.values()):
-            got = " and ".join(str(len(c)) for c in clips.values())
+        known = [int(n) for n in map(values, numbers.values()) if n is not None]
+        if asked is not None and any(n != asked for n in known):
+            got = " and ".join(map(str, known))
             warn(
                 f"the protocol {self.protocols[0].name!r} takes {asked} clips per side, got {got}: "
                 "do not compare the distance with published ones"
             )
         of_x, of_y = (
-            self._folded(self.nothing(lengths[0], len(c)), c, batch_size) for c in clips.values()
+            self._folded(self.nothing(lengths[0], len(of[0])), of, batch_size)
+            for of in clips.values()
         )
         return {
             protocol.output: DISTANCES[protocol.distance].between({"x": s1, "y": s2})
@@ -305,10 +327,24 @@ class Calculator:
     def _named(self, of_protocols: Sequence[Any]) -> dict[str, Any]:
         return {p.output: one for p, one in zip(self.protocols, of_protocols, strict=True)}
 
-    def _clips(self, clips: ArrayLike, name: str) -> Shaped[AnyArray, "n t h w c"]:
+    def _batch(
+        self, clips: ArrayLike, mask: ArrayLike | None, name: str, mask_name: str = ""
+    ) -> encoding.Batch:
+        """Checks clips and their mask, the name of which follows from that of the clips."""
+        if mask is None:
+            return self._clips(clips, name), None
+        clips = as_array(clips, name)
+        counting = as_mask(mask, mask_name or f"{name}_mask", len(clips) if clips.ndim else 0)
+        known = values(counting)
+        counting = counting if known is None else own(known)
+        return self._clips(clips, name, counting), counting
+
+    def _clips(
+        self, clips: ArrayLike, name: str, mask: Bool[AnyArray, " n"] | None = None
+    ) -> Shaped[AnyArray, "n t h w c"]:
         """Checks clips, moves their channels last and drops the frames that the protocol skips."""
         per_frame = all(output.per_frame for output in self.outputs)
-        checked = as_clips(clips, name, frames_allowed=per_frame)
+        checked = as_clips(clips, name, frames_allowed=per_frame, mask=mask)
         size, (_, frames, height, width, _) = self.network.architecture.size, checked.shape
         skip = self.protocols[0].skip
         try:
@@ -323,13 +359,14 @@ class Calculator:
             return as_count(batch_size, "batch_size", least=1)
         return max(1, self.network.architecture.frames_at_once() // clips.shape[1])
 
-    def _folded(
-        self, empty: States, clips: Shaped[AnyArray, "n t h w c"], batch_size: int | None
-    ) -> States:
-        used = encoding.used_frames(clips, self.outputs)
+    def _folded(self, empty: States, batch: encoding.Batch, batch_size: int | None) -> States:
+        used = encoding.used_frames(batch[0], self.outputs)
         size = self._batch_size(used, batch_size)
         return encoding.statistics(
-            Extract(_moments_of_arrays, self.network, self.protocols), used, size, empty
+            Extract(_moments_of_arrays, self.network, self.protocols),
+            (used, batch[1]),
+            size,
+            empty,
         )
 
     def _features(
@@ -405,9 +442,13 @@ class FrechetDistanceCalculator(Calculator):
         y: ArrayLike,
         comparison_type: ComparisonType = "frame",
         batch_size: int | None = None,
+        *,
+        x_mask: ArrayLike | None = None,
+        y_mask: ArrayLike | None = None,
     ) -> Float[Array, ""]:
         """Computes the squared Fréchet distance between two sets, see `frechet_distance`."""
-        return self._of(comparison_type).distances(x, y, batch_size)[comparison_type]
+        of_type = self._of(comparison_type)
+        return of_type.distances(x, y, batch_size, x_mask=x_mask, y_mask=y_mask)[comparison_type]
 
     def extract_features(
         self, images: ArrayLike, batch_size: int | None = None

@@ -8,7 +8,7 @@ import collections
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -38,6 +38,9 @@ Extract = jax.tree_util.Partial
 
 States = tuple[State, ...]
 """One state per element of the tuple of moments."""
+
+Batch = tuple[Shaped[AnyArray, "..."], Bool[AnyArray, "_"] | None]
+"""Samples, and which of them count; None if all of them do."""
 
 # Largest block that is encoded in one call, unless a single batch is larger.
 BLOCK_BYTES = 64 * 2**20
@@ -79,26 +82,39 @@ def fold_samples(
     samples: Shaped[Array, "n *sample"],
     batch_size: int,
     division: Division,
+    mask: Bool[Array, " n"] | None = None,
 ) -> States:
-    """Folds samples into states, which each device does with its own samples."""
-    return update(state, encode(extract, samples, batch_size, division), None, division)
+    """Folds the samples that count into states, which each device does with its own samples."""
+    return update(state, encode(extract, samples, batch_size, division), mask, division)
 
 
-def statistics(
-    extract: Extract, samples: Shaped[AnyArray, "n *sample"], batch_size: int, empty: States
-) -> States:
+def statistics(extract: Extract, batch: Batch, batch_size: int, empty: States) -> States:
     """Computes the states of one set of samples, see `stream` for the arguments.
 
     NumPy arrays are streamed, unless a function is being traced.
     """
-    if isinstance(samples, np.ndarray) and not is_tracing():
-        return stream(extract, [samples], batch_size, empty)
-    return fold_samples(empty, extract, samples, batch_size, find_division(samples))
+    if isinstance(batch[0], np.ndarray) and not is_tracing():
+        return stream(extract, [selected(batch)], batch_size, empty)
+    return _folded(empty, extract, batch, batch_size)
+
+
+def _folded(state: States, extract: Extract, batch: Batch, batch_size: int) -> States:
+    samples, mask = batch
+    mask = jax.device_put(mask)  # explicit, so that transfer guards allow it
+    return fold_samples(state, extract, samples, batch_size, find_division(samples), mask)
+
+
+def selected(batch: Batch) -> Batch:
+    """The samples that count, if NumPy can select them, so that no others are encoded."""
+    samples, mask = batch
+    if isinstance(samples, np.ndarray) and isinstance(mask, np.ndarray) and not is_tracing():
+        return samples[mask], None
+    return batch
 
 
 def stream(
     extract: Extract,
-    batches: Iterable[Shaped[AnyArray, "..."]],
+    batches: Iterable[Batch],
     batch_size: int,
     empty: States,
 ) -> States:
@@ -110,7 +126,7 @@ def stream(
 
     Args:
         extract: Function from samples to a tuple of moments.
-        batches: Frames or clips, on the host or on devices.
+        batches: Frames or clips, on the host or on devices, each with its mask.
         batch_size: Number of samples encoded at a time.
         empty: States of no samples, one per element of the tuple.
 
@@ -119,25 +135,33 @@ def stream(
     """
     state = empty
     if is_tracing():
-        present = [batch for batch in batches if len(batch)]
-        if present and all(find_division(batch) == 1 for batch in present):
-            present = [jnp.concatenate(present)]
+        present = [batch for batch in batches if len(batch[0])]
+        if present and all(find_division(samples) == 1 for samples, _ in present):
+            present = [_concatenated(present)]
         for batch in present:
-            state = fold_samples(state, extract, batch, batch_size, find_division(batch))
+            state = _folded(state, extract, batch, batch_size)
         return state
     # The batches of one call share its fixed costs (on a CPU, memory pages and transforms of
     # kernels) and one QR of all their rows. Other devices have larger batches, so they need fewer.
     at_once = 64 if jax.default_backend() == "cpu" else 4
     for samples, count in blocks(batches, batch_size, at_once):
         before = state
-        if count is None:
-            state = fold_samples(before, extract, samples, batch_size, find_division(samples))
+        if not isinstance(count, int):
+            state = _folded(before, extract, (samples, count), batch_size)
         else:
             counting = np.arange(len(samples)) < count
             block = jax.device_put((samples, counting, np.int32(count)))
             state = _fold_block(before, extract, *block, min(batch_size, len(samples)))
         jax.block_until_ready(before)  # at most one block is in flight
     return state
+
+
+def _concatenated(batches: Sequence[Batch]) -> Batch:
+    samples, masks = zip(*batches, strict=True)
+    if all(mask is None for mask in masks):
+        return jnp.concatenate(samples), None
+    counting = [jnp.ones(len(s), bool) if m is None else jnp.asarray(m) for s, m in batches]
+    return jnp.concatenate(samples), jnp.concatenate(counting)
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
@@ -195,8 +219,10 @@ def update(
 
 def rows(moments: Moments, counting: Bool[AnyArray, " n"] | None = None) -> dict[str, Any]:
     """Arguments of `State.fold`: one row per feature vector, masked where `counting` is False."""
-    k = moments["features"].shape[1]
-    mask = None if counting is None else jnp.repeat(counting, k)
+    n, k, _ = moments["features"].shape
+    mask = None
+    if counting is not None:  # by shapes alone, as sharded axes need it
+        mask = jnp.broadcast_to(counting[:, None], (n, k)).reshape(-1)
     vectors = {name: f.reshape(-1, f.shape[-1]) for name, f in moments.items()}
     return {"mask": mask, "variances": None} | vectors
 
@@ -229,18 +255,19 @@ def frames_between(
     return clips[:, start:end]
 
 
-def checked(
-    batches: Iterable[Any], check: Callable[[Any, str], Shaped[AnyArray, "..."]]
-) -> Iterator[Shaped[AnyArray, "..."]]:
+def checked(batches: Iterable[Any], check: Callable[[Any, Any, str], Batch]) -> Iterator[Batch]:
     """Applies `check` to batches, all of which must have samples of one shape and dtype.
 
-    JAX arrays on the host become NumPy arrays, for which nothing is compiled per length.
+    Batches are samples, or tuples of samples and their mask. JAX arrays on the host become NumPy
+    arrays, for which nothing is compiled per length.
     """
     expected = None
-    for i, batch in enumerate(batches):
+    for i, given in enumerate(batches):
+        is_masked = isinstance(given, tuple) and len(given) == 2 and np.ndim(given[1]) == 1
+        batch, mask = given if is_masked else (given, None)
         if isinstance(batch, jax.Array) and on_host(batch) and not is_tracing():
             batch = values(batch)
-        samples = check(batch, f"batches[{i}]")
+        samples, mask = selected(check(batch, mask, f"batches[{i}]"))
         got = samples.shape[1:], samples.dtype
         expected = expected or got
         if got != expected:
@@ -248,7 +275,7 @@ def checked(
                 f"batches[{i}]: got samples {got[0]} of {got[1]}, expected {expected[0]} of "
                 f"{expected[1]} as in batches[0]"
             )
-        yield samples
+        yield samples, mask
 
 
 def peek(items: Iterable[_T]) -> tuple[_T | None, Iterable[_T]]:
@@ -259,39 +286,42 @@ def peek(items: Iterable[_T]) -> tuple[_T | None, Iterable[_T]]:
 
 
 def blocks(
-    batches: Iterable[Shaped[AnyArray, "..."]], batch_size: int, most: int
-) -> Iterator[tuple[Shaped[AnyArray, "size *sample"], int | None]]:
+    batches: Iterable[Batch], batch_size: int, most: int
+) -> Iterator[tuple[Shaped[AnyArray, "size *sample"], int | Bool[AnyArray, "_"] | None]]:
     """Joins batches of any lengths into blocks of one size, the last of which is padded.
 
     If fewer than `batch_size` samples arrive, the size is their number rounded up to a power of
     two, so that few programs are compiled.
 
     Args:
-        batches: Frames or clips.
+        batches: Frames or clips with their masks.
         batch_size: Number of samples encoded at a time.
         most: Largest size of a block as a multiple of `batch_size`; blocks are smaller if they
             would exceed `BLOCK_BYTES`.
 
     Yields:
         Blocks, each with the number of samples that are not padding. Batches that are sharded over
-        devices are passed on unchanged, with None.
+        devices, or have a mask, are passed on unchanged.
     """
     for place, group in itertools.groupby(batches, _place):
         if place is None:
-            yield from ((batch, None) for batch in group)
+            yield from group
         else:
-            yield from _joined(group, batch_size, most, place)
+            yield from _joined((samples for samples, _ in group), batch_size, most, place)
 
 
 _HOST = "host"
 
 
-def _place(batch: Shaped[AnyArray, "..."]) -> jax.sharding.Sharding | str | None:
+def _place(of: Batch) -> jax.sharding.Sharding | str | None:
     """Where a batch is joined to others: on the host, on its device, or nowhere (None).
 
     NumPy joins batches without compilation; on a device, a small program is compiled per length.
-    Batches that are sharded over devices or differentiated are not joined.
+    Batches that are sharded over devices, masked or differentiated are not joined.
     """
+    batch, mask = of
+    if mask is not None:
+        return None
     if on_host(batch):
         return _HOST
     if not isinstance(batch, jax.Array) or isinstance(batch, jax.core.Tracer):

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped, UInt8
 from numpy.typing import ArrayLike
 
-from srvp_fd_jax.devices import AnyArray, is_tracing
+from srvp_fd_jax.devices import AnyArray, is_tracing, values
 
 # Floats outside [0, 1] are used with a warning, as srvp-fd does: its own example passes normally
 # distributed numbers, and decoders overshoot. Values beyond this limit were not divided by 255.
@@ -26,7 +26,12 @@ _ROUNDING = 1e-3
 
 
 def as_clips(
-    x: ArrayLike, name: str, *, frames_allowed: bool = False, range_told: bool = False
+    x: ArrayLike,
+    name: str,
+    *,
+    frames_allowed: bool = False,
+    range_told: bool = False,
+    mask: Bool[AnyArray, " n"] | None = None,
 ) -> Shaped[AnyArray, "n t h w c"]:
     """Checks clips of any frame size, grey or RGB, and moves the channels last.
 
@@ -37,6 +42,7 @@ def as_clips(
         name: Name of the argument in messages.
         frames_allowed: Whether frames without a time axis are accepted as clips of one frame.
         range_told: Whether the caller warns of floats outside [0, 1], see `range_caution`.
+        mask: False for clips whose values are ignored. None checks all clips.
 
     Returns:
         The same values with channels last, in a JAX array if `x` is one, else in a NumPy array.
@@ -58,7 +64,7 @@ def as_clips(
         )
     if 0 in array.shape[1:]:
         raise ValueError(f"{name}: got shape {array.shape}, expected frames with pixels")
-    _check_values(array, name, range_told)
+    _check_values(array, name, range_told, mask)
     if array.shape[-1] not in (1, 3):
         array = array.transpose(*range(array.ndim - 3), -2, -1, -3)
     if not is_frames:
@@ -154,16 +160,27 @@ def as_count(value: Any, name: str, *, least: int) -> int:
     return number
 
 
-def _check_values(array: Shaped[AnyArray, "..."], name: str, range_told: bool) -> None:
-    if isinstance(array, jax.core.Tracer) or array.dtype == np.uint8 or array.size == 0:
+def _check_values(
+    array: Shaped[AnyArray, "n ..."],
+    name: str,
+    range_told: bool,
+    mask: Bool[AnyArray, " n"] | None,
+) -> None:
+    if isinstance(array, jax.core.Tracer) or array.dtype == np.uint8:
+        return
+    counting = None if mask is None else values(mask)
+    if mask is not None and (counting is None or not counting.any()):
+        return
+    if array.size == 0:
         return
     if isinstance(array, jax.Array):
         if is_tracing():
             return
-        low, high = map(float, jax.device_get(_range(array)))
+        low, high = map(float, jax.device_get(_range(array, jax.device_put(counting))))
     else:
         # NumPy's minimum and maximum are NaN where one of the values is.
-        low, high = float(array.min()), float(array.max())
+        counted = array if counting is None else array[counting]
+        low, high = float(counted.min()), float(counted.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(f"{name}: got values that are not finite, expected floats in [0, 1]")
     if max(-low, high) > _LARGEST:
@@ -193,10 +210,14 @@ def warn(text: str) -> None:
 
 
 @jax.jit
-def _range(x: Float[Array, "..."]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def _range(
+    x: Float[Array, "n ..."], mask: Bool[Array, " n"] | None
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     # Finiteness is checked separately, since XLA's minimum and maximum ignore NaN on a CPU.
-    finite = jnp.isfinite(x).all()
-    return jnp.where(finite, x.min(), jnp.nan), jnp.where(finite, x.max(), jnp.nan)
+    counting = None if mask is None else mask.reshape(-1, *[1] * (x.ndim - 1))
+    finite = jnp.isfinite(x).all(where=counting)
+    low, high = x.min(initial=jnp.inf, where=counting), x.max(initial=-jnp.inf, where=counting)
+    return jnp.where(finite, low, jnp.nan), jnp.where(finite, high, jnp.nan)
 
 
 def to_unit_range(x: Shaped[Array, "..."]) -> Float[Array, "..."]:

@@ -1,16 +1,22 @@
 """Wraps a calculator as a metric of Flax, for training loops that collect metrics."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.devices import values
+
+# `nnx.MultiMetric` passes all arguments to all metrics, so that others are ignored.
+_MASK_LIKE = re.compile("mask|weight|valid|where|padding", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,19 +74,24 @@ class DistanceMetric(nnx.Metric):
         """Removes the generated clips."""
         self.generated.set_value(self._constants.calculator.empty())
 
-    def update(self, **kwargs: Any) -> None:
+    def update(self, *, mask: ArrayLike | None = None, **kwargs: Any) -> None:
         """Adds a batch of generated clips.
 
         Args:
+            mask: False for clips to ignore, such as padding, bool [N]. None counts all clips.
             **kwargs: The batch under the name `argname`; other arguments are ignored.
 
         Raises:
-            ValueError: If the batch is missing or not valid for the calculator.
+            ValueError: If the batch is missing or not valid for the calculator, or if another
+                argument seems to be a mask.
         """
         if self.argname not in kwargs:
             raise ValueError(f"{self.argname}: got {sorted(kwargs)}, but not {self.argname!r}")
+        for name in sorted(kwargs.keys() - {self.argname}):
+            if _MASK_LIKE.search(name) and np.ndim(kwargs[name]):
+                raise ValueError(f"{name}: the argument that selects clips is `mask`, bool [N]")
         clips, generated = kwargs[self.argname], self.generated.get_value()
-        self.generated.set_value(self._constants.calculator.update(generated, clips))
+        self.generated.set_value(self._constants.calculator.update(generated, clips, mask=mask))
 
     def compute(self) -> dict[str, Float[Array, ""]]:
         """Computes the distances under the names of the outputs.

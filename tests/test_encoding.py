@@ -35,7 +35,8 @@ def test_blocks_hold_each_sample_once_in_order(
         monkeypatch.setattr(encoding, "on_host", lambda _: False)
     data = np.arange(sum(lengths) * 2, dtype=np.float32).reshape(-1, 2)
     batches = np.split(data, np.cumsum(lengths)[:-1])
-    got = list(encoding.blocks(map(jnp.asarray, batches) if on_device else batches, 5, most))
+    put = jnp.asarray if on_device else np.asarray
+    got = list(encoding.blocks(((put(batch), None) for batch in batches), 5, most))
     size = 4 if lengths == [3] else 5 * most
     assert all(block.shape == (size, 2) for block, _ in got)
     assert all(isinstance(block, jax.Array) == on_device for block, _ in got)
@@ -47,7 +48,7 @@ def test_blocks_hold_each_sample_once_in_order(
 
 def test_blocks_stay_within_a_budget_of_memory_and_what_has_arrived():
     def sizes(samples: np.ndarray, batch_size: int) -> list[int]:
-        return [len(block) for block, _ in encoding.blocks([samples], batch_size, 16)]
+        return [len(block) for block, _ in encoding.blocks([(samples, None)], batch_size, 16)]
 
     mebibyte = np.zeros((20, 2**20), np.uint8)
     assert sizes(mebibyte, 1024) == [32]

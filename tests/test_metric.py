@@ -65,6 +65,25 @@ def test_among_other_metrics_in_a_jitted_step(metric):
         assert float(computed["loss"]) == pytest.approx(FAKE.mean(), rel=1e-4)
 
 
+@pytest.mark.parametrize("jit", [lambda f: f, nnx.jit], ids=["eager", "jit"])
+def test_masked_clips_do_not_count(metric, jit):
+    metrics = nnx.MultiMetric(distance=metric, loss=nnx.metrics.Average("loss"))
+    clips, mask = uses.padded(FAKE)
+    update = jit(lambda metrics, mask, **given: metrics.update(mask=mask, **given))
+    for i in (slice(0, 24), slice(24, 48)):
+        update(metrics, mask[i], clips=clips[i], loss=np.ones(24, np.float32))
+    assert number(metric) == expected()
+    assert int(metric.generated["static_content"].count) == mask.sum()
+
+
+@pytest.mark.parametrize("name", ["masks", "weights", "sample_weight", "where", "is_valid"])
+def test_what_seems_to_be_a_mask_is_refused(metric, name):
+    with pytest.raises(ValueError, match=f"{name}: .*`mask`"):
+        metric.update(clips=FAKE, **{name: np.ones(len(FAKE))})
+    metric.update(clips=FAKE, loss=np.ones(len(FAKE)), weight_norm=np.float32(1), weights=None)
+    assert number(metric) == expected()
+
+
 def without_side_effects(metric):
     """An update as a function of the state of Flax, and that state."""
     graph, state = nnx.split(metric)

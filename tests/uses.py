@@ -134,6 +134,17 @@ def _call(x: Any, y: Any) -> Any:
     return CALCULATOR(x, y, "static_content", batch_size=8)
 
 
+def _masked(x: Any, y: Any, x_mask: Any, y_mask: Any) -> Any:
+    return CALCULATOR(x, y, "static_content", batch_size=8, x_mask=x_mask, y_mask=y_mask)
+
+
+def padded(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Clips among which there are others that do not count, and the mask of those that do."""
+    among, mask = np.full((48, *x.shape[1:]), np.nan, np.float32), np.arange(48) % 3 > 0
+    among[mask] = x
+    return among, mask
+
+
 def _statistics(x: Any, y: Any) -> Any:
     made = (CALCULATOR.statistics([c], batch_size=8)["static_content"] for c in (x, y))
     return frechet_distance_from_statistics(*made)
@@ -278,6 +289,14 @@ def on_meshes() -> dict[str, float]:
                     key = f"{name}, {place}, {axis_type.name}{', set_mesh' * within}"
                     numbers[key] = float(run(name, place, name == "call", put=put))
         numbers[f"fvd, jit, {axis_type.name}"] = float(run("fvd", "jit", False, put=put))
+        with jax.set_mesh(mesh):
+            for place in ("eager", "jit"):
+                x, x_mask = map(put, padded(REAL))
+                y, y_mask = map(put, padded(FAKE))
+                in_place = jax.jit(_masked) if place == "jit" else _masked
+                numbers[f"masked, {place}, {axis_type.name}"] = float(
+                    in_place(x, y, x_mask, y_mask)
+                )
     return numbers | in_shard_map()
 
 
