@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             convert = _export if _is_run(source) else _convert_i3d if _is_i3d(source) else _convert
             convert(source, args.out, force=args.force)
         except ModuleNotFoundError as error:
-            parser.exit(1, f"error: {error.name} is missing: pip install 'srvp-fd-jax[convert]'\n")
+            install = 'pip install ".[convert]" in a clone of srvp-fd-jax'
+            parser.exit(1, f"error: {error.name} is missing: {install}\n")
         except (OSError, ValueError) as error:
             failed = True
             tqdm.write(f"error: {error}", file=sys.stderr)

@@ -21,7 +21,7 @@ from srvp_fd_jax.distances import DISTANCES, check_type, states
 from srvp_fd_jax.distances.frechet import Method, check_method
 from srvp_fd_jax.distances.statistics import FeatureStatistics
 from srvp_fd_jax.encoding import Extract, States
-from srvp_fd_jax.inputs import as_array, as_clips, as_count, as_mask, warn
+from srvp_fd_jax.inputs import as_array, as_clips, as_count, as_mask, not_allowed, warn
 from srvp_fd_jax.networks import NETWORKS
 from srvp_fd_jax.networks.base import FrozenNetwork, Moments, Output
 from srvp_fd_jax.networks.convolution import Precision
@@ -98,7 +98,7 @@ class Calculator:
             ValueError: If an argument is unknown, or a file of weights is damaged.
         """
         if distance not in DISTANCES:
-            raise ValueError(f"distance: got {distance!r}, allowed are {', '.join(DISTANCES)}")
+            raise not_allowed("distance", distance, DISTANCES)
         if isinstance(protocol, str) and protocol not in NETWORKS:
             try:
                 protocol = find_protocol(protocol)
@@ -106,7 +106,7 @@ class Calculator:
                 raise ValueError(f"{error} (or a network: {', '.join(NETWORKS)})") from error
         name = protocol if isinstance(protocol, str) else protocol.network
         if name not in NETWORKS:
-            raise ValueError(f"network: got {name!r}, allowed are {', '.join(NETWORKS)}")
+            raise not_allowed("network", name, NETWORKS)
         found = load_weights(name, weights)
         self.network, self.weights_sha256 = found.frozen(precision), found.weights_sha256
         if isinstance(protocol, str):
@@ -120,8 +120,8 @@ class Calculator:
             self.protocols = (protocol,)
         for given in self.protocols:
             if given.output not in found.architecture.outputs:
-                allowed = ", ".join(found.architecture.outputs)
-                raise ValueError(f"output: got {given.output!r} of {name!r}, allowed are {allowed}")
+                allowed = found.architecture.outputs
+                raise not_allowed("output", given.output, allowed, of=f" of {name!r}")
         if found.architecture.caution:
             _warn_once(f"the model {name!r} {found.architecture.caution}")
 
@@ -135,7 +135,7 @@ class Calculator:
         protocols = {protocol.output: protocol for protocol in self.protocols}
         for output in outputs:
             if output not in protocols:
-                raise ValueError(f"output: got {output!r}, allowed are {', '.join(protocols)}")
+                raise not_allowed("output", output, protocols)
         return self.under([protocols[output] for output in outputs])
 
     def under(self, protocols: Iterable[Protocol]) -> "Calculator":
@@ -432,7 +432,7 @@ class FrechetDistanceCalculator(Calculator):
         """
         check_method(method)
         if dataset not in DATASETS:
-            raise ValueError(f"dataset: got {dataset!r}, allowed are {', '.join(DATASETS)}")
+            raise not_allowed("dataset", dataset, DATASETS)
         distance = "frechet" if method == "procrustes" else "frechet_eigh"
         super().__init__(dataset, distance=distance, weights=weights, precision=precision)
 

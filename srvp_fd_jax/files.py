@@ -139,7 +139,7 @@ def read_safetensors(
                         )
                 arrays = {name: file.get_tensor(name) for name in names}
         except safetensors.SafetensorError as error:
-            raise ValueError(printable(str(error), 400)) from error
+            raise ValueError("not a safetensors file, or a damaged one") from error
     if CHECKSUM in metadata and metadata[CHECKSUM] != _checksum(metadata, arrays):
         raise ValueError("its content is not what was written: it is damaged or was altered")
     return metadata, arrays

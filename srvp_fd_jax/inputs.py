@@ -6,9 +6,11 @@ NumPy, PyTorch or anything that `np.asarray` takes. Shapes and types are always 
 function is traced, and the check waits for them.
 """
 
+import difflib
 import operator
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -70,6 +72,34 @@ def as_clips(
     if not is_frames:
         return array
     return jnp.expand_dims(array, 1) if isinstance(array, jax.Array) else array[:, None]
+
+
+def not_allowed(name: str, got: object, allowed: Iterable[str], of: str = "") -> ValueError:
+    """The error for a name that is not one of those allowed, with the nearest of these.
+
+    Args:
+        name: Name of the argument.
+        got: Value of the argument.
+        allowed: Values that are allowed.
+        of: What they belong to, such as " of 'kth'", for the message.
+    """
+    names = list(allowed)
+    near = nearest(str(got), names)
+    hint = f"; did you mean {near!r}?" if near else ""
+    return ValueError(f"{name}: got {got!r}{of}, allowed are {', '.join(names)}{hint}")
+
+
+def nearest(got: str, allowed: Iterable[str]) -> str | None:
+    """The allowed name that is spelled most like the given one, or None if none is like it."""
+    lower = {name.lower(): name for name in allowed}
+    near = difflib.get_close_matches(got.lower(), lower, n=1)
+    return lower[near[0]] if near else None
+
+
+def missing_extra(error: ModuleNotFoundError, what: str, extra: str) -> str:
+    """Message for a missing package: what needs it, and the command that installs it."""
+    install = f'pip install ".[{extra}]" in a clone of srvp-fd-jax'
+    return f'{error}: {what} needs the extra "{extra}": {install}'
 
 
 def as_array(x: Any, name: str) -> Shaped[AnyArray, "..."]:

@@ -6,7 +6,6 @@ presets follow the tools of the field.
 """
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Collection
 from typing import Any, Literal, get_args
@@ -14,7 +13,7 @@ from typing import Any, Literal, get_args
 import jax
 
 from srvp_fd_jax.distances import DISTANCES
-from srvp_fd_jax.inputs import as_count
+from srvp_fd_jax.inputs import as_count, not_allowed
 from srvp_fd_jax.networks import NETWORKS
 from srvp_fd_jax.networks.srvp import COMPARISON_TYPES
 from srvp_fd_jax.resizing import Resize
@@ -103,8 +102,7 @@ class Protocol:
         """Raises a `ValueError` if there is no such rule for resizing, or `skip` is no number."""
         as_count(self.skip, "skip", least=0)
         if self.resize not in get_args(Resize):
-            allowed = ", ".join(get_args(Resize))
-            raise ValueError(f"resize: got {self.resize!r}, allowed are {allowed}")
+            raise not_allowed("resize", self.resize, get_args(Resize))
 
     def described(self) -> dict[str, str]:
         """Describes in words all that a distance depends on except the weights."""
@@ -255,9 +253,7 @@ def find_protocol(name: str, **overrides: int | str | None) -> Protocol:
     """
     preset, *parts = name.split("+")
     if preset not in PROTOCOLS:
-        near = difflib.get_close_matches(preset, PROTOCOLS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"protocol: got {preset!r}, allowed are {', '.join(PROTOCOLS)}{hint}")
+        raise not_allowed("protocol", preset, PROTOCOLS)
     protocol = PROTOCOLS[preset]
     given: dict[str, Any] = dict(part.partition("=")[::2] for part in parts)
     given |= {key: value for key, value in overrides.items() if value is not None}
@@ -278,11 +274,11 @@ def find_protocol(name: str, **overrides: int | str | None) -> Protocol:
 
 def _checked(key: str, value: int | str) -> int | str:
     if key not in OVERRIDES:
-        raise ValueError(f"protocol: got an override {key!r}, allowed are {', '.join(OVERRIDES)}")
+        raise not_allowed("protocol", f"+{key}", [f"+{name}" for name in OVERRIDES])
     allowed = OVERRIDES[key]
     if not isinstance(allowed, type):
         if value not in allowed:
-            raise ValueError(f"{key}: got {value!r}, allowed are {', '.join(allowed)}")
+            raise not_allowed(key, value, allowed)
         return value
     least = 0 if key in ("seed", "skip") else 1
     try:

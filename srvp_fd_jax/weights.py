@@ -25,6 +25,7 @@ from srvp_fd_jax.files import (
     read_safetensors,
     write_safetensors,
 )
+from srvp_fd_jax.inputs import not_allowed
 from srvp_fd_jax.networks import NETWORKS
 from srvp_fd_jax.networks.base import Architecture, Weights, parameter_shapes, parse_config
 from srvp_fd_jax.networks.convolution import Precision
@@ -79,7 +80,7 @@ def load_weights(name: str, weights: str | os.PathLike[str] | None = None) -> We
     For the arguments and errors see `load_network`. Converted weights are saved in the cache.
     """
     if name not in NETWORKS:
-        raise ValueError(f"name: got {name!r}, allowed are {', '.join(NETWORKS)}")
+        raise not_allowed("name", name, NETWORKS)
     network = NETWORKS[name]
     if weights is not None:
         path = Path(weights)

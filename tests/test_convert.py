@@ -338,7 +338,7 @@ def test_a_missing_package_is_named_once(hub, capsys, monkeypatch, package):
         main(["--all"])
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(lines) == 1
-    assert f"error: {package} is missing: pip install 'srvp-fd-jax[convert]'" in lines[0]
+    assert f'error: {package} is missing: pip install ".[convert]"' in lines[0]
     assert not hub
 
 

@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 
 from srvp_fd_jax.demo.corruptions import freeze
 from srvp_fd_jax.demo.moving_digits import moving_digits
+from srvp_fd_jax.inputs import missing_extra
 
 _FRAMES = 16
 
@@ -52,7 +53,5 @@ def _import_av() -> Any:
     try:
         import av
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'{error}: writing videos needs the extra "video": pip install "srvp-fd-jax[video]"'
-        ) from error
+        raise ModuleNotFoundError(missing_extra(error, "writing videos", "video")) from error
     return av

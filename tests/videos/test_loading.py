@@ -223,7 +223,7 @@ def test_arrays_do_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_nothing = tmp_path / "v"
     write_nothing.mkdir()
     (write_nothing / "1.mp4").write_bytes(b"")
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "srvp-fd-jax\[video\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "\.\[video\]" in a clone'):
         next(load_clips(find_videos(write_nothing), [find_protocol("tensorflow")], "fake"))
 
 
