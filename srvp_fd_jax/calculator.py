@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Shaped
 from numpy.typing import ArrayLike
 
-from srvp_fd_jax import encoding
+from srvp_fd_jax import encoding, overlap
 from srvp_fd_jax.devices import AnyArray, find_division, own, values, varying
 from srvp_fd_jax.distances import DISTANCES, check_type, states
 from srvp_fd_jax.distances.frechet import Method, check_method
@@ -268,6 +268,9 @@ class Calculator:
                 f"the protocol {self.protocols[0].name!r} takes {asked} clips per side, got {got}: "
                 "do not compare the distance with published ones"
             )
+        for protocol, output in zip(self.protocols, self.outputs, strict=True):
+            if text := overlap.of_arrays(protocol.output, output, *(c for c, _ in clips.values())):
+                warn(text)
         of_x, of_y = (
             self._folded(self.nothing(lengths[0], len(of[0])), of, batch_size)
             for of in clips.values()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 import jax
 
 import srvp_fd_jax
+from srvp_fd_jax import overlap
 from srvp_fd_jax.demo import table, videos
 from srvp_fd_jax.distances import DISTANCES, load_statistics, states
 from srvp_fd_jax.distances.sample import SAMPLE_SIZE
@@ -35,6 +36,7 @@ from srvp_fd_jax.evaluation import (
     is_statistics,
     load_kept,
     match_of_sides,
+    repeats,
 )
 from srvp_fd_jax.files import cache_folder, check_writable, printable, size_of, trim
 from srvp_fd_jax.networks.convolution import Precision
@@ -534,7 +536,6 @@ def _kept_in(folder: Path) -> dict[str, list[Path]]:
 
 def _compute(args: argparse.Namespace) -> None:
     _start_distributed(args)
-    _tell_if_one(args)
     keep = args.cache and not args.no_cache and not args.distributed
     with _progress() as show_progress:
         made = compute(
@@ -592,7 +593,6 @@ def _ruler(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    _tell_if_one(args)
     real, fake = map(load_kept, (args.real, args.fake))
     for taken_for, side in (("real", real), ("fake", fake)):
         _tell(f"{taken_for}: {side.described()}")
@@ -600,7 +600,6 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    _tell_if_one(args)
     for side in ("real", "fake"):
         if is_statistics(path := getattr(args, side)):
             raise ValueError(f"{side}: got the statistics {path}, a report needs the videos")
@@ -612,6 +611,9 @@ def _report(args: argparse.Namespace) -> None:
     videos = {side: find_videos(path, side, protocols, globs[side]) for side, path in sides.items()}
     compare_storage(videos, protocols)
     calculators = load_calculators(protocols, args.weights)
+    of_files = overlap.of_files(videos)
+    for text in of_files.values():
+        warnings.warn(text, stacklevel=1)
 
     def evaluated(side: Side) -> list[Evaluated]:
         with _progress() as show:
@@ -631,12 +633,17 @@ def _report(args: argparse.Namespace) -> None:
         _tell_results(side, results)
         return results
 
-    both = zip(evaluated("real"), evaluated("fake"), strict=True)
+    both = list(zip(evaluated("real"), evaluated("fake"), strict=True))
     cache = args.cache / "statistics" if args.cache else None
-    findings = [find(*one, videos, calculators, cache) for one in both]
+    repeated = repeats(both, calculators, of_files)
+    findings = [
+        find(*one, videos, calculators, cache, [*of_files.values(), *texts])
+        for one, texts in zip(both, repeated, strict=True)
+    ]
     for one in findings:
         for text in one.cautions:
-            warnings.warn(text, stacklevel=1)
+            if text not in of_files.values():
+                warnings.warn(text, stacklevel=1)
     failure = None
     try:
         page.write(args.output, findings, args.real, args.fake)
@@ -761,13 +768,6 @@ def _find_cache() -> Path | None:
 def _start_distributed(args: argparse.Namespace) -> None:
     if args.distributed:
         jax.distributed.initialize()
-
-
-def _tell_if_one(args: argparse.Namespace) -> None:
-    with contextlib.suppress(OSError):  # reading the files raises the error
-        globs = match_of_sides(getattr(args, "match", None))
-        if os.path.samefile(args.real, args.fake) and globs["real"] == globs["fake"]:
-            _tell(f"warning: REAL and FAKE are one and the same: {args.real}")
 
 
 def _glob(args: argparse.Namespace) -> str | None:

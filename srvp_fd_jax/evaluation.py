@@ -4,12 +4,13 @@ import dataclasses
 import functools
 import html
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import numpy as np
 
+from srvp_fd_jax import overlap
 from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.distances import DISTANCES, cd_fvd, check_type, load_statistics
 from srvp_fd_jax.distances.sample import SAMPLE_SIZE, FeatureSample, load_sample
@@ -17,6 +18,7 @@ from srvp_fd_jax.distances.states import State, check_comparable, check_counts, 
 from srvp_fd_jax.files import printable
 from srvp_fd_jax.inputs import warn
 from srvp_fd_jax.networks import NETWORKS
+from srvp_fd_jax.networks.base import Output
 from srvp_fd_jax.passes import Evaluated, evaluate, evaluate_cached, load_calculators
 from srvp_fd_jax.protocols import Protocol, Side, find_protocol
 from srvp_fd_jax.reliability.draws import Measure, state_of
@@ -317,9 +319,20 @@ def compute(
             on_side(side, of_side)
         return of_side
 
+    of_files = overlap.of_files(videos)
+    for text in of_files.values():
+        warn(text)
     of_real, of_fake = evaluated("real"), evaluated("fake")
     under: Sequence[Protocol | None] = protocols or [None]
-    results = [compare(*one, floor=floor) for one in zip(of_real, of_fake, under, strict=True)]
+    both = list(zip(of_real, of_fake, strict=True))
+    repeated = repeats(both, calculators, of_files)
+    results = [
+        compare(*one, protocol, floor=floor, repeated=texts)
+        for one, protocol, texts in zip(both, under, repeated, strict=True)
+    ]
+    results = [
+        dataclasses.replace(one, cautions=(*of_files.values(), *one.cautions)) for one in results
+    ]
     if cache and "real" in videos:
         results = [
             dataclasses.replace(
@@ -338,11 +351,13 @@ def compare(
     protocol: Protocol | None = None,
     distance: str | None = None,
     floor: bool = False,
+    repeated: Sequence[str] | None = None,
 ) -> Result:
     """Computes the distance between the statistics of two sides, and its floor if asked for.
 
     The distance is by default that of the protocol, or "frechet" if no protocol is known. The
-    cautions of the result are given as warnings, too.
+    cautions of the result are given as warnings, too. Among them are those of `repeated`, by
+    default what `repeats` finds.
 
     Raises:
         ValueError: If the statistics are not comparable, hold too few samples or are not finite.
@@ -356,7 +371,9 @@ def compare(
     compared = DISTANCES[name]
     check_comparable(real.statistics, fake.statistics)
     check_counts(compared, {side: s.count for side, s in both.items()})
-    found = cautions(name, real.statistics, fake.statistics)
+    if repeated is None:
+        (repeated,) = repeats([(real, fake)])
+    found = [*cautions(name, real.statistics, fake.statistics), *repeated]
     for side, one in (("real", real), ("generated", fake)):
         if isinstance(one, Evaluated) and one.unreadable:
             video, reason = one.unreadable[0]
@@ -420,6 +437,57 @@ def find_standing(
 def calculator_of(protocol: Protocol, calculators: Sequence[Calculator]) -> Calculator:
     """The calculator of one protocol alone."""
     return next(one for one in calculators if protocol in one.protocols).under([protocol])
+
+
+def repeats(
+    sides: Sequence[tuple[Evaluated | Kept, Evaluated | Kept]],
+    calculators: Sequence[Calculator] = (),
+    known: Iterable[str] = (),
+) -> list[list[str]]:
+    """Finds clips that repeat within a set or are in both sets, by the features in the samples.
+
+    Args:
+        sides: Both sides under each protocol.
+        calculators: Calculators of the evaluation; none for two sides of statistics.
+        known: Kinds of repetition that are reported already, fields of `overlap.Repeats`.
+
+    Returns:
+        Warning texts for each protocol. What one of them finds in whole clips is not repeated for
+        the others.
+    """
+    seen = set(known)
+    texts: list[list[str]] = [[] for _ in sides]
+    outputs = [_output(*both, calculators) for both in sides]
+    for i in sorted(range(len(sides)), key=lambda i: _looks_at_part(outputs[i])):
+        real, fake = sides[i]
+        if isinstance(real, Kept) and isinstance(fake, Kept) and _are_one_file(real, fake):
+            texts[i] = [f"real and fake are one and the same file: {real.name}"]
+            continue
+        name = dict(real.statistics.source).get("output", "features")
+        samples: dict[Side, Any] = {"real": real.sample, "fake": fake.sample}
+        found = overlap.of_features(name, samples, outputs[i], seen)
+        texts[i] = list(found.values())
+        if not _looks_at_part(outputs[i]):
+            seen |= found.keys()
+    return texts
+
+
+def _output(
+    real: Evaluated | Kept, fake: Evaluated | Kept, calculators: Sequence[Calculator]
+) -> Output | None:
+    """The output whose features both sides have, or None if its network is not loaded."""
+    for one in (real, fake):
+        if isinstance(one, Evaluated):
+            return calculator_of(one.protocol, calculators).outputs[0]
+    return None
+
+
+def _looks_at_part(output: Output | None) -> bool:
+    return output is not None and output.looks_at != "all"
+
+
+def _are_one_file(real: Kept, fake: Kept) -> bool:
+    return bool(real.name and fake.name) and os.path.samefile(real.name, fake.name)
 
 
 def _sample(one: Evaluated | Kept, side: Side) -> FeatureSample:

@@ -125,9 +125,10 @@ def test_mp4_files(tmp_path, clips):
         for i, clip in enumerate(clips[0][:22])
     ]
     progress = []
-    result = compute(
-        paths, tmp_path, PROTOCOL, on_progress=lambda *arguments: progress.append(arguments)
-    )
+    with pytest.warns(UserWarning, match="22 of 22 generated videos are real ones too"):
+        result = compute(
+            paths, tmp_path, PROTOCOL, on_progress=lambda *arguments: progress.append(arguments)
+        )
     assert float(result) == pytest.approx(0, abs=1e-4)
     assert (result.real.found, result.real.used) == (22, 22)
     assert progress == [(side, n, 22) for side in ("real", "fake") for n in (0, 16, 22)]

@@ -69,6 +69,7 @@ class Findings(NamedTuple):
         random: Names of random videos of each side.
         clips: The clips of all these videos by side and name, prepared for the network, in [0, 1].
         standing: Where the generated videos stand on the ruler of the real ones; empty without one.
+        repeated: Warning texts about clips that repeat or are in both sets, see `overlap`.
     """
 
     real: Evaluated
@@ -85,11 +86,13 @@ class Findings(NamedTuple):
     random: dict[Side, list[str]]
     clips: dict[Side, dict[str, Frames]]
     standing: tuple[Standing, ...] = ()
+    repeated: tuple[str, ...] = ()
 
     @property
     def cautions(self) -> list[str]:
-        """Reasons for caution about the distance, see `evaluation.cautions`."""
-        return cautions(self.protocol.distance, self.real.statistics, self.fake.statistics)
+        """Reasons for caution about the distance, see `evaluation.cautions`, and `repeated`."""
+        of_both = self.real.statistics, self.fake.statistics
+        return [*self.repeated, *cautions(self.protocol.distance, *of_both)]
 
     @property
     def protocol(self) -> Protocol:
@@ -174,6 +177,7 @@ def find(
     videos: Mapping[Side, Sequence[Video]],
     calculators: Sequence[Calculator],
     cache: Path | None = None,
+    repeated: Sequence[str] = (),
 ) -> Findings:
     """Computes the content of a report from two sides under the same protocol.
 
@@ -183,6 +187,7 @@ def find(
         videos: All videos of both sides.
         calculators: Calculators of the evaluation, one of which has the protocol.
         cache: Folder that keeps rulers of real videos, see `ruler.ladder`.
+        repeated: Warning texts about clips that repeat or are in both sets, see `overlap`.
 
     Raises:
         ValueError: If the two sides are not comparable, one has fewer than four clips, or a video
@@ -233,6 +238,7 @@ def find(
         random=random,
         clips={side: load_shown(videos[side], shown[side], calculator, side) for side in shown},
         standing=standing,
+        repeated=tuple(repeated),
     )
 
 
