@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -39,6 +40,7 @@ from srvp_fd_jax.evaluation import (
     repeats,
 )
 from srvp_fd_jax.files import cache_folder, check_writable, printable, size_of, trim
+from srvp_fd_jax.inputs import nearest
 from srvp_fd_jax.networks.convolution import Precision
 from srvp_fd_jax.networks.srvp import COMPARISON_TYPES, DATASETS, OWN
 from srvp_fd_jax.passes import Evaluated, evaluate, load_calculators
@@ -109,6 +111,9 @@ _RECIPE_CHANGES: dict[str, tuple[str, Any]] = {
 }
 
 
+_POSITIONAL = ("real", "fake", "data", "videos")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command.
 
@@ -150,9 +155,18 @@ def _run(argv: Sequence[str] | None) -> int:
             _tell(f"error: {error.filename}: {error.strerror}" if named else f"error: {error}")
             return 1
         except (ValueError, ModuleNotFoundError) as error:
-            _tell(f"error: {error}")
+            _tell(f"error: {_as_typed(str(error), args)}")
             return 1
     return 0
+
+
+def _as_typed(message: str, args: argparse.Namespace) -> str:
+    """A message about an argument that came from an option, under the name of the option."""
+    name, found, rest = message.partition(": got ")
+    value = None if name in _POSITIONAL else getattr(args, name, None)
+    if not found or value is None or not rest.startswith((str(value), repr(value))):
+        return message
+    return f"--{name.replace('_', '-')}{found}{rest}"
 
 
 class _Terminated(KeyboardInterrupt):
@@ -196,6 +210,9 @@ def _raise_if_terminated() -> None:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if choice := re.fullmatch(r".*invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            near = nearest(choice[1], re.findall(r"[\w.-]+", choice[2]))
+            message += f"; did you mean {near!r}?" if near else ""
         super().error(printable(message))
 
 

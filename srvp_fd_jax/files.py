@@ -199,6 +199,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         with open(temporary, "xb") as file:
             file.write(data)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno:  # of a full disk it names no file
+            raise OSError(error.errno, error.strerror, os.path.abspath(path)) from error
         raise

@@ -62,7 +62,7 @@ def as_clips(
         of_frames = "[N, H, W, C], [N, C, H, W], " if frames_allowed else ""
         raise ValueError(
             f"{name}: got shape {array.shape}, expected {of_frames}[N, T, H, W, C] or "
-            "[N, T, C, H, W] with 1 or 3 channels"
+            f"[N, T, C, H, W] with 1 or 3 channels{_mended(array.shape)}"
         )
     if 0 in array.shape[1:]:
         raise ValueError(f"{name}: got shape {array.shape}, expected frames with pixels")
@@ -72,6 +72,13 @@ def as_clips(
     if not is_frames:
         return array
     return jnp.expand_dims(array, 1) if isinstance(array, jax.Array) else array[:, None]
+
+
+def _mended(shape: tuple[int, ...]) -> str:
+    """How to mend clips whose channels come before time; empty for any other shape."""
+    if len(shape) != 5 or shape[1] not in (1, 3):
+        return ""
+    return "; these look like [N, C, T, H, W], which .swapaxes(1, 2) mends"
 
 
 def not_allowed(name: str, got: object, allowed: Iterable[str], of: str = "") -> ValueError:

@@ -368,7 +368,7 @@ def test_frames_of_another_size_are_an_error(files, tmp_path, capsys):
     ("options", "message"),
     [
         ([*DYNAMICS, "--protocol", "cd_fvd"], "protocol: --protocol cannot be combined"),
-        (["--protocol", "fvd"], "protocol: got 'fvd', allowed are tensorflow, "),
+        (["--protocol", "fvd"], "--protocol: got 'fvd', allowed are tensorflow, "),
     ],
 )
 def test_protocols_that_are_not_to_be_had_are_errors(files, options, message, capsys):
@@ -479,6 +479,25 @@ def test_wrong_usage_is_told_in_one_short_line(files, option, capsys):
     assert "--workers: got '" in error
     assert "expected a whole number of at least 0" in error
     assert len(error) < 2100
+
+
+def test_a_near_choice_is_suggested(files, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["compute", *map(str, files), "--dataset", "digit"])
+    assert "did you mean 'digits'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--clips", "0"], "error: --clips: got 0, expected a whole number of at least 1"),
+        (["--protocol", "fvd2048"], "error: --protocol: got 'fvd2048', allowed are"),
+        (["--protocol", "cd_fvd+clips=0"], "error: clips: got '0'"),
+    ],
+)
+def test_errors_call_options_by_their_names(files, options, message, capsys):
+    assert cli.main(["compute", *map(str, files), *options]) == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

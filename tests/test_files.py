@@ -1,5 +1,6 @@
 """Files appear whole or not at all, and are told where they are not what was written."""
 
+import errno
 import json
 import os
 import resource
@@ -219,7 +220,7 @@ def test_what_safetensors_says_is_one_line_without_control_characters(path, dtyp
     tensor = {"dtype": dtype, "shape": [9], "data_offsets": [0, 4]}
     header = json.dumps({"\x1b[31m\n" * 1000: tensor}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    with pytest.raises(ValueError, match="header") as caught:
+    with pytest.raises(ValueError, match="damaged") as caught:
         read_safetensors(path, let_through)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
@@ -254,3 +255,19 @@ def test_printable_text_is_one_short_line_without_control_characters():
     assert cut.startswith("first")
     assert cut.endswith("last")
     assert "(50009 characters)" in cut
+
+
+def test_an_error_of_the_disk_names_the_file_itself(tmp_path, monkeypatch):
+    """As on a full disk, whose error names no file, and for one that names the temporary file."""
+    monkeypatch.chdir(tmp_path)
+    for named in ((), ("temporary",)):
+        with monkeypatch.context() as patch:
+
+            def full(*_: object, named: tuple[str, ...] = named) -> None:
+                raise OSError(errno.ENOSPC, "No space left on device", *named)
+
+            patch.setattr(os, "replace", full)
+            with pytest.raises(OSError, match="No space left on device") as caught:
+                write_atomically(Path("a/file"), b"new")
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, f"{tmp_path}/a/file")
+        assert not any((tmp_path / "a").iterdir())

@@ -11,7 +11,7 @@ import torch
 from checkpoints import SMALL, write_checkpoint
 
 from srvp_fd_jax import FeatureStatistics, FrechetDistanceCalculator
-from srvp_fd_jax.inputs import as_clips, to_unit_range
+from srvp_fd_jax.inputs import as_clips, not_allowed, to_unit_range
 from srvp_fd_jax.passes import prepared
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
@@ -222,3 +222,15 @@ def test_warnings_point_at_the_line_that_called_the_package(tmp_path):
     assert re.findall(r"(\S+:\d+): UserWarning: ([xy]): 4 samples", told) == [
         (f"{script}:{line}", name) for line in (3, 4) for name in "xy"
     ]
+
+
+def test_channels_before_time_are_named_with_what_mends_them():
+    clips = np.zeros((2, 3, 16, 32, 48), np.uint8)
+    with pytest.raises(ValueError, match=r"clips: got .* \[N, C, T, H, W\].*swapaxes\(1, 2\)"):
+        as_clips(clips, "clips")
+    assert as_clips(clips.swapaxes(1, 2), "clips").shape == (2, 16, 32, 48, 3)
+
+
+def test_the_nearest_name_is_suggested_in_any_case():
+    assert "did you mean 'frame'?" in str(not_allowed("output", "Frames", ["frame", "dynamics"]))
+    assert "did you mean" not in str(not_allowed("output", 3, ["frame"]))
