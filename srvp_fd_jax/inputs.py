@@ -110,7 +110,7 @@ def missing_extra(error: ModuleNotFoundError, what: str, extra: str) -> str:
 
 
 def as_array(x: Any, name: str) -> Shaped[AnyArray, "..."]:
-    """Returns JAX arrays as they are, and converts anything else to NumPy arrays.
+    """Returns JAX arrays as they are, and converts anything else to NumPy arrays that JAX takes.
 
     Args:
         x: A JAX array, a PyTorch tensor (of any device or type, with a gradient or without), or
@@ -126,9 +126,11 @@ def as_array(x: Any, name: str) -> Shaped[AnyArray, "..."]:
         x = x.detach().cpu()
         x = x.float() if str(x.dtype) == "torch.bfloat16" else x  # NumPy itself has no bfloat16
     try:
-        return np.asarray(x)
+        array = np.asarray(x)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: got a {type(x).__name__}, expected an array: {error}") from error
+    # JAX takes no other order of bytes than the machine's.
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def as_mask(mask: Any, name: str, rows: int) -> Bool[AnyArray, " n"]:

@@ -10,7 +10,14 @@ import pytest
 import torch
 from checkpoints import SMALL, write_checkpoint
 
-from srvp_fd_jax import FeatureStatistics, FrechetDistanceCalculator
+from srvp_fd_jax import (
+    FeatureSample,
+    FeatureStatistics,
+    FrechetDistanceCalculator,
+    frechet_distance_from_moments,
+)
+from srvp_fd_jax.distances.kvd import kvd
+from srvp_fd_jax.distances.mind import mind
 from srvp_fd_jax.inputs import as_clips, not_allowed, to_unit_range
 from srvp_fd_jax.passes import prepared
 
@@ -234,3 +241,41 @@ def test_channels_before_time_are_named_with_what_mends_them():
 def test_the_nearest_name_is_suggested_in_any_case():
     assert "did you mean 'frame'?" in str(not_allowed("output", "Frames", ["frame", "dynamics"]))
     assert "did you mean" not in str(not_allowed("output", 3, ["frame"]))
+
+
+def swapped(x):
+    """In the order of bytes that this machine has not."""
+    x = np.asarray(x)
+    return x.astype(x.dtype.newbyteorder())
+
+
+def statistics_of(features, **others):
+    made = FeatureStatistics.from_features(features, **others)
+    return np.concatenate([made.mean, made.covariance().ravel()])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("f", "arrays"),
+    [
+        (clips, [CLIPS]),
+        (statistics_of, [FEATURES]),
+        (lambda x: statistics_of(x, variances=x**2), [FEATURES]),
+        (lambda x: FeatureSample.empty(9, 5).update(x).features, [FEATURES]),
+        (mind, [FEATURES, FEATURES + 1]),
+        (kvd, [FEATURES, FEATURES + 1]),
+        (frechet_distance_from_moments, [FEATURES[0], np.eye(5), FEATURES[1], 2 * np.eye(5)]),
+    ],
+    ids=["clips", "features", "variances", "sample", "mind", "kvd", "moments"],
+)
+def test_either_order_of_bytes_is_read(f, arrays, dtype):
+    native = [np.asarray(x, dtype) for x in arrays]
+    np.testing.assert_array_equal(f(*map(swapped, native)), f(*native))
+
+
+def test_either_order_of_bytes_is_encoded(digits):
+    expected = digits.only("static_content").features(CLIPS)["static_content"]
+    got = digits.only("static_content").features(swapped(CLIPS))["static_content"]
+    np.testing.assert_array_equal(got, expected)
+    streamed = digits.only("static_content").statistics([swapped(CLIPS)])["static_content"]
+    np.testing.assert_allclose(streamed.mean, expected.mean(axis=0), rtol=1e-4, atol=1e-6)

@@ -449,8 +449,9 @@ RGB = np.random.default_rng(0).integers(0, 256, (4, 6, 10, 12, 3), np.uint8)
         (RGB[:, 0].transpose(0, 3, 1, 2), RGB[:, :1]),
         (np.float32(RGB) / 255, np.float32(RGB) / 255),
         (np.float16(RGB / 255.0), np.float16(RGB / 255.0)),
+        ((RGB / 255.0).astype(">f4"), np.float32(RGB / 255.0)),
     ],
-    ids=["NTHWC", "NTCHW", "NTHW1", "NTHW", "NHWC", "NCHW", "float32", "float16"],
+    ids=["NTHWC", "NTCHW", "NTHW1", "NTHW", "NHWC", "NCHW", "float32", "float16", "big-endian"],
 )
 def test_arrays_of_many_videos(tmp_path: Path, array: np.ndarray, clips: np.ndarray, suffix: str):
     path = tmp_path / f"a{suffix}"
@@ -466,7 +467,7 @@ def test_arrays_of_many_videos(tmp_path: Path, array: np.ndarray, clips: np.ndar
         numbers = np.arange(0, len(clip), 2)
         got = read_frames(one, lambda n, numbers=numbers: numbers)
         np.testing.assert_array_equal(got, clip[numbers])
-        assert got.dtype == array.dtype
+        assert got.dtype == array.dtype.newbyteorder("=")
 
 
 @pytest.mark.parametrize(
