@@ -36,8 +36,7 @@ def mind(
     same projection.
 
     Args:
-        x: Samples [n, d] of the first set, one per row, float; computed with in float32. At most
-            65,535.
+        x: Samples [n, d] of the first set, one per row, float; computed with in float32.
         y: Samples [m, d] of the second set.
         x_counts: False for rows of `x` to ignore, bool [n]. None counts all rows.
         y_counts: The same for `y`.
@@ -136,11 +135,33 @@ def _matched(
     """Pairs of quantiles of two sets, as indices of sorted samples, with their shares of the mass.
 
     The quantile functions are constant between the steps i / n and j / m. In units of 1 / (n m),
-    the steps are whole numbers.
+    the steps are whole numbers below 2⁶⁴, as pairs of 32 bits each.
     """
-    steps_n = jnp.minimum(jnp.arange(1, most_n + 1, dtype=jnp.uint32), n) * m
-    steps_m = jnp.minimum(jnp.arange(1, most_m + 1, dtype=jnp.uint32), m) * n
-    ends = jnp.sort(jnp.concatenate([steps_n, steps_m]))
-    lengths = jnp.diff(ends, prepend=jnp.zeros(1, jnp.uint32))
-    shares = lengths.astype(jnp.float32) / (n * m).astype(jnp.float32)
-    return (ends - 1) // m, (ends - 1) // n, shares
+    steps_n = _product(jnp.minimum(jnp.arange(1, most_n + 1, dtype=jnp.uint32), n), m)
+    steps_m = _product(jnp.minimum(jnp.arange(1, most_m + 1, dtype=jnp.uint32), m), n)
+    high, low = (jnp.concatenate(halves) for halves in zip(steps_n, steps_m, strict=True))
+    of_m = (jnp.arange(most_n + most_m) >= most_n).astype(jnp.uint32)
+    high, low, of_m = jax.lax.sort((high, low, of_m), num_keys=3)
+    before_high, before_low = (jnp.pad(half[:-1], (1, 0)) for half in (high, low))
+    borrowed = (low < before_low).astype(jnp.uint32)
+    lengths = _as_float(high - before_high - borrowed, low - before_low)
+    # Each step ends the interval before it. Where two are equal, the second interval is empty.
+    j = jnp.cumsum(of_m, dtype=jnp.uint32) - of_m
+    i = jnp.arange(len(j), dtype=jnp.uint32) - j
+    return jnp.minimum(i, n - 1), jnp.minimum(j, m - 1), lengths / _as_float(*_product(n, m))
+
+
+def _product(
+    a: UInt32[Array, "*shape"], b: UInt32[Array, ""]
+) -> tuple[UInt32[Array, "*shape"], UInt32[Array, "*shape"]]:
+    """Upper and lower 32 bits of a product, 16 bits at a time (Knuth, TAOCP 2, 4.3.1)."""
+    low = (a & 0xFFFF) * (b & 0xFFFF)
+    middle = (a >> 16) * (b & 0xFFFF) + (low >> 16)
+    other = (a & 0xFFFF) * (b >> 16) + (middle & 0xFFFF)
+    return (a >> 16) * (b >> 16) + (middle >> 16) + (other >> 16), (other << 16) | (low & 0xFFFF)
+
+
+def _as_float(
+    high: UInt32[Array, "*shape"], low: UInt32[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    return high.astype(jnp.float32) * 2.0**32 + low.astype(jnp.float32)

@@ -54,12 +54,22 @@ def test_no_samples_are_nan():
     assert np.isnan(mind(x, y, np.zeros(4, bool)))
 
 
-def test_steps_of_the_largest_sets_are_whole_numbers():
-    """In 32 bits, 65,535² of them fit."""
-    x = np.random.default_rng(0).normal(size=(65_535, 1)).astype(np.float32)
-    assert float(mind(x, x[:65_534], directions=1)) == pytest.approx(
-        float(oracles_of_one_dimension(x[:, 0], x[:65_534, 0])), rel=1e-3
-    )
+@pytest.mark.parametrize(
+    ("n", "m"),
+    [(65_535, 65_534), (65_536, 65_536), (65_537, 65_536), (70_001, 3), (100_000, 80_000)],
+)
+def test_steps_of_large_sets_are_whole_numbers(n: int, m: int):
+    """Of which there are n m, with those below, at and above 2³²."""
+    x, y = sets(n, m, d=1)
+    expected = oracles_of_one_dimension(x[:, 0], y[:, 0])
+    assert float(mind(x, y, directions=1)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_rows_of_large_sets_may_not_count():
+    x, y = sets(70_000, 66_000, d=1)
+    counting = np.arange(70_000) < 65_537
+    expected = oracles_of_one_dimension(x[:65_537, 0], y[:, 0])
+    assert float(mind(x, y, counting, directions=1)) == pytest.approx(expected, rel=1e-5)
 
 
 def oracles_of_one_dimension(x: np.ndarray, y: np.ndarray) -> float:
