@@ -81,7 +81,7 @@ class Frechet:
         for name, s in named.items():
             s.check_divisor(divisor, None if ddof is not None else name)
         distance = _distance(s1, s2, self.method, divisor)
-        check_finite(distance, named)
+        check_finite(distance, named, "frechet")
         return distance
 
 
@@ -324,7 +324,9 @@ def frechet_distance_from_moments(
     else:
         difference = m1 - m2
     in_jax = (jnp.asarray(x, jnp.result_type(float)) for x in (difference, c1, c2))
-    return _distance_from_moments(*in_jax, method)
+    distance = _distance_from_moments(*in_jax, method)
+    check_finite(distance, dict(zip(named, arrays, strict=True)), "frechet")
+    return distance
 
 
 def _check_moment(name: str, value: np.ndarray) -> None:

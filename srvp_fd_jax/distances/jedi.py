@@ -76,7 +76,7 @@ class Jedi:
         """See `Distance.between`."""
         check_comparable(*named.values())
         distance = (jedi_unbiased if self.unbiased else jedi)(*named.values())
-        check_finite(distance, named)
+        check_finite(distance, named, "jedi")
         return distance
 
 

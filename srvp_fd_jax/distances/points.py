@@ -76,7 +76,7 @@ class PointDistance:
             if (vectors := s.features.shape[1]) != 1:
                 raise ValueError(f"{name}: got {vectors} vectors per clip, expected single ones")
         distance = _between(self.of_points, *named.values())
-        check_finite(distance, named)
+        check_finite(distance, named, getattr(self.of_points, "__name__", "distance"))
         return distance
 
 

@@ -113,6 +113,7 @@ def _one(name: str) -> Callable[..., Float[Array, ""]]:
     ) -> Float[Array, ""]:
         return getattr(prdc(real, fake, real_counts, fake_counts), name)
 
+    of_sets.__name__ = name
     return of_sets
 
 

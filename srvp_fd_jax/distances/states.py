@@ -161,15 +161,28 @@ def check_comparable(s1: Marked, s2: Marked, *, same_side: bool = False) -> None
         )
 
 
-def check_finite(distance: Float[Array, ""], named: Mapping[str, State]) -> None:
-    """Raises a `ValueError` if a distance is known and not finite because one of its states is."""
+def check_finite(distance: Float[Array, ""], named: Mapping[str, Any], of: str) -> None:
+    """Raises a `ValueError` if a distance is known and not finite.
+
+    Args:
+        distance: The distance, which is ignored if it is traced.
+        named: Pytrees of what it was computed from, under the names that the message uses.
+        of: Name of the distance.
+    """
     found = values(distance)
     if found is None or np.isfinite(found):
         return
+    largest = 0.0
     for name, state in named.items():
-        arrays = map(values, jax.tree.leaves(state))
-        if not all(array is None or np.isfinite(array).all() for array in arrays):
-            raise ValueError(f"{name}: holds values that are not finite")
+        for array in filter(lambda x: x is not None, map(values, jax.tree.leaves(state))):
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name}: holds values that are not finite")
+            if jnp.issubdtype(array.dtype, jnp.floating) and array.size:
+                largest = max(largest, float(np.abs(array).max()))
+    raise ValueError(
+        f"{of}: got {found} from values of up to {largest:.3g}, whose distance {distance.dtype} "
+        "does not hold; scale the features of both sets by one number"
+    )
 
 
 def check_counts(distance: Distance, counts: Mapping[str, Any], dim: int | None = None) -> None:

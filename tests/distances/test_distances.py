@@ -175,3 +175,10 @@ def test_states_of_other_distances_say_how_to_make_the_right_one():
     assert made in str(error.value)
     with pytest.raises(ValueError, match=r"fake: .*serves .* kvd or mind .* compares Quartic"):
         check_type("jedi_unbiased", "fake", sample)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_distances_beyond_float32_are_errors(small, name: str):
+    large, larger = (np.float32(1e25) * f for f in small)
+    with pytest.raises(ValueError, match=r"got (inf|nan) from values of up to|not finite"):
+        between(small_samples(name), large, larger)
