@@ -174,7 +174,9 @@ def check_finite(distance: Float[Array, ""], named: Mapping[str, Any], of: str) 
         return
     largest = 0.0
     for name, state in named.items():
-        for array in filter(lambda x: x is not None, map(values, jax.tree.leaves(state))):
+        for leaf in jax.tree.leaves(state):
+            if (array := values(leaf)) is None:
+                continue
             if not np.isfinite(array).all():
                 raise ValueError(f"{name}: holds values that are not finite")
             if jnp.issubdtype(array.dtype, jnp.floating) and array.size:

@@ -165,7 +165,7 @@ def _frames_of(clip: Any, name: str, choose: Choose) -> Frames:
     numbers = choose(len(clip))
     _, height, width, channels = clip.shape
     check_clip(len(numbers), height, width, channels * clip.itemsize)
-    frames = as_array(clip[numbers], name)
+    frames = np.asarray(as_array(clip[numbers], name))
     if frames.dtype.kind == "f" and frames.itemsize > 8:
         raise ValueError(f"got dtype {frames.dtype}, JAX takes floats of at most 8 bytes")
     return np.asarray(as_clips(frames[None], name, range_told=True)[0]) if len(frames) else frames
