@@ -211,7 +211,7 @@ class FeatureSample:
         return _reduced(jax.tree.map(replicated, self))
 
     def all_reduce(self, axis_name: Hashable | tuple[Hashable, ...]) -> "FeatureSample":
-        """Merges the samples of all devices, see `FeatureStatistics.all_reduce`.
+        """Merges the samples of all devices, see `FeatureStatistics.all_reduce`; never use `psum`.
 
         The clips must have names, since places are counted on each device from zero.
         """

@@ -320,6 +320,9 @@ class FeatureStatistics:
     def all_reduce(self, axis_name: Hashable | tuple[Hashable, ...]) -> "FeatureStatistics":
         """Merges the statistics of all devices along axes of `jax.shard_map` (or `jax.vmap`).
 
+        Never apply `jax.lax.psum` or `pmean` to statistics: a sum of factors and means is no
+        statistics, and distances of it are wrong.
+
         Args:
             axis_name: Name of an axis, or a tuple of names.
 
