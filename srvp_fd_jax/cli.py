@@ -34,10 +34,12 @@ from srvp_fd_jax.evaluation import (
     compare_storage,
     compute,
     find_videos,
+    group_labels,
     is_statistics,
     load_kept,
     match_of_sides,
     repeats,
+    unit_labels,
 )
 from srvp_fd_jax.files import cache_folder, check_writable, printable, size_of, trim
 from srvp_fd_jax.inputs import nearest
@@ -305,6 +307,8 @@ def _parser() -> argparse.ArgumentParser:
         "--no-cache", action="store_true", help="neither reuse nor keep the statistics of REAL"
     )
     _add_floor(command)
+    _add_paired(command)
+    _add_groups(command)
 
     command = add(
         "report",
@@ -326,6 +330,8 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help="HTML file to write (*.html); or a folder for images, a new one with / at the end",
     )
+    _add_paired(command)
+    _add_groups(command)
 
     command = add(
         "ruler",
@@ -342,6 +348,7 @@ def _parser() -> argparse.ArgumentParser:
         help="number of clips that are compared with as many others, and fewest generated videos "
         f"that can be read off later (default: 45 %% of the videos, at most {_RULER_CLIPS})",
     )
+    _add_groups(command)
 
     command = add(
         "stats",
@@ -436,6 +443,41 @@ def _add_floor(command: Any) -> None:
         action="store_true",
         help="also compute the distances that chance gives with these clips, by a permutation test",
     )
+
+
+def _add_paired(command: Any) -> None:
+    command.add_argument(
+        "--paired",
+        action="store_true",
+        help="the i-th video of FAKE is a prediction of the i-th video of REAL; videos in files of "
+        "the same name are paired in any case",
+    )
+
+
+def _add_groups(command: Any) -> None:
+    command.add_argument(
+        "--group-by",
+        type=_grouping,
+        metavar="REGEX",
+        help="videos whose names have the same match, or first group of it, depend on each other, "
+        "such as clips of one recording (for the p-value); names are below the folder",
+    )
+
+
+def _grouping(text: str) -> Callable[[str], str]:
+    """The function that labels a name by the first match of a regular expression."""
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"got {text!r}: {error}") from error
+
+    def label(name: str) -> str:
+        found = pattern.search(name)
+        if found is None or found[pattern.groups > 0] is None:
+            raise ValueError(f"--group-by: got {text!r}, which does not match {name}")
+        return found[pattern.groups > 0]
+
+    return label
 
 
 def _add_evaluation(command: Any) -> None:
@@ -565,6 +607,8 @@ def _compute(args: argparse.Namespace) -> None:
             cache=args.cache / "statistics" if keep else None,
             floor=args.floor,
             match=args.match,
+            paired=args.paired,
+            groups=args.group_by,
             on_progress=show_progress,
             on_side=_tell_results,
         )
@@ -589,6 +633,7 @@ def _ruler(args: argparse.Namespace) -> None:
                 videos,
                 calculator,
                 size,
+                groups=args.group_by and group_labels(videos, "real", args.group_by),
                 workers=args.workers,
                 on_progress=functools.partial(show, "real"),
             )
@@ -627,6 +672,7 @@ def _report(args: argparse.Namespace) -> None:
     globs = match_of_sides(args.match)
     videos = {side: find_videos(path, side, protocols, globs[side]) for side, path in sides.items()}
     compare_storage(videos, protocols)
+    unit_labels(videos, args.paired, args.group_by)  # raises an error before videos are read
     calculators = load_calculators(protocols, args.weights)
     of_files = overlap.of_files(videos)
     for text in of_files.values():
@@ -644,6 +690,7 @@ def _report(args: argparse.Namespace) -> None:
                 strict=args.strict,
                 sample=SAMPLE_SIZE,
                 along=True,
+                paired=args.paired,
                 on_progress=lambda position: show(side, position, total),
             )
         results = [dataclasses.replace(one, name=sides[side]) for one in made]
@@ -653,8 +700,9 @@ def _report(args: argparse.Namespace) -> None:
     both = list(zip(evaluated("real"), evaluated("fake"), strict=True))
     cache = args.cache / "statistics" if args.cache else None
     repeated = repeats(both, calculators, of_files)
+    units: dict[str, Any] = {"paired": args.paired, "groups": args.group_by}
     findings = [
-        find(*one, videos, calculators, cache, [*of_files.values(), *texts])
+        find(*one, videos, calculators, cache, [*of_files.values(), *texts], **units)
         for one, texts in zip(both, repeated, strict=True)
     ]
     for one in findings:

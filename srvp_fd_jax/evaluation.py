@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import html
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -13,7 +13,7 @@ import numpy as np
 from srvp_fd_jax import overlap
 from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.distances import DISTANCES, cd_fvd, check_type, load_statistics
-from srvp_fd_jax.distances.sample import SAMPLE_SIZE, FeatureSample, load_sample
+from srvp_fd_jax.distances.sample import SAMPLE_SIZE, FeatureSample, load_sample, name_keys
 from srvp_fd_jax.distances.states import State, check_comparable, check_counts, mark
 from srvp_fd_jax.files import printable
 from srvp_fd_jax.inputs import warn
@@ -23,9 +23,10 @@ from srvp_fd_jax.passes import Evaluated, evaluate, evaluate_cached, load_calcul
 from srvp_fd_jax.protocols import Protocol, Side, find_protocol
 from srvp_fd_jax.reliability.draws import Measure, state_of
 from srvp_fd_jax.reliability.floor import Floor, floor_of_samples
-from srvp_fd_jax.ruler.ladder import Standing, find_ruler, standing
+from srvp_fd_jax.reliability.units import Units, find_units
+from srvp_fd_jax.ruler.ladder import Standing, find_ruler, standing, whole_groups
 from srvp_fd_jax.videos.properties import differences
-from srvp_fd_jax.videos.sources import Video, as_videos, local_names
+from srvp_fd_jax.videos.sources import Video, as_videos, clip_names, local_names
 
 DEFAULT = "fvd2048_16f"
 """Name of the default protocol."""
@@ -37,6 +38,12 @@ _FOLDERS_TOLD = 5
 
 OnProgress = Callable[[Side, int, int], None]
 """Type of `on_progress`, see `compute`."""
+
+Groups = Callable[[str], Hashable] | Sequence[Any]
+"""Type of `groups`, see `compute`."""
+
+Key = tuple[int, int]
+"""Key of a clip in a sample, see `distances.sample.name_keys`."""
 
 OnSide = Callable[[Side, Sequence[Evaluated]], None]
 """Type of `on_side`, see `compute`."""
@@ -181,6 +188,8 @@ def compute(
     cache: Path | None = None,
     floor: bool = False,
     match: str | Sequence[str] | None = None,
+    paired: bool = False,
+    groups: Groups | None = None,
     on_progress: OnProgress | None = None,
     on_side: OnSide | None = None,
 ) -> Result: ...
@@ -198,6 +207,8 @@ def compute(
     cache: Path | None = None,
     floor: bool = False,
     match: str | Sequence[str] | None = None,
+    paired: bool = False,
+    groups: Groups | None = None,
     on_progress: OnProgress | None = None,
     on_side: OnSide | None = None,
 ) -> list[Result]: ...
@@ -214,6 +225,8 @@ def compute(
     cache: Path | None = None,
     floor: bool = False,
     match: str | Sequence[str] | None = None,
+    paired: bool = False,
+    groups: Groups | None = None,
     on_progress: OnProgress | None = None,
     on_side: OnSide | None = None,
 ) -> Result | list[Result]:
@@ -236,10 +249,17 @@ def compute(
             counted and skipped.
         cache: Folder that keeps statistics of real videos, if these are files, for later calls with
             the same videos, protocol and weights, and their rulers. None for no cache.
-        floor: Whether to compute the distances that chance gives with these clips, and a p-value,
-            see `reliability.floor`. Of more than 2048 clips on a side, it takes a random sample.
+        floor: Whether to compute the null distribution of the distance with these clips, and a
+            p-value, see `reliability.floor`. Of more than 2048 clips on a side, it takes a random
+            sample. Videos of one name below their folders, whatever the suffix, are a pair, such as
+            a video and its prediction.
         match: Glob that chooses the files whose names, or paths below a folder or archive, match
             it; or a pair of globs, for real and for generated videos.
+        paired: Whether the videos of both sides with the same index are pairs, as in arrays of
+            videos and of their predictions. Their number must be the same.
+        groups: Label of the group of each video, if videos depend on each other, such as clips of
+            one recording: a function of the name of a video below its folder, or two sequences of
+            labels, for the real and the generated videos. A label in both sides is one group.
         on_progress: Called from time to time with the side, the number of its videos that are done,
             and the number of all its videos.
         on_side: Called when the videos of a side are done, with the side and its statistics, one
@@ -266,6 +286,9 @@ def compute(
           generated  30 of 30 videos, 30 samples
           network    digits, output dynamics, weights ...
     """
+    if (paired or groups is not None) and not floor:
+        name = "paired" if paired else "groups"
+        raise ValueError(f"{name}: only the test of significance uses it, see floor=True")
     given: dict[Side, Any] = {"real": real, "fake": fake}
     kept = {side: one for side, of in given.items() if (one := _kept(of)) is not None}
     for side, one in kept.items():
@@ -283,6 +306,7 @@ def compute(
     }
     if len(videos) == 2:
         compare_storage(videos, protocols)
+    labels = unit_labels(videos, paired, groups)
     calculators = load_calculators(dict.fromkeys(protocols), weights) if videos else []
     for side, one in kept.items():  # checked before any video is read
         if protocols:
@@ -311,6 +335,7 @@ def compute(
             workers=workers,
             strict=strict,
             sample=SAMPLE_SIZE,
+            paired=paired,
             on_progress=lambda position: told(min(position, total), total),
         )
         by_protocol = {one.protocol: dataclasses.replace(one, name=name) for one in made}
@@ -324,19 +349,26 @@ def compute(
         warn(text)
     of_real, of_fake = evaluated("real"), evaluated("fake")
     under: Sequence[Protocol | None] = protocols or [None]
+    told = {side: by_keys(of, videos[side], side, paired) for side, of in labels.items()}
     both = list(zip(of_real, of_fake, strict=True))
     repeated = repeats(both, calculators, of_files)
     results = [
-        compare(*one, protocol, floor=floor, repeated=texts)
+        compare(
+            *one, protocol, floor=floor, repeated=texts, labels=told, grouped=groups is not None
+        )
         for one, protocol, texts in zip(both, under, repeated, strict=True)
     ]
     results = [
         dataclasses.replace(one, cautions=(*of_files.values(), *one.cautions)) for one in results
     ]
     if cache and "real" in videos:
+        named = by_keys(labels["real"], videos["real"], "real")
         results = [
             dataclasses.replace(
-                one, standing=find_standing(one.fake, videos["real"], calculators, cache)
+                one,
+                standing=find_standing(
+                    one.fake, videos["real"], calculators, cache, told | {"real": named}
+                ),
             )
             if isinstance(one.fake, Evaluated)
             else one
@@ -352,12 +384,16 @@ def compare(
     distance: str | None = None,
     floor: bool = False,
     repeated: Sequence[str] | None = None,
+    labels: Mapping[Side, Mapping[Key, Hashable]] | None = None,
+    grouped: bool = False,
 ) -> Result:
     """Computes the distance between the statistics of two sides, and its floor if asked for.
 
     The distance is by default that of the protocol, or "frechet" if no protocol is known. The
     cautions of the result are given as warnings, too. Among them are those of `repeated`, by
-    default what `repeats` finds.
+    default what `repeats` finds. The units of the floor follow from the `labels` of clips by their
+    keys in a sample, for the sides that have any, else from the keys; `grouped` is whether they are
+    those of groups.
 
     Raises:
         ValueError: If the statistics are not comparable, hold too few samples or are not finite.
@@ -387,9 +423,11 @@ def compare(
     if not np.isfinite(number):
         raise ValueError(f"distance: got {number} for {real.name or 'real'}, which is not finite")
     measure = Measure(name, int(dict(real.statistics.source).get("ddof", 1)))
-    told = (
-        floor_of_samples(_sample(real, "real"), _sample(fake, "fake"), measure) if floor else None
-    )
+    told = None
+    if floor:
+        samples = _sample(real, "real"), _sample(fake, "fake")
+        units = units_of(*samples, labels or {}, grouped)
+        told = floor_of_samples(*samples, measure, units)
     return Result(number, protocol, real, fake, tuple(found), told, measure=name)
 
 
@@ -409,8 +447,88 @@ def comparable(one: _Side, side: Side, distance: str) -> _Side:
     return one
 
 
+def unit_labels(
+    videos: Mapping[Side, Sequence[Video]], paired: bool = False, groups: Groups | None = None
+) -> dict[Side, list[Hashable]]:
+    """Labels of videos: those with equal ones depend on each other, also those of both sides.
+
+    For the arguments see `compute`.
+
+    Raises:
+        ValueError: If `paired` or `groups` do not fit the videos.
+    """
+    if (paired or groups is not None) and len(videos) < 2:
+        name = "paired" if paired else "groups"
+        raise ValueError(f"{name}: got statistics, which hold no names, expected videos")
+    if paired and groups is not None:
+        raise ValueError("paired: got groups too, of which the same label in both sides is a pair")
+    if paired and len({len(of_side) for of_side in videos.values()}) > 1:
+        found = " and ".join(f"{len(of_side)} {side}" for side, of_side in videos.items())
+        raise ValueError(f"paired: got {found} videos, expected as many of both")
+    return {
+        side: _keys(of, side, paired) if groups is None else group_labels(of, side, groups)
+        for side, of in videos.items()
+    }
+
+
+def group_labels(videos: Sequence[Video], side: Side, groups: Groups) -> list[Hashable]:
+    """Labels of the groups of the videos of one side, see `compute`.
+
+    Raises:
+        ValueError: If there is not one label for each video.
+    """
+    if callable(groups):
+        found = {name: groups(name) for name in local_names(videos)}
+        for name, label in found.items():
+            if label is None:
+                raise ValueError(f"groups: got None for {name}, expected a label")
+        return [found[name] for name in local_names(videos)]
+    if len(groups) != 2:
+        raise ValueError(f"groups: got {len(groups)} sequences, expected real and generated labels")
+    labels = np.asarray(groups[side == "fake"]).tolist()
+    if len(labels) != len(videos):
+        raise ValueError(
+            f"groups: got {len(labels)} {side} labels, expected one for each of the {len(videos)} "
+            "videos"
+        )
+    return labels
+
+
+def by_keys(
+    labels: Sequence[Hashable], videos: Sequence[Video], side: Side, paired: bool = False
+) -> dict[Key, Hashable]:
+    """Labels of videos by the keys that their clips have in a sample."""
+    return dict(zip(_keys(videos, side, paired), labels, strict=True))
+
+
+def _keys(videos: Sequence[Video], side: Side, paired: bool) -> list[Any]:
+    return list(map(tuple, name_keys(clip_names(videos, side, paired)).tolist()))
+
+
+def labels_in(sample: FeatureSample, labels: Mapping[Key, Hashable] | None) -> list[Hashable]:
+    """Labels of the clips in a sample, in its order; without any, their keys."""
+    keys = map(tuple, np.asarray(sample.keys)[: min(sample.size, int(sample.count))].tolist())
+    return [labels[key] if labels else key for key in keys]
+
+
+def units_of(
+    real: FeatureSample,
+    fake: FeatureSample,
+    labels: Mapping[Side, Mapping[Key, Hashable]],
+    grouped: bool,
+) -> Units:
+    """Units of two samples by their labels, see `compare`."""
+    return find_units(
+        labels_in(real, labels.get("real")), labels_in(fake, labels.get("fake")), grouped=grouped
+    )
+
+
 def find_standing(
-    fake: Evaluated, videos: Sequence[Video], calculators: Sequence[Calculator], cache: Path
+    fake: Evaluated,
+    videos: Sequence[Video],
+    calculators: Sequence[Calculator],
+    cache: Path,
+    labels: Mapping[Side, Mapping[Key, Hashable]],
 ) -> tuple[Standing, ...]:
     """Finds where generated videos stand on the ruler of real ones.
 
@@ -419,6 +537,9 @@ def find_standing(
         videos: Real videos.
         calculators: Calculators of the evaluation.
         cache: Folder that keeps rulers.
+        labels: Labels of the videos by their keys. Generated clips with the label of a clip in the
+            reference of the ruler come last, with a warning if they are needed. Those of one label
+            are taken together, as the clips of the ruler are.
 
     Returns:
         One `Standing` per corruption; none if the cache keeps no ruler of these real videos, or,
@@ -427,8 +548,17 @@ def find_standing(
     ladder = find_ruler(videos, calculator_of(fake.protocol, calculators), cache)
     if ladder is None or fake.sample is None:
         return ()
+    known = set(labels_in(ladder.reference, labels["real"]))
+    of_fake = labels_in(fake.sample, labels["fake"])
+    order = sorted(whole_groups(of_fake).tolist(), key=lambda i: of_fake[i] in known)
+    apart = sum(label not in known for label in of_fake)
+    if apart < ladder.clips <= len(order):
+        warn(
+            f"ruler: {ladder.clips - apart} generated clips of {ladder.clips} have the names or "
+            "groups of its real clips, to which they are too near if they are predictions of them"
+        )
     try:
-        return standing(ladder, fake.sample)
+        return standing(ladder, fake.sample, np.array(order, int))
     except ValueError as error:
         warn(f"the ruler of the real videos was not used: {error}")
         return ()

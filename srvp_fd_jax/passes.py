@@ -41,7 +41,7 @@ from srvp_fd_jax.networks.base import Moments
 from srvp_fd_jax.protocols import Protocol, Side
 from srvp_fd_jax.resizing import prepare
 from srvp_fd_jax.videos.rounds import VIDEOS_A_ROUND, Clips, Progress, Taken, rounds
-from srvp_fd_jax.videos.sources import Video, fingerprint, local_names
+from srvp_fd_jax.videos.sources import Video, clip_names, fingerprint
 
 SCHEMA = 1
 """Number in the keys of cached statistics; raise it when the same videos give others than before.
@@ -198,6 +198,7 @@ def evaluate(
     save_to: Path | None = None,
     sample: int | None = None,
     along: bool = False,
+    paired: bool = False,
     on_progress: Callable[[int], None] = lambda position: None,
 ) -> list[Evaluated]:
     """Makes the statistics of videos, and a random sample of their clips.
@@ -214,6 +215,7 @@ def evaluate(
         sample: Number of clips that are kept with their features; None to keep none.
         along: Whether the sample has features at all places along the clips, see
             `Architecture.windows`, instead of those that the statistics are made of.
+        paired: Whether clips are named by the indices of their videos, see `sources.clip_names`.
         on_progress: Called after each round with the number of videos that are done.
 
     Returns:
@@ -224,7 +226,7 @@ def evaluate(
             takes whole videos and their lengths differ, or if a video cannot be read and `strict`
             is set.
     """
-    sampling = _Sampling(sample, along)
+    sampling = _Sampling(sample, along, paired)
     job = job_hash(fingerprint(videos), calculators, side, sampling) if save_to else ""
     save = (save_to, job) if save_to else None
     state = _run(videos, calculators, side, workers, strict, sampling, save, on_progress)
@@ -240,6 +242,7 @@ def evaluate_cached(
     workers: int = 0,
     strict: bool = False,
     sample: int | None = None,
+    paired: bool = False,
     on_progress: Callable[[int], None] = lambda position: None,
 ) -> list[Evaluated]:
     """Makes the statistics of videos, or loads those that are kept in `folder`.
@@ -250,7 +253,7 @@ def evaluate_cached(
     and the errors.
     """
     alone = {p: calculator.under([p]) for calculator in calculators for p in calculator.protocols}
-    of_videos, sampling = fingerprint(videos), _Sampling(sample, False)
+    of_videos, sampling = fingerprint(videos), _Sampling(sample, False, paired)
     paths = {
         protocol: folder / f"{job_hash(of_videos, [calculator], side, sampling)}.safetensors"
         for protocol, calculator in alone.items()
@@ -282,10 +285,11 @@ def evaluate_cached(
 
 
 class _Sampling(NamedTuple):
-    """How clips are sampled: see `evaluate` for `size` and `along`."""
+    """How clips are sampled: see `evaluate` for `size`, `along` and `paired`."""
 
     size: int | None
     along: bool
+    paired: bool
 
     def nothing(self, calculator: Calculator, frames: int | None) -> "_Samples":
         """Samples of no clips with this number of frames, which must be known for any sample."""
@@ -351,7 +355,7 @@ def _run(
     state = state or _State.at(Progress.start(protocols), calculators, sampling)
     if strict:
         _check_readable(state)
-    own_keys = zip(videos, name_keys(local_names(videos)), strict=True)
+    own_keys = zip(videos, name_keys(clip_names(videos, side, sampling.paired)), strict=True)
     keys = {video.name: key for video, key in own_keys}
     at, cost, range_told = time.monotonic(), 0.0, False
     for progress, clips in rounds(

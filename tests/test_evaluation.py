@@ -451,3 +451,93 @@ def test_sets_that_were_stored_differently_give_a_warning():
     videos = {"real": as_videos(real, "real"), "fake": as_videos(fake, "fake")}
     with pytest.warns(UserWarning, match="stored differently.*real 16×16, generated 8×8"):
         compare_storage(videos, [find_protocol("srvp:digits:frame")])
+
+
+@pytest.fixture(scope="module")
+def predictions():
+    """Clips, and predictions of them that are as good as real clips, but for their brightness."""
+    real = moving_digits(np.random.default_rng(2), n=20, length=6)
+    return real, (real * 0.9).astype(np.uint8)
+
+
+FEW = "ignore:.*leave the covariance"
+
+
+@pytest.mark.filterwarnings(FEW)
+def test_predictions_are_compared_with_their_clips(predictions, tmp_path):
+    real, fake = predictions
+    folders = [tmp_path / name for name in ("real", "fake")]
+    for folder, of_side in zip(folders, predictions, strict=True):
+        folder.mkdir()
+        for i, clip in enumerate(of_side):
+            np.save(folder / f"{i}.npy", clip)
+    named = compute(*folders, PROTOCOL, floor=True).floor
+    assert (named.unit, named.units, named.p_value) == ("pair", 20, 0.005)
+    by_index = compute(real, fake, PROTOCOL, floor=True, paired=True).floor
+    assert by_index[6:] == named[6:]
+    assert by_index[:6] == pytest.approx(named[:6], rel=0.1, abs=0.01)
+    alone = compute(real, fake, PROTOCOL, floor=True).floor
+    assert alone.unit == "video"
+    assert alone.p_value > 0.9
+    # Statistics in files know the names by their keys.
+    kept = str(tmp_path / "real.safetensors")
+    command = ["stats", str(folders[0]), "-o", kept, "--sample", "30", "--protocol", PROTOCOL]
+    assert cli.main(command) == 0
+    assert compute(kept, folders[1], floor=True).floor == named
+
+
+@pytest.mark.filterwarnings(FEW)
+def test_groups_are_those_of_the_function_the_labels_and_the_command(predictions, tmp_path, capsys):
+    real = predictions[0]
+    folders = [tmp_path / name for name in ("real", "fake")]
+    for folder, of_side in zip(folders, (real[:10], real[10:]), strict=True):
+        folder.mkdir()
+        for i, clip in enumerate(np.repeat(of_side, 2, axis=0)):  # every clip twice
+            np.save(folder / f"{folder.name}{i // 2}_{i % 2}.npy", clip)
+    alone = compute(*folders, PROTOCOL, floor=True).floor
+    by_name = compute(*folders, PROTOCOL, floor=True, groups=lambda name: name.split("_")[0]).floor
+    assert (by_name.unit, by_name.units) == ("group", 20)
+    assert by_name.p_value > alone.p_value
+    labels = [f"real{i // 2}" for i in range(20)], np.arange(20) // 2
+    arrays = [np.repeat(part, 2, axis=0) for part in (real[:10], real[10:])]
+    by_label = compute(*arrays, PROTOCOL, floor=True, groups=labels).floor
+    assert by_label.p_value == pytest.approx(by_name.p_value, abs=0.1)
+    assert by_label[5:] == by_name[5:]
+    capsys.readouterr()
+    command = ["compute", *map(str, folders), "--protocol", PROTOCOL, "--floor", "--json"]
+    assert cli.main([*command, "--group-by", "([a-z]+[0-9]+)_"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["results"]
+    assert told["floor"] == by_name._asdict()
+    assert cli.main([*command, "--group-by", "real[0-9]+"]) == 1
+    assert "--group-by: got 'real[0-9]+', which does not match fake0_0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--group-by", "("])
+    assert cli.main([*command, "--paired"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["results"]
+    assert (told["floor"]["unit"], told["floor"]["units"]) == ("pair", 20)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"paired": True, "floor": False}, "paired: only the test of significance uses it"),
+        ({"groups": str, "floor": False}, "groups: only the test of significance uses it"),
+        ({"paired": True, "n": 19}, "paired: got 20 real and 19 fake videos"),
+        ({"paired": True, "groups": str}, "paired: got groups too"),
+        ({"groups": lambda name: None}, r"groups: got None for real\[0\]"),
+        ({"groups": ([1] * 20, [2] * 19)}, "groups: got 19 fake labels, expected one for each"),
+        ({"groups": [1] * 20}, "groups: got 20 sequences"),
+        ({"groups": lambda name: "all"}, "groups: got 1 groups of real clips"),
+    ],
+)
+@pytest.mark.filterwarnings(FEW)
+def test_units_that_do_not_fit_are_errors(predictions, how, message):
+    n, how = how.get("n", 20), {"floor": True} | {k: v for k, v in how.items() if k != "n"}
+    with pytest.raises(ValueError, match=message):
+        compute(predictions[0], predictions[1][:n], PROTOCOL, **how)
+
+
+def test_units_of_statistics_need_videos():
+    for name, how in (("groups", {"groups": str}), ("paired", {"paired": True})):
+        with pytest.raises(ValueError, match=f"{name}: got statistics, which hold no names"):
+            evaluation.unit_labels({"fake": []}, **how)

@@ -35,7 +35,7 @@ from srvp_fd_jax.passes import (
     prepared,
 )
 from srvp_fd_jax.protocols import Protocol, find_protocol
-from srvp_fd_jax.videos.sources import find_videos, local_names
+from srvp_fd_jax.videos.sources import clip_names, find_videos
 
 COMPARISONS = ("frame", "static_content", "dynamics")
 
@@ -109,7 +109,7 @@ def test_samples_have_the_features_of_the_clips(calculators, clips, tmp_path):
     videos = find_videos(tmp_path / "a.npy")
     results = evaluate(videos, calculators, "real", sample=15)
     along = evaluate(videos, calculators, "real", sample=15, along=True)
-    keys = name_keys(local_names(videos))
+    keys = name_keys(clip_names(videos, "real"))
     chosen = sorted(range(40), key=lambda i: tuple(keys[i]))[:15]
     encoded = encode_clips(calculators[0], [clips[i] for i in chosen])
     outputs = calculators[0].network.architecture.outputs

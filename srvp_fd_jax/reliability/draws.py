@@ -73,11 +73,3 @@ def state_of_first(
 def between(real: State, fake: State, measure: Measure) -> Float[Array, ""]:
     """Distance of a measure between two states."""
     return DISTANCES[measure.distance].between({"real": real, "fake": fake})
-
-
-def check_enough(features: ClipFeatures, name: str) -> int:
-    """Returns the number of clips, or raises a `ValueError` if there are fewer than four."""
-    n = len(features["features"])
-    if n < 4:
-        raise ValueError(f"{name}: got {n} clips, expected at least 4 for a floor or an interval")
-    return n

@@ -10,9 +10,10 @@ from srvp_fd_jax.reliability.draws import (
     ClipFeatures,
     Measure,
     between,
-    check_enough,
+    drawn,
     state_of_first,
 )
+from srvp_fd_jax.reliability.units import Units, shuffled, videos
 
 _SIZES, _SUBSETS = 10, 5
 
@@ -47,7 +48,11 @@ class Limit(NamedTuple):
 
 
 def distance_curve(
-    real: ClipFeatures, fake: ClipFeatures, rng: np.random.Generator, measure: Measure
+    real: ClipFeatures,
+    fake: ClipFeatures,
+    rng: np.random.Generator,
+    measure: Measure,
+    units: Units | None = None,
 ) -> Curve:
     """Distances between random subsets of both sides, for evenly spaced sizes.
 
@@ -56,6 +61,8 @@ def distance_curve(
         fake: Features of the generated clips.
         rng: Source of randomness for the subsets.
         measure: The distance and the divisor of covariances.
+        units: What is drawn, see `units.find_units`, from both sides at once; by default single
+            clips. Clips that it leaves out do not count.
 
     Returns:
         Distances of subsets without repeated clips, up to the number of clips of the smaller side.
@@ -63,13 +70,14 @@ def distance_curve(
     Raises:
         ValueError: If one side has fewer than four clips.
     """
-    n, m = check_enough(real, "real"), check_enough(fake, "fake")
-    most = min(n, m)
+    units = units or videos(len(real["features"]), len(fake["features"]))
+    real, fake = drawn(real, units.real), drawn(fake, units.fake)
+    most = min(len(units.real), len(units.fake))
     sizes = np.unique(np.linspace(max(2, most / _SIZES), most, _SIZES).round().astype(int))
 
     def of_subsets(size: int) -> Float[Array, ""]:
-        s1 = state_of_first(real, rng.permutation(n), size, measure)
-        s2 = state_of_first(fake, rng.permutation(m), size, measure)
+        orders = zip((real, fake), shuffled(units, rng), strict=True)
+        s1, s2 = (state_of_first(side, order, size, measure) for side, order in orders)
         return between(s1, s2, measure)
 
     distances = [[of_subsets(size) for _ in range(_SUBSETS)] for size in sizes.tolist()]

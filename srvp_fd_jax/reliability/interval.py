@@ -1,34 +1,39 @@
-"""The confidence interval of a distance at the number of clips at hand."""
+"""The confidence interval of a distance at the observed number of clips."""
 
 import math
-from collections.abc import Iterator
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from srvp_fd_jax.distances.states import State
 from srvp_fd_jax.reliability.draws import (
     ClipFeatures,
     Measure,
     between,
-    check_enough,
+    drawn,
     state_of_first,
 )
-
-_GROUPS = 40
+from srvp_fd_jax.reliability.units import Units, deletions, videos
 
 
 def distance_interval(
-    real: ClipFeatures, fake: ClipFeatures, rng: np.random.Generator, measure: Measure
+    real: ClipFeatures,
+    fake: ClipFeatures,
+    rng: np.random.Generator,
+    measure: Measure,
+    units: Units | None = None,
 ) -> tuple[float, float]:
     """95 % confidence interval of the mean distance at these numbers of clips.
 
-    The delete-a-group jackknife (Kott 2001, J. Off. Stat. 17) gives the variance due to each side,
-    with at most 40 groups per side, so that no number of clips needs more than 81 distances. Its
-    degrees of freedom are one less than the number of groups, and those of the sum of both are
-    Satterthwaite's (1946, Biometrics Bulletin 2). The standard error s, times the quantile t of
-    Student's distribution, is the margin on the scale of the logarithm: a distance of d gives
-    d exp(± t s / d). If t s exceeds d, the upper end is d + (e − 1) t s, as the exponential would
+    The delete-a-group jackknife (Kott 2001, J. Off. Stat. 17) gives the variance due to each set,
+    with at most 40 groups per set, so that no number of clips needs more than 121 distances. Whole
+    units are deleted, and a unit with clips in both sets, such as a pair, from both at once, so
+    that the variance is that of the distance of dependent sets. The degrees of freedom are one less
+    than the number of groups, and those of the sum of variances are Satterthwaite's
+    (1946, Biometrics Bulletin 2). The standard error s, times the quantile t of Student's
+    distribution, is the margin on the scale of the logarithm: a distance of d gives d exp(± t s /
+    d). If t s exceeds d, the upper end is d + (e − 1) t s, as the exponential would
     grow beyond any meaning for a distance near zero.
 
     The logarithm is there because distances are skewed: a sample without rare, far clips has a
@@ -52,6 +57,8 @@ def distance_interval(
         rng: Source of randomness for the groups.
         measure: The distance and the divisor of covariances. Only if values are never negative is
             the interval on the scale of the logarithm, else it is d ± t s.
+        units: What is deleted, see `units.find_units`; by default single clips. Clips that it
+            leaves out do not count.
 
     Returns:
         Lower and upper end of the interval, with the distance of all clips between them.
@@ -59,33 +66,33 @@ def distance_interval(
     Raises:
         ValueError: If one side has fewer than four clips.
     """
-    n, m = check_enough(real, "real"), check_enough(fake, "fake")
-    s1, s2 = (state_of_first(side, np.arange(k), k, measure) for side, k in ((real, n), (fake, m)))
-    without_groups = (
-        [
-            between(state_of_first(real, *draw, measure), s2, measure)
-            for draw in _without_groups(n, rng)
-        ],
-        [
-            between(s1, state_of_first(fake, *draw, measure), measure)
-            for draw in _without_groups(m, rng)
-        ],
-    )
-    freedom = np.array([len(side) - 1 for side in without_groups])
-    variances = freedom * np.array([np.var(jax.device_get(side)) for side in without_groups])
-    distance = float(between(s1, s2, measure))
+    units = units or videos(len(real["features"]), len(fake["features"]))
+    n, clips = len(units.real), np.arange(len(units.labels))
+    sides = (drawn(real, units.real), clips[:n]), (drawn(fake, units.fake), clips[n:])
+
+    def of_side(number: int, gone: Bool[np.ndarray, " clips"]) -> State:
+        features, own = sides[number]
+        order = np.argsort(gone[own], kind="stable")
+        return state_of_first(features, order, len(own) - int(gone[own].sum()), measure)
+
+    whole = [of_side(i, clips < 0) for i in range(2)]
+
+    def without(deleted: Int[np.ndarray, " deleted"]) -> Float[Array, ""]:
+        gone = np.isin(clips, deleted)
+        s1, s2 = (of_side(i, gone) if gone[sides[i][1]].any() else whole[i] for i in range(2))
+        return between(s1, s2, measure)
+
+    without_units = [
+        np.array(jax.device_get([without(group) for group in groups]))
+        for groups in deletions(units, rng)
+    ]
+    freedom = np.array([len(found) - 1 for found in without_units])
+    variances = freedom * np.array([np.var(found) for found in without_units])
+    distance = float(without(clips[:0]))
     margin = _margin(variances, freedom)
     if measure.kind != "distance":
         return distance - margin, distance + margin
     return _log_interval(distance, margin)
-
-
-def _without_groups(
-    n: int, rng: np.random.Generator
-) -> Iterator[tuple[Int[np.ndarray, " n"], int]]:
-    """Yields draws in which all clips count but those of one random group."""
-    for group in np.array_split(rng.permutation(n), min(_GROUPS, n)):
-        yield np.concatenate([np.setdiff1d(np.arange(n), group), group]), n - len(group)
 
 
 def _margin(variances: Float[np.ndarray, " sides"], freedom: Int[np.ndarray, " sides"]) -> float:

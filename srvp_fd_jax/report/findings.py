@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +14,18 @@ from jaxtyping import Array, Float, Int
 
 from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.distances import DISTANCES
-from srvp_fd_jax.distances.sample import FeatureSample, name_keys
-from srvp_fd_jax.evaluation import calculator_of, cautions, comparable, find_standing
+from srvp_fd_jax.distances.sample import FeatureSample
+from srvp_fd_jax.evaluation import (
+    Groups,
+    by_keys,
+    calculator_of,
+    cautions,
+    comparable,
+    find_standing,
+    labels_in,
+    unit_labels,
+    units_of,
+)
 from srvp_fd_jax.networks.base import Moments, Output
 from srvp_fd_jax.passes import Evaluated
 from srvp_fd_jax.protocols import Protocol, Side
@@ -26,7 +36,7 @@ from srvp_fd_jax.reliability.floor import Floor, find_floor
 from srvp_fd_jax.reliability.interval import distance_interval
 from srvp_fd_jax.report.clips import Frames, load_shown
 from srvp_fd_jax.ruler.ladder import Standing
-from srvp_fd_jax.videos.sources import Video, local_names
+from srvp_fd_jax.videos.sources import Video
 
 SIGNIFICANT, DOUBTFUL = 0.01, 0.05
 """Differences are taken for real if the p-value is below the first, for possible if the second."""
@@ -58,7 +68,7 @@ class Findings(NamedTuple):
         real: Statistics of the real videos, with their sample.
         fake: Statistics of the generated videos, with their sample.
         distance: Distance between all clips of both sides.
-        floor: What chance gives with the clips in the samples, and the p-value.
+        floor: Null distribution of the distance between the clips in the samples, and the p-value.
         interval: 95 % confidence interval of the distance between the clips in the samples.
         curve: Distances of random subsets of the clips.
         limit: Line that extrapolates the curve to infinitely many clips.
@@ -117,6 +127,20 @@ class Findings(NamedTuple):
 
     def verdict(self) -> str:
         """Says in plain English what the distance is worth, and where along the clip it arises."""
+        return " ".join([self._difference(), *self._units()])
+
+    def _units(self) -> Iterator[str]:
+        """Says what the test exchanges, unless it is single videos, and if these are too few."""
+        floor = self.floor
+        if floor.unit != "video":
+            yield f"The permutation test exchanges {floor.exchanged()}."
+        if floor.smallest_p >= SIGNIFICANT:
+            yield (
+                f"With so few {floor.unit}s no p-value below {floor.smallest_p:.2g} is possible, "
+                "so the test cannot show a difference."
+            )
+
+    def _difference(self) -> str:
         floor, where = self.floor, self.where()
         clips = f"{floor.real} real and {floor.fake} generated clips"
         if self.differs():
@@ -178,6 +202,9 @@ def find(
     calculators: Sequence[Calculator],
     cache: Path | None = None,
     repeated: Sequence[str] = (),
+    *,
+    paired: bool = False,
+    groups: Groups | None = None,
 ) -> Findings:
     """Computes the content of a report from two sides under the same protocol.
 
@@ -188,6 +215,8 @@ def find(
         calculators: Calculators of the evaluation, one of which has the protocol.
         cache: Folder that keeps rulers of real videos, see `ruler.ladder`.
         repeated: Warning texts about clips that repeat or are in both sets, see `overlap`.
+        paired: As in `evaluation.compute`, and as both sides were evaluated.
+        groups: As in `evaluation.compute`.
 
     Raises:
         ValueError: If the two sides are not comparable, one has fewer than four clips, or a video
@@ -200,6 +229,9 @@ def find(
     along = {side: sample.moments() for side, sample in samples.items()}
     own = {side: output.of_clip(moments) for side, moments in along.items()}
     both = own["real"], own["fake"]
+    of_videos = unit_labels(videos, paired, groups)
+    labels = {side: by_keys(of, videos[side], side, paired) for side, of in of_videos.items()}
+    units = units_of(samples["real"], samples["fake"], labels, groups is not None)
     sides: dict[Side, Evaluated] = {"real": real, "fake": fake}
     alone = {
         side: dataclasses.replace(one, sample=_of_clips(samples[side], output))
@@ -211,12 +243,17 @@ def find(
     distance = DISTANCES[protocol.distance].between(compared)
     measure = Measure(protocol.distance, protocol.ddof)
     rng = np.random.default_rng(0)
-    curve = distance_curve(*both, rng, measure)
+    curve = distance_curve(*both, rng, measure, units)
     standing: tuple[Standing, ...] = ()
     if cache:
-        standing = find_standing(alone["fake"], videos["real"], calculators, cache)
+        named = labels | {"real": by_keys(of_videos["real"], videos["real"], "real")}
+        standing = find_standing(alone["fake"], videos["real"], calculators, cache, named)
     several = along["real"]["features"].shape[1] > 1
-    held = {side: names_in(sample, videos[side]) for side, sample in samples.items()}
+    names = {side: [video.name for video in of] for side, of in videos.items()}
+    held: dict[Side, list[Any]] = {
+        side: labels_in(sample, by_keys(names[side], videos[side], side, paired))
+        for side, sample in samples.items()
+    }
     pairs = nearest_pairs(own, held)
     random = {side: held[side][:CLIPS_SHOWN] for side in held}
     shown: dict[Side, list[str]] = {
@@ -227,11 +264,11 @@ def find(
         real=real,
         fake=fake,
         distance=float(distance),
-        floor=find_floor(*both, measure),
-        interval=distance_interval(*both, rng, measure),
+        floor=find_floor(*both, measure, units),
+        interval=distance_interval(*both, rng, measure, units),
         curve=curve,
         limit=extrapolate(curve),
-        along=distances_along(along["real"], along["fake"], measure) if several else None,
+        along=distances_along(along["real"], along["fake"], measure, units) if several else None,
         window=1 if output.per_frame else output.frames,
         looks_at=output.looks_at,
         pairs=pairs,
@@ -297,14 +334,6 @@ def rounded(value: float, margin: float) -> str:
         return f"{value:.4g}"
     decimals = 1 - math.floor(math.log10(margin))
     return f"{round(value, decimals):.{max(decimals, 0)}f}"
-
-
-def names_in(sample: FeatureSample, videos: Sequence[Video]) -> list[str]:
-    """Names of the videos in a sample, in its order, found among all videos."""
-    keys = name_keys(local_names(videos)).tolist()
-    by_key = {tuple(key): video.name for key, video in zip(keys, videos, strict=True)}
-    held = min(sample.size, int(sample.count))
-    return [by_key[tuple(key)] for key in np.asarray(sample.keys)[:held].tolist()]
 
 
 def _listed(arrays: Any) -> dict[str, Any]:

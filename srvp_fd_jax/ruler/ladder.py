@@ -11,14 +11,14 @@ import functools
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Float, Int, UInt32
 
 from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.distances.sample import FeatureSample, from_arrays, name_keys
@@ -30,14 +30,15 @@ from srvp_fd_jax.passes import encode_clips, job_hash
 from srvp_fd_jax.protocols import Protocol
 from srvp_fd_jax.reliability.draws import ClipFeatures, Measure, between, drawn, state_of
 from srvp_fd_jax.reliability.floor import Floor, find_floor
+from srvp_fd_jax.reliability.units import find_units
 from srvp_fd_jax.ruler.corruptions import CORRUPTIONS, Clip, NotApplicableError
 from srvp_fd_jax.videos.loading import load_clips
-from srvp_fd_jax.videos.sources import Video, fingerprint, local_names
+from srvp_fd_jax.videos.sources import Video, clip_names, fingerprint
 
 LEAST_CLIPS = 4
 """Smallest number of clips in each of the two sets, which the floor needs."""
 
-_FORMAT, _FORMAT_VERSION = "srvp-fd-jax ruler", "1"
+_FORMAT, _FORMAT_VERSION = "srvp-fd-jax ruler", "2"
 
 
 class Rung(NamedTuple):
@@ -111,6 +112,7 @@ def build(
     calculator: Calculator,
     clips: int,
     *,
+    groups: Sequence[Hashable] | None = None,
     workers: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Ladder:
@@ -126,6 +128,8 @@ def build(
         calculator: Calculator of one protocol, from `load_calculators`.
         clips: Number k of clips in each of the two sets. Generated clips must later be as many,
             because a distance depends on the number of clips.
+        groups: Label of each video. Videos of one label are chosen together, and no label is in
+            both sets. By default every video has its own.
         workers: Number of processes that read videos; 0 to read in threads of this process.
         on_progress: Called with the number of sets of clips that are encoded, and the number of all
             sets.
@@ -143,13 +147,14 @@ def build(
     measure = Measure(protocol.distance, protocol.ddof)
     total = 2 + sum(len(corruption.strengths) for corruption in CORRUPTIONS.values())
     on_progress(0, total)
-    loaded = _usable(videos, protocol, 2 * k, workers)
-    keys, plain, _ = zip(*itertools.islice(loaded, k), strict=True)
+    labels = range(len(videos)) if groups is None else groups
+    loaded = _usable(videos, protocol, k, workers, labels)
+    keys, of_reference, plain, _ = zip(*itertools.islice(loaded, k), strict=True)
     frames = len(plain[0])
     calculator.check_length(frames, f"protocol {protocol.name!r}")
     reference = _sample(calculator, np.stack(keys), encode_clips(calculator, plain)[0], frames)
     on_progress(1, total)
-    _, plain, fast = zip(*loaded, strict=True)
+    _, of_clean, plain, fast = zip(*loaded, strict=True)
     (clean,) = encode_clips(calculator, plain)
     on_progress(2, total)
     compared = reference.moments()
@@ -168,17 +173,23 @@ def build(
             left_out[name] = str(error)
         done += len(corruption.strengths)
         on_progress(done, total)
+    by_key = np.lexsort(np.stack(keys).T[::-1]).tolist()  # the order of the reference
+    units = find_units([of_reference[i] for i in by_key], of_clean, grouped=groups is not None)
+    floor = find_floor(compared, clean, measure, units)
     return Ladder(
         reference=reference,
         measure=measure,
-        floor=find_floor(reference.moments(), clean, measure),
+        # The test may leave clips out, which the corruptions do not.
+        floor=floor._replace(distance=_distance(compared, clean, measure)),
         rungs=tuple(rungs),
         left_out=tuple(left_out.items()),
         videos=_identity(videos),
     )
 
 
-def standing(ladder: Ladder, sample: FeatureSample) -> tuple[Standing, ...]:
+def standing(
+    ladder: Ladder, sample: FeatureSample, clips: Int[np.ndarray, " m"] | None = None
+) -> tuple[Standing, ...]:
     """Finds where clips stand among the corruptions of a ladder.
 
     The distance of the first k clips of the sample to the reference, see `distance_from`, is read
@@ -191,10 +202,12 @@ def standing(ladder: Ladder, sample: FeatureSample) -> tuple[Standing, ...]:
     Raises:
         ValueError: See `distance_from`.
     """
-    return at_distance(ladder, distance_from(ladder, sample))
+    return at_distance(ladder, distance_from(ladder, sample, clips))
 
 
-def distance_from(ladder: Ladder, sample: FeatureSample) -> float:
+def distance_from(
+    ladder: Ladder, sample: FeatureSample, clips: Int[np.ndarray, " m"] | None = None
+) -> float:
     """Computes the distance of the first k clips in a sample to the reference of a ladder.
 
     These are random clips of those that the sample was made of. Fewer clips are refused, as the
@@ -204,6 +217,9 @@ def distance_from(ladder: Ladder, sample: FeatureSample) -> float:
         ladder: Ladder of k clips.
         sample: Sample of generated clips with their own features, not with those of all places
             along the clips.
+        clips: Indices of the clips of the sample that may be compared, in their order. By default
+            all. Clips that depend on the reference, such as predictions of its clips, are nearer to
+            it than other real clips are.
 
     Raises:
         ValueError: If the sample was made with another network, output, precision, protocol or
@@ -214,19 +230,25 @@ def distance_from(ladder: Ladder, sample: FeatureSample) -> float:
     if vectors[0] != vectors[1]:
         raise ValueError(f"sample: got {vectors[1]} vectors per clip, the ruler has {vectors[0]}")
     moments = sample.moments()
-    held, k = len(moments["features"]), ladder.clips
+    clips = np.arange(len(moments["features"])) if clips is None else clips
+    held, k = len(clips), ladder.clips
     if held < k:
         raise ValueError(
             f"sample: got {held} clips, but the ruler compares {k}, and a distance depends on the "
             f"number of clips: make a ruler of at most {held} clips"
         )
-    first = {name: array[:k] for name, array in moments.items()}
-    return _distance(ladder.reference.moments(), first, ladder.measure)
+    return _distance(ladder.reference.moments(), drawn(moments, clips[:k]), ladder.measure)
 
 
 def at_distance(ladder: Ladder, distance: float) -> tuple[Standing, ...]:
     """Finds the strengths that have a distance to the reference, one `Standing` per corruption."""
     return tuple(_on_rung(ladder, rung, distance) for rung in ladder.rungs)
+
+
+def whole_groups(labels: Sequence[Hashable]) -> Int[np.ndarray, " n"]:
+    """Order in which equal labels come together, at the place of the first of them."""
+    places: dict[Hashable, int] = {}
+    return np.argsort([places.setdefault(label, len(places)) for label in labels], kind="stable")
 
 
 def check_videos(ladder: Ladder, videos: Sequence[Video]) -> None:
@@ -352,25 +374,36 @@ def load(path: str | os.PathLike[str]) -> Ladder:
 
 
 def _usable(
-    videos: Sequence[Video], protocol: Protocol, needed: int, workers: int
-) -> Iterator[tuple[UInt32[np.ndarray, "2"], Clip, Clip | None]]:
-    """Yields keys and clips of `needed` random videos, and their clips at doubled speed or None.
+    videos: Sequence[Video],
+    protocol: Protocol,
+    k: int,
+    workers: int,
+    labels: Sequence[Hashable],
+) -> Iterator[tuple[UInt32[np.ndarray, "2"], Hashable, Clip, Clip | None]]:
+    """Yields keys, labels and clips of 2·k random videos, and clips at doubled speed or None.
 
-    A random start of a clip depends on the place of its video in the random order.
+    Videos of one label come together. None of the first k has the label of a later one. A random
+    start of a clip depends on the place of its video in the random order.
     """
-    keys = name_keys(local_names(videos))
-    order = np.lexsort((keys[:, 1], keys[:, 0])).tolist()
+    keys = name_keys(clip_names(videos, "real"))
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    order = order[whole_groups([labels[i] for i in order])].tolist()
     protocols = [protocol]
     if protocol.frames is not None:  # a whole video is too short for its clip at doubled speed
         faster = dataclasses.replace(protocol.real, step=2 * protocol.real.step)
         protocols.append(dataclasses.replace(protocol, real=faster))
     found, lost, frames, range_told = 0, [], protocol.frames, False
+    first: set[Hashable] = set()
     ordered = [videos[i] for i in order]
     loaded = load_clips(ordered, protocols, "real", workers=workers)
-    for key, one in zip(keys[order], loaded, strict=False):
+    for i, one in zip(order, loaded, strict=False):
         clip, *fast = one.clips
         if clip is None:
             lost.append(f"{one.video.name}: {one.error or 'too short'}")
+            continue
+        if found < k:
+            first.add(labels[i])
+        elif labels[i] in first:
             continue
         frames = frames or len(clip)
         if len(clip) != frames:
@@ -383,13 +416,13 @@ def _usable(
             if caution := range_caution(float(clip.min()), float(clip.max())):
                 warn(f"videos: {caution}")
             range_told = caution is not None
-        yield key, clip, fast[0] if fast else None
+        yield keys[i], labels[i], clip, fast[0] if fast else None
         found += 1
-        if found == needed:
+        if found == 2 * k:
             return
     reason = f"; {len(lost)} do not, such as {lost[0]}" if lost else ""
     raise ValueError(
-        f"clips: got {needed // 2}, which takes {needed} videos, but only {found} of {len(videos)} "
+        f"clips: got {k}, which takes {2 * k} videos, but only {found} of {len(videos)} "
         f"give a clip{reason}"
     )
 

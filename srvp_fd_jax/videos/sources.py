@@ -357,6 +357,28 @@ def local_names(videos: Sequence[Video]) -> list[str]:
     return [os.path.relpath(path, folder) for path in absolute]
 
 
+def clip_names(videos: Sequence[Video], side: str, paired: bool = False) -> list[str]:
+    """Names by which the clips of one side are chosen, and are pairs with those of the other side.
+
+    These are the local names without the suffix, unless that makes two of them equal. The index in
+    an array is no name, so the clips of arrays are no pairs. If `paired`, all names are the indices
+    of the videos.
+    """
+    if paired:
+        return [f"[{i}]" for i in range(len(videos))]
+    local = [
+        name if video.row is None else f"{side}: {name}"
+        for name, video in zip(local_names(videos), videos, strict=True)
+    ]
+    stems = [
+        name.removesuffix(s)
+        if (s := PurePosixPath(name).suffix).lower() in _MEDIA_SUFFIXES
+        else name
+        for name in local
+    ]
+    return stems if len(set(stems)) == len(set(local)) else local
+
+
 def _common_folder(paths: Sequence[str]) -> str:
     return os.path.commonpath([os.path.dirname(path) for path in paths])
 

@@ -28,6 +28,7 @@ def made_up(
     clips=(300, 200),
     infinity=1.0,
     kind="frechet",
+    **units,
 ):
     """Findings of made-up numbers, with these numbers of clips in 4 dimensions."""
     features = np.random.default_rng(0).normal(size=(5000, 4)).astype(np.float32)
@@ -43,7 +44,7 @@ def made_up(
         real=side,
         fake=side,
         distance=distance,
-        floor=Floor(1.0, 0.5, 2.0, p_value, distance, *clips),
+        floor=Floor(1.0, 0.5, 2.0, p_value, distance, *clips, **units),
         interval=(distance - 0.5, distance + 0.5),
         curve=None,
         limit=Limit(infinity, 1.0, 2),
@@ -89,6 +90,18 @@ def made_up(
             "The clips begin to differ at frames 2 to 4, and differ to their end. The distance "
             "itself does not tell, which chance may give with these 300 real and 200 generated "
             "clips (p = 0.52).",
+        ),
+        (
+            {"p_value": 0.9, "unit": "pair", "units": 150, "singles": 200},
+            "Not distinguishable from real with these 300 real and 200 generated clips (p = 0.9). "
+            "The permutation test exchanges the two videos of each of 150 pairs and 200 single "
+            "videos.",
+        ),
+        (
+            {"p_value": 0.05, "unit": "group", "units": 8, "smallest_p": 0.029},
+            "Not distinguishable from real with these 300 real and 200 generated clips (p = 0.05). "
+            "The permutation test exchanges 8 groups of videos. With so few groups no p-value "
+            "below 0.029 is possible, so the test cannot show a difference.",
         ),
     ],
 )
@@ -171,14 +184,21 @@ def clips():
     return {"real": real, "perfect": perfect, "frozen": corruptions.freeze(perfect, 4)}
 
 
-def found(real, fake):
+def found(real, fake, **units):
     calculators = load_calculators([find_protocol("srvp:digits:dynamics")])
     videos = {"real": as_videos(real, "real"), "fake": as_videos(fake, "fake")}
     sides = {
-        side: evaluate(videos[side], calculators, side, sample=128, along=True)[0]
+        side: evaluate(
+            videos[side],
+            calculators,
+            side,
+            sample=128,
+            along=True,
+            paired=units.get("paired", False),
+        )[0]
         for side in videos
     }
-    return find(**sides, videos=videos, calculators=calculators)
+    return find(**sides, videos=videos, calculators=calculators, **units)
 
 
 def test_a_generator_that_freezes_is_told_from_where_it_freezes(clips):
@@ -224,3 +244,18 @@ def test_shown_clips_are_those_of_their_names(clips):
         for name, clip in findings.clips[side].items():
             stored = of_side[int(name.removeprefix(f"{side}[").removesuffix("]"))]
             np.testing.assert_allclose(clip, stored / 255, atol=1e-6)
+
+
+def test_predictions_are_compared_with_their_clips_everywhere(clips):
+    real = clips["real"]
+    fake = np.concatenate([real[:, :5], (real[:, 5:] * 0.9).astype(np.uint8)], axis=1)
+    findings = found(real, fake, paired=True)
+    assert (findings.floor.unit, findings.floor.units) == ("pair", 100)
+    # The first window holds the frames that both share, and all others hold darker ones.
+    assert findings.along.p_values[0] == 1
+    assert (findings.along.p_values[1:] == 0.005).all()
+    assert found(real, fake).along.p_values[1] > 0.9
+    np.testing.assert_allclose(findings.curve.distances, 0, atol=1e-4)
+    assert all(
+        pair.fake.removeprefix("fake") == pair.real.removeprefix("real") for pair in findings.pairs
+    )

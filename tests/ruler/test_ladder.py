@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +13,22 @@ from srvp_fd_jax import FeatureSample
 from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.demo.moving_digits import moving_digits
 from srvp_fd_jax.distances.states import mark
+from srvp_fd_jax.evaluation import find_standing
 from srvp_fd_jax.files import read_safetensors, write_safetensors
 from srvp_fd_jax.passes import evaluate, load_calculators
 from srvp_fd_jax.protocols import find_protocol
 from srvp_fd_jax.reliability.draws import Measure
 from srvp_fd_jax.ruler import ladder
 from srvp_fd_jax.ruler.corruptions import CORRUPTIONS
-from srvp_fd_jax.ruler.ladder import Ladder, Rung, at_distance, build, standing
+from srvp_fd_jax.ruler.ladder import (
+    Ladder,
+    Rung,
+    at_distance,
+    build,
+    distance_from,
+    kept_at,
+    standing,
+)
 from srvp_fd_jax.videos.sources import as_videos, find_videos
 
 K, FEW, FRAMES = 40, 5, 6
@@ -85,7 +95,7 @@ def rung(made: Ladder, name: str) -> Rung:
 
 def test_distances_are_those_of_disjoint_halves_in_the_order_of_hashes(folder, of_frames):
     names = [video.name for video in find_videos(folder)]
-    names.sort(key=lambda name: hashlib.sha256(Path(name).name.encode()).digest()[:8])
+    names.sort(key=lambda name: hashlib.sha256(Path(name).stem.encode()).digest()[:8])
     clips = np.stack([np.load(name)[:FRAMES] for name in names])
     calculator = calculator_of("frame")
     made = [calculator.statistics([half])["frame"] for half in (clips[:K], clips[K:])]
@@ -240,8 +250,8 @@ def test_other_files_are_no_rulers(of_dynamics, tmp_path, monkeypatch):
         subset(patch, "noise", "JPEG")
         with pytest.raises(ValueError, match="corruption: got 'blur', allowed are noise, JPEG"):
             ladder.load(path)
-        patch.setattr(ladder, "_FORMAT_VERSION", "2")
-        with pytest.raises(ValueError, match="format version 1, this release reads 2: make the"):
+        patch.setattr(ladder, "_FORMAT_VERSION", "3")
+        with pytest.raises(ValueError, match="format version 2, this release reads 3: make the"):
             ladder.load(path)
     metadata, arrays = read_safetensors(path, lambda _: None)
     for name in ("keys", "variances"):
@@ -334,3 +344,27 @@ def test_floats_of_another_range_are_told(monkeypatch):
     with pytest.warns(UserWarning, match="videos: got values from -1 to 1, expected floats in"):
         made = build(as_videos(clips, "real"), calculator_of("dynamics"), FEW)
     assert made.videos == ""
+
+
+def test_sets_share_no_group(folder):
+    videos, calculator = find_videos(folder), calculator_of("frame")
+    labels = [int(Path(video.name).stem) // 7 for video in videos]
+    usable = ladder._usable(videos, calculator.protocols[0], 25, 0, labels)
+    chosen = [label for _, label, *_ in usable]
+    assert len(chosen) == 50
+    assert not {*chosen[:25]} & {*chosen[25:]}
+    assert [*dict.fromkeys(chosen)] == [label for label, _ in itertools.groupby(chosen)]
+    with pytest.raises(ValueError, match="clips: got 40, which takes 80 videos, but only 7"):
+        list(ladder._usable(videos, calculator.protocols[0], 40, 0, labels))
+
+
+def test_predictions_of_the_reference_are_left_out(folder, of_frames, tmp_path):
+    videos, calculator = find_videos(folder), calculator_of("frame")
+    ladder.save(of_frames, kept_at(videos, calculator, tmp_path))
+    (fake,) = evaluate(videos, [calculator], "fake", sample=2 * K)
+    labels = dict(zip(map(tuple, np.asarray(fake.sample.keys).tolist()), range(2 * K), strict=True))
+    both = {"real": labels, "fake": labels}
+    found = find_standing(fake, videos, [calculator], tmp_path, both)
+    # The others are the second set, whose distance is that of real clips.
+    assert found == at_distance(of_frames, of_frames.clean)
+    assert distance_from(of_frames, fake.sample) < of_frames.clean / 100

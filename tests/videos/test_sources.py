@@ -19,6 +19,7 @@ from srvp_fd_jax.videos.sources import (
     File,
     Video,
     as_videos,
+    clip_names,
     find_videos,
     fingerprint,
     load_array,
@@ -797,3 +798,20 @@ def test_a_header_that_threads_parse_at_the_same_time_is_parsed_again(tmp_path, 
     (tmp_path / "b.npy").write_bytes((tmp_path / "a.npy").read_bytes())
     with pytest.raises(ValueError, match=r"b\.npy: not a readable array file: for ever"):
         load_array(File(str(tmp_path / "b.npy")))
+
+
+def test_clips_have_the_names_of_their_videos_without_the_suffix(tmp_path):
+    for name in ("a/1.mp4", "a/2.GIF", "b/1.avi", "b/v1.5/0.png", "b/v1.5/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    videos = find_videos(tmp_path)
+    assert clip_names(videos, "real") == ["a/1", "a/2", "b/1", "b/v1.5"]
+    assert clip_names(videos, "real", paired=True) == ["[0]", "[1]", "[2]", "[3]"]
+    (tmp_path / "b/1.mp4").touch()  # beside 1.avi
+    assert clip_names(find_videos(tmp_path), "real")[2:4] == ["b/1.avi", "b/1.mp4"]
+    clips = np.zeros((2, 3, 4, 4, 1), np.uint8)
+    np.save(tmp_path / "clips.npy", clips)
+    assert clip_names(find_videos(tmp_path / "clips.npy"), "fake") == [
+        "fake: clips.npy[0]",
+        "fake: clips.npy[1]",
+    ]
