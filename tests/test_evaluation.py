@@ -486,7 +486,7 @@ def test_predictions_are_compared_with_their_clips(predictions, tmp_path):
     assert compute(kept, folders[1], floor=True).floor == named
 
 
-@pytest.mark.filterwarnings(FEW)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # few clips, which repeat
 def test_groups_are_those_of_the_function_the_labels_and_the_command(predictions, tmp_path, capsys):
     real = predictions[0]
     folders = [tmp_path / name for name in ("real", "fake")]

@@ -800,6 +800,7 @@ def test_a_header_that_threads_parse_at_the_same_time_is_parsed_again(tmp_path, 
         load_array(File(str(tmp_path / "b.npy")))
 
 
+@pytest.mark.filterwarnings("ignore:.*one name but for the suffix")
 def test_clips_have_the_names_of_their_videos_without_the_suffix(tmp_path):
     for name in ("a/1.mp4", "a/2.GIF", "b/1.avi", "b/v1.5/0.png", "b/v1.5/1.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
