@@ -135,6 +135,7 @@ def test_the_commands_take_the_files(command: str, files: list[Path], capsys):
 
 
 @pytest.mark.filterwarnings("ignore:.*samples:", "ignore:.*leave the covariance")
+@pytest.mark.filterwarnings("ignore:1 of 3 generated clips are equal to a real clip")
 def test_a_file_against_clips(digits: FrechetDistanceCalculator, tmp_path: Path):
     clips = np.random.default_rng(0).integers(0, 256, (6, 6, 64, 64, 1), np.uint8)
     encoded = np.concatenate(digits.features(clips[:4])["frame"])
