@@ -311,6 +311,7 @@ class Calculator:
         Unlike those of `empty`, the states are not typed as varying inside `jax.shard_map`, so that
         with clips folded in they vary only over the axes over which the clips vary.
         """
+        self.network.check(self.weights_sha256)
         return tuple(
             states.mark(
                 DISTANCES[protocol.distance].empty(
@@ -346,6 +347,7 @@ class Calculator:
         self, clips: ArrayLike, name: str, mask: Bool[AnyArray, " n"] | None = None
     ) -> Shaped[AnyArray, "n t h w c"]:
         """Checks clips, moves their channels last and drops the frames that the protocol skips."""
+        self.network.check(self.weights_sha256)
         per_frame = all(output.per_frame for output in self.outputs)
         checked = as_clips(clips, name, frames_allowed=per_frame, mask=mask)
         size, (_, frames, height, width, _) = self.network.architecture.size, checked.shape

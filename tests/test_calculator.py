@@ -272,7 +272,28 @@ def test_calculator_is_a_pytree(digits, clips):
     x = clips[0][:2]
     chex.assert_trees_all_equal(again.extract_w(x), digits.extract_w(x))
     zeros = jax.tree.map(jnp.zeros_like, digits)
-    chex.assert_trees_all_close(zeros.extract_w(x), jnp.zeros((2, 256)))
+    of_zeros = jax.jit(lambda calculator: calculator.extract_w(x))(zeros)
+    chex.assert_trees_all_close(of_zeros, jnp.zeros((2, 256)))
+
+
+def test_weights_that_an_optimiser_changed_are_refused(digits, clips):
+    x = clips[0][:2]
+    optimiser = optax.adamw(1e-3, weight_decay=0.1)
+    model = {"scale": jnp.ones(()), "metric": digits}
+    updates, _ = optimiser.update(jax.tree.map(jnp.zeros_like, model), optimiser.init(model), model)
+    changed = optax.apply_updates(model, updates)["metric"]
+    s = digits.only("dynamics").empty()["dynamics"]
+    for use in (
+        lambda: changed.extract_w(x),
+        lambda: changed(x, x, "static_content"),
+        lambda: changed.empty(),
+        lambda: changed.statistics([x]),
+        lambda: changed.distance(s, s),
+    ):
+        with pytest.raises(ValueError, match="network: the weights were changed"):
+            use()
+    copied = jax.tree.map(jnp.copy, digits)
+    chex.assert_trees_all_equal(copied.extract_w(x), digits.extract_w(x))
 
 
 @pytest.mark.parametrize("comparison_type", COMPARISON_TYPES)

@@ -9,6 +9,7 @@ import abc
 import dataclasses
 import functools
 import json
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -20,6 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from srvp_fd_jax.checkpoint import check_arrays
+from srvp_fd_jax.devices import values
 from srvp_fd_jax.files import arrays_sha256
 from srvp_fd_jax.inputs import not_allowed
 from srvp_fd_jax.networks.convolution import Precision
@@ -181,6 +183,10 @@ def dotted(path: tuple[Any, ...]) -> str:
     return ".".join(map(str, path))
 
 
+# Arrays of loaded weights under their ids, which need no hash to be recognised.
+_RECOGNISED: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrozenNetwork:
@@ -198,6 +204,28 @@ class FrozenNetwork:
     arrays: dict[str, Array]
     architecture: Architecture = dataclasses.field(metadata={"static": True})
     precision: Precision = dataclasses.field(metadata={"static": True})
+
+    def check(self, weights_sha256: str) -> None:
+        """Raises a `ValueError` if the weights are known and do not have this hash.
+
+        Arrays are hashed once. Traced weights, and those in training, whose hash is empty, are not
+        checked.
+        """
+        if not weights_sha256 or all(
+            _RECOGNISED.get(id(array)) is array for array in self.arrays.values()
+        ):
+            return
+        known = {}
+        for name, array in self.arrays.items():
+            if (value := values(array)) is None:
+                return
+            known[name] = value
+        if arrays_sha256(known) != weights_sha256:
+            raise ValueError(
+                "network: the weights were changed since they were loaded, such as by an optimiser "
+                "with weight decay; load the calculator again, outside of the tree of parameters"
+            )
+        _RECOGNISED.update({id(array): array for array in self.arrays.values()})
 
     def module(self) -> Any:
         """Makes the Flax module with these weights."""
@@ -263,6 +291,7 @@ class Weights:
         # Inside a jitted function, `jnp.asarray` would otherwise give tracers.
         with jax.ensure_compile_time_eval():
             arrays = {name: jnp.asarray(array) for name, array in self.arrays.items()}
+        _RECOGNISED.update({id(array): array for array in arrays.values()})
         return FrozenNetwork(arrays, self.architecture, precision)
 
 
