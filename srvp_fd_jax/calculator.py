@@ -227,6 +227,7 @@ class Calculator:
             named[name] = states.mark(s, **dict(expected.source))
         compare = DISTANCES[protocols[0].distance]
         states.check_counts(compare, {k: s.count for k, s in named.items()}, real.dim)
+        states.check_ranges(named)
         return compare.between(named)
 
     def distances(
@@ -275,6 +276,7 @@ class Calculator:
             self._folded(self.nothing(lengths[0], len(of[0])), of, batch_size)
             for of in clips.values()
         )
+        states.check_ranges({"x": of_x[0], "y": of_y[0]}, checked=True)
         return {
             protocol.output: DISTANCES[protocol.distance].between({"x": s1, "y": s2})
             for protocol, s1, s2 in zip(self.protocols, of_x, of_y, strict=True)

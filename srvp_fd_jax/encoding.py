@@ -28,7 +28,8 @@ from srvp_fd_jax.devices import (
     values,
     zeros,
 )
-from srvp_fd_jax.distances.states import State
+from srvp_fd_jax.distances.states import State, join_ranges, unseen, widened
+from srvp_fd_jax.inputs import to_unit_range
 from srvp_fd_jax.networks.base import Moments, Output
 
 _T = TypeVar("_T")
@@ -85,7 +86,8 @@ def fold_samples(
     mask: Bool[Array, " n"] | None = None,
 ) -> States:
     """Folds the samples that count into states, which each device does with its own samples."""
-    return update(state, encode(extract, samples, batch_size, division), mask, division)
+    made = encode(extract, samples, batch_size, division)
+    return update(state, made, mask, division, _seen(samples, mask))
 
 
 def statistics(extract: Extract, batch: Batch, batch_size: int, empty: States) -> States:
@@ -174,7 +176,8 @@ def _fold_block(
     batch_size: int,
 ) -> States:
     """Folds the first `count` samples of a block into states, by one program for all counts."""
-    return update(state, encode_block(extract, samples, count, batch_size), counting)
+    made = encode_block(extract, samples, count, batch_size)
+    return update(state, made, counting, seen=_seen(samples, counting))
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
@@ -209,12 +212,43 @@ def update(
     moments: tuple[Moments, ...],
     counting: Bool[AnyArray, " n"] | None,
     division: Division = 1,
+    seen: Float[AnyArray, "2"] | None = None,
 ) -> States:
-    """Folds samples into states, except for those where `counting` is False."""
-    return tuple(
+    """Folds samples into states, except for those where `counting` is False.
+
+    `seen` is the smallest and the largest value of the samples.
+    """
+    folded = (
         state.fold(**rows(new, counting), division=division)
         for state, new in zip(states, moments, strict=True)
     )
+    return tuple(state if seen is None else widened(state, seen) for state in folded)
+
+
+def _seen(
+    samples: Shaped[Array, "n *sample"], counting: Bool[Array, " n"] | None
+) -> Float[Array, "2"]:
+    """The smallest and the largest value of the samples that count; infinite if one is not finite.
+
+    The values are in the unit of floats in [0, 1].
+    """
+    samples = jax.lax.stop_gradient(samples)
+    axes = tuple(range(1, samples.ndim))
+    low, high = to_unit_range(samples.min(axes)), to_unit_range(samples.max(axes))
+    if samples.dtype != jnp.uint8:  # XLA's minimum and maximum ignore NaN on a CPU
+        finite = jnp.isfinite(samples).all(axes)
+        low, high = jnp.where(finite, low, -jnp.inf), jnp.where(finite, high, jnp.inf)
+    ranges = jnp.stack([low, high], axis=1)
+    if counting is not None:
+        ranges = jnp.where(counting[:, None], ranges, unseen()[None])
+    return join_ranges(ranges)
+
+
+def range_of_arrays(samples: Sequence[Shaped[np.ndarray, "..."]]) -> Float[np.ndarray, "2"]:
+    """The same of arrays on the host, all of which count."""
+    low, high = min(x.min() for x in samples), max(x.max() for x in samples)
+    divisor = 255 if samples[0].dtype == np.uint8 else 1
+    return np.array([low, high], np.float32) / np.float32(divisor)
 
 
 def rows(moments: Moments, counting: Bool[AnyArray, " n"] | None = None) -> dict[str, Any]:

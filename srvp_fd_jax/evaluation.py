@@ -14,7 +14,13 @@ from srvp_fd_jax import overlap
 from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.distances import DISTANCES, cd_fvd, check_type, load_statistics
 from srvp_fd_jax.distances.sample import SAMPLE_SIZE, FeatureSample, load_sample, name_keys
-from srvp_fd_jax.distances.states import State, check_comparable, check_counts, mark
+from srvp_fd_jax.distances.states import (
+    State,
+    check_comparable,
+    check_counts,
+    mark,
+    range_cautions,
+)
 from srvp_fd_jax.files import printable
 from srvp_fd_jax.inputs import warn
 from srvp_fd_jax.networks import NETWORKS
@@ -399,17 +405,25 @@ def compare(
         ValueError: If the statistics are not comparable, hold too few samples or are not finite.
     """
     name = distance or (protocol.distance if protocol else "frechet")
-    real, fake = comparable(real, "real", name), comparable(fake, "fake", name)
     sides = [real.name or "real", fake.name or "fake"]
     if sides[0] == sides[1]:
         sides = ["real", "fake"]
+    of_values = [
+        text
+        for side, one in zip(sides, (real, fake), strict=True)
+        # A pass over videos warns of floats outside [0, 1] itself.
+        for text in range_cautions(
+            side, one.statistics, checked=isinstance(one, Evaluated) and not one.cached
+        )
+    ]
+    real, fake = comparable(real, "real", name), comparable(fake, "fake", name)
     both = dict(zip(sides, (real.statistics, fake.statistics), strict=True))
     compared = DISTANCES[name]
     check_comparable(real.statistics, fake.statistics)
     check_counts(compared, {side: s.count for side, s in both.items()})
     if repeated is None:
         (repeated,) = repeats([(real, fake)])
-    found = [*cautions(name, real.statistics, fake.statistics), *repeated]
+    found = [*cautions(name, real.statistics, fake.statistics), *of_values, *repeated]
     for side, one in (("real", real), ("generated", fake)):
         if isinstance(one, Evaluated) and one.unreadable:
             video, reason = one.unreadable[0]

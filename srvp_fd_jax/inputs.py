@@ -220,13 +220,28 @@ def _check_values(
         # NumPy's minimum and maximum are NaN where one of the values is.
         counted = array if counting is None else array[counting]
         low, high = float(counted.min()), float(counted.max())
+    check_range(low, high, name)
+    if not range_told and (caution := range_caution(low, high)):
+        warn(f"{name}: {caution}")
+
+
+def check_range(low: float, high: float, name: str) -> None:
+    """Raises a `ValueError` if values from `low` to `high` cannot be those of clips."""
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(f"{name}: got values that are not finite, expected floats in [0, 1]")
     if max(-low, high) > _LARGEST:
         got = f"{name}: got values from {low:.3g} to {high:.3g}, expected floats in [0, 1]"
         raise ValueError(f"{got}; divide by 255 or pass uint8")
-    if not range_told and (caution := range_caution(low, high)):
-        warn(f"{name}: {caution}")
+
+
+def dark_caution(high: float) -> str | None:
+    """Warning text if `high` is too small for the largest value of a whole set, else None."""
+    if high > (1 + _ROUNDING) / 255:
+        return None
+    return (
+        f"the largest value of all clips is {high:.3g} of 1, as of floats that were divided by 255 "
+        "twice or uint8 that holds 0 and 1 only"
+    )
 
 
 def range_caution(low: float, high: float) -> str | None:

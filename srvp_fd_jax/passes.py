@@ -32,6 +32,7 @@ from srvp_fd_jax.encoding import (
     Extract,
     States,
     encode_block,
+    range_of_arrays,
     update,
     used_frames,
 )
@@ -414,7 +415,8 @@ def _with_clips(
         )
         if sampling.along:
             encoded = tuple(o.of_clip(m) for o, m in zip(outputs, encoded, strict=True))
-        states = update(states, encoded, counting)
+        seen = jax.device_put(range_of_arrays(arrays[place]))
+        states = update(states, encoded, counting, seen=seen)
     return _Made(states, samples)
 
 

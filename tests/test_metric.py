@@ -84,6 +84,38 @@ def test_what_seems_to_be_a_mask_is_refused(metric, name):
     assert number(metric) == expected()
 
 
+update_in_jit = nnx.jit(lambda metric, clips, mask: metric.update(clips=clips, mask=mask))
+ALL = np.ones(len(FAKE), bool)
+
+
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [
+        (2 * FAKE - 1, r"fake: got values from -\S+ to \S+, expected floats in \[0, 1\]"),
+        (FAKE / 255, r"fake: the largest value of all clips is 0\.0039"),
+    ],
+)
+def test_ranges_of_traced_clips_are_warned_of(metric, clips, message):
+    update_in_jit(metric, clips, ALL)
+    with pytest.warns(UserWarning, match=message):
+        assert number(metric) == expected(clips)
+    metric.reset()
+    update_in_jit(metric, FAKE, ALL)
+    assert number(metric) == expected()
+
+
+@pytest.mark.parametrize("value", [255, np.nan, np.inf])
+def test_traced_clips_that_are_no_clips_are_refused(metric, value):
+    one = FAKE.copy()
+    one[3, -1, 2, 2] = value
+    update_in_jit(metric, one, np.arange(len(FAKE)) != 3)
+    update_in_jit(metric, FAKE[3:4], np.ones(1, bool))
+    assert number(metric) == expected()
+    update_in_jit(metric, one, ALL)
+    with pytest.raises(ValueError, match="fake: got values"):
+        metric.compute()
+
+
 def without_side_effects(metric):
     """An update as a function of the state of Flax, and that state."""
     graph, state = nnx.split(metric)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import uses
 
-from srvp_fd_jax import encoding
+import srvp_fd_jax
+from srvp_fd_jax import FeatureStatistics, encoding, files
+from srvp_fd_jax.distances import states
 
 
 @pytest.mark.filterwarnings("ignore:.*leave the covariance singular")
@@ -70,3 +72,66 @@ def test_wrong_masks_are_told(mask):
         CALCULATOR.update(CALCULATOR.empty(), x, mask=mask)
     with pytest.raises(ValueError, match=r"y_mask: got .*, expected bool \(48,\)"):
         CALCULATOR.distances(uses.REAL, x, y_mask=mask)
+
+
+def range_of(statistics):
+    return pytest.approx(states.range_of(statistics["static_content"]), abs=1e-7)
+
+
+def test_statistics_carry_the_range_of_their_values(tmp_path):
+    x, looked_at = uses.REAL, uses.REAL[:, -2:]  # of static_content, by the stand-in
+    whole = looked_at.min(), looked_at.max()
+    assert whole == range_of(CALCULATOR.statistics(np.split(x, 4)))
+    as_bytes = np.uint8(x * 200)
+    expected = as_bytes[:, -2:].min() / 255, as_bytes[:, -2:].max() / 255
+    assert expected == range_of(jax.jit(lambda x: CALCULATOR.statistics([x]))(as_bytes))
+    first, second = (CALCULATOR.statistics([part])["static_content"] for part in np.split(x, 2))
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), first, second)
+    for both, of in (
+        (first.merge(second), looked_at),
+        (stacked.reduce(), looked_at),
+        (second.update(np.ones((3, uses.DIM))), looked_at[16:]),  # of features, without a range
+    ):
+        both.save(tmp_path / "s.safetensors")
+        read = srvp_fd_jax.load_statistics(tmp_path / "s.safetensors")
+        assert states.range_of(read) == pytest.approx((of.min(), of.max()), abs=1e-7)
+    assert states.range_of(CALCULATOR.empty()["static_content"]) is None
+    assert states.range_of(FeatureStatistics.from_features(np.eye(3))) is None
+
+
+def test_files_without_a_range_are_read(tmp_path):
+    path = tmp_path / "s.safetensors"
+    statistics = CALCULATOR.statistics([uses.REAL])["static_content"]
+    statistics.save(path)
+    metadata, arrays = files.read_safetensors(path, lambda _: None)
+    del arrays["value_range"]
+    files.write_safetensors(path, arrays, metadata)
+    read = srvp_fd_jax.load_statistics(path)
+    assert states.range_of(read) is None
+    assert float(CALCULATOR.distance(statistics, read)) < 1e-6
+
+
+@pytest.mark.parametrize("dark", [uses.FAKE / 255, np.uint8(uses.FAKE > 0.5)])
+@pytest.mark.parametrize("name", MASKED)
+def test_sets_without_a_bright_value_are_warned_of(name, dark):
+    ones = np.ones(len(dark), bool)
+    message = "(y|fake): the largest value of all clips is 0.0039"
+    with pytest.warns(UserWarning, match=message) as caught:
+        MASKED[name](uses.REAL, ones, dark, ones)
+    assert len(caught) == 1
+
+
+def test_distances_of_statistics_check_their_range():
+    made = [
+        jax.jit(lambda x: CALCULATOR.statistics([x]))(x)["static_content"]
+        for x in (uses.REAL, 2 * uses.FAKE - 1, 255 * uses.FAKE)
+    ]
+    for function, name in (
+        (CALCULATOR.distance, "fake"),
+        (srvp_fd_jax.frechet_distance_from_statistics, "s2"),
+        (srvp_fd_jax.compute, "fake"),
+    ):
+        with pytest.warns(UserWarning, match=f"{name}: got values from -"):
+            function(made[0], made[1])
+        with pytest.raises(ValueError, match=f"{name}: got values from .* to 25"):
+            function(made[0], made[2])

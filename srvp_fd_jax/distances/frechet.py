@@ -34,7 +34,13 @@ from srvp_fd_jax.distances.factors import (
     solve_sylvester,
     tolerance,
 )
-from srvp_fd_jax.distances.states import Kind, check_comparable, check_counts, check_finite
+from srvp_fd_jax.distances.states import (
+    Kind,
+    check_comparable,
+    check_counts,
+    check_finite,
+    check_ranges,
+)
 from srvp_fd_jax.distances.statistics import FeatureStatistics, divided_factor, nothing
 from srvp_fd_jax.inputs import as_array, as_count, not_allowed
 
@@ -247,6 +253,7 @@ def frechet_distance_from_statistics(
     check_comparable(s1, s2)
     distance = Frechet(method)
     check_counts(distance, {name: s.count for name, s in named.items()}, s1.dim)
+    check_ranges(named)
     return distance.between(named, ddof)
 
 

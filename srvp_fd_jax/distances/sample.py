@@ -45,6 +45,7 @@ class FeatureSample:
         features: Features [k, v, d] of the clips, v vectors per clip; zero in empty places.
         variances: Component variances [k, v, d] if the vectors are Gaussians, else None.
         count_limbs: Lower and upper 32 bits of the number of clips that were seen, uint32 [2].
+        value_range: Smallest and largest value of the clips, see `FeatureStatistics`.
         source: Where the features come from, see `FeatureStatistics`.
 
     Example:
@@ -61,6 +62,7 @@ class FeatureSample:
     features: Float[Array, "*stack k v d"]
     variances: Float[Array, "*stack k v d"] | None
     count_limbs: UInt32[Array, "*stack 2"]
+    value_range: Float[Array, "*stack 2"] = dataclasses.field(default_factory=states.unseen)
     source: Source = dataclasses.field(default=(), metadata={"static": True})
 
     @property
@@ -284,7 +286,8 @@ def from_arrays(arrays: Mapping[str, np.ndarray], source: Source) -> FeatureSamp
         size, dim, vectors=vectors, mixture="variances" in arrays, source=source
     )
     expected = {name: (x.shape, x.dtype) for name, x in states.arrays_of(empty).items()}
-    if expected != {name: (x.shape, x.dtype) for name, x in arrays.items()}:
+    got = {name: (x.shape, x.dtype) for name, x in arrays.items()}
+    if got != {k: x for k, x in expected.items() if k in got or not states.is_range_name(k)}:
         return None
     read: dict[str, Any] = {name: jnp.asarray(array) for name, array in arrays.items()}
     return dataclasses.replace(empty, **read)
@@ -331,12 +334,15 @@ def _joined(samples: Sequence[FeatureSample], size: int) -> FeatureSample:
     """The clips with the `size` smallest keys of several samples."""
     rows = [(one.keys, one.features, one.variances) for one in samples]
     counts = jnp.stack([one.count_limbs for one in samples])
-    return _smallest(jax.tree.map(lambda *x: jnp.concatenate(x), *rows), counts, size, samples[0])
+    seen = jnp.stack([one.value_range for one in samples])
+    joined = jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
+    return _smallest(joined, counts, seen, size, samples[0])
 
 
 def _smallest(
     rows: tuple[Array, Array, Array | None],
     counts: UInt32[Array, "m 2"],
+    seen: Float[Array, "m 2"],
     size: int,
     like: FeatureSample,
 ) -> FeatureSample:
@@ -344,11 +350,12 @@ def _smallest(
     places = jnp.arange(len(keys))
     *_, order = jax.lax.sort((keys[:, 0], keys[:, 1], places), num_keys=2)
     keys, features, variances = jax.tree.map(lambda x: x[order[:size]], rows)
-    return FeatureSample(keys, features, variances, add_counts(counts), like.source)
+    total, value_range = add_counts(counts), states.join_ranges(seen)
+    return FeatureSample(keys, features, variances, total, value_range, like.source)
 
 
 @jax.jit
 def _reduced(stacked: FeatureSample) -> FeatureSample:
     rows = stacked.keys, stacked.features, stacked.variances
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
-    return _smallest(flat, stacked.count_limbs, stacked.size, stacked)
+    return _smallest(flat, stacked.count_limbs, stacked.value_range, stacked.size, stacked)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from srvp_fd_jax.devices import AnyArray, Division, values, varying_axes
 from srvp_fd_jax.files import printable, read_safetensors, write_safetensors
-from srvp_fd_jax.inputs import warn
+from srvp_fd_jax.inputs import check_range, dark_caution, range_caution, warn
 
 FORMAT_VERSION = 2
 _FORMAT = "srvp-fd-jax statistics"
@@ -205,6 +205,68 @@ def check_counts(distance: Distance, counts: Mapping[str, Any], dim: int | None 
             warn(f"{name}: {caution}")
 
 
+_RANGE = "value_range"
+_MOST = float(np.finfo(np.float32).max)
+
+
+@jax.jit
+def unseen() -> Float[Array, "2"]:
+    """The range of no values: finite, as JAX can be set to refuse others, and least to merge."""
+    return jnp.array([_MOST, -_MOST], jnp.float32)
+
+
+def join_ranges(ranges: Float[Array, "k 2"]) -> Float[Array, "2"]:
+    """The smallest range that contains others."""
+    low, high = jnp.min(ranges[:, 0], initial=_MOST), jnp.max(ranges[:, 1], initial=-_MOST)
+    return jnp.stack([low, high])
+
+
+def widened(state: _T, seen: Float[AnyArray, "2"]) -> _T:
+    """Adds a range of values that were encoded to a state, if it has fields `value_range`."""
+
+    def widen(path: tuple[Any, ...], leaf: Any) -> Any:
+        return join_ranges(jnp.stack([leaf, seen])) if _is_range(path) else leaf
+
+    return jax.tree_util.tree_map_with_path(widen, state)
+
+
+def range_of(state: Any) -> tuple[float, float] | None:
+    """The smallest and the largest value that were encoded; None if unknown or traced."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        found = values(leaf) if _is_range(path) else None
+        if found is not None and found.shape == (2,) and found[0] <= found[1]:
+            return float(found[0]), float(found[1])
+    return None
+
+
+def _is_range(path: tuple[Any, ...]) -> bool:
+    return getattr(path[-1], "name", None) == _RANGE
+
+
+def range_cautions(name: str, state: Any, *, checked: bool = False) -> list[str]:
+    """Warning texts about the values of a set of clips, which messages call `name`.
+
+    `checked` says that its arrays were checked one by one.
+
+    Raises:
+        ValueError: If they cannot be values of clips, see `inputs.as_clips`.
+    """
+    found = range_of(state)
+    if found is None:
+        return []
+    low, high = found
+    check_range(low, high, name)
+    texts = [dark_caution(high)] if checked else [range_caution(low, high), dark_caution(high)]
+    return [f"{name}: {text}" for text in texts if text]
+
+
+def check_ranges(named: Mapping[str, Any], *, checked: bool = False) -> None:
+    """Gives the warnings of `range_cautions` for states under the names of the arguments."""
+    for name, state in named.items():
+        for text in range_cautions(name, state, checked=checked):
+            warn(text)
+
+
 def gather(state: _T, axis_name: Hashable | tuple[Hashable, ...]) -> _T:
     """Stacks the states of all devices along axes of `jax.shard_map` (or `jax.vmap`).
 
@@ -258,7 +320,7 @@ def load(path: Path, empties: Iterable[Callable[[int, bool], State]]) -> Any:
         empty = _state_with(metadata, own, empties)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    leaves = [jnp.asarray(own[name]) for name in arrays_of(empty)]
+    leaves = [jnp.asarray(own[name]) if name in own else unseen() for name in arrays_of(empty)]
     read = jax.tree.unflatten(jax.tree.structure(empty), leaves)
     return dataclasses.replace(read, source=_source(metadata))
 
@@ -292,6 +354,11 @@ def arrays_of(state: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in found}
 
 
+def is_range_name(name: str) -> bool:
+    """Whether the array of this name may be missing, as in files that were written before it."""
+    return name.rpartition(".")[2] == _RANGE
+
+
 def _state_with(
     metadata: Mapping[str, str],
     arrays: Mapping[str, np.ndarray],
@@ -312,8 +379,8 @@ def _state_with(
         def expected(empty: Any = empty, mixture: bool = mixture) -> dict[str, Any]:
             return arrays_of(empty(int(dim), mixture))
 
-        shapes = jax.eval_shape(expected)
-        if got == {key: (x.shape, x.dtype.kind) for key, x in shapes.items()}:
+        shapes = {k: (x.shape, x.dtype.kind) for k, x in jax.eval_shape(expected).items()}
+        if got == {k: x for k, x in shapes.items() if k in got or not is_range_name(k)}:
             return empty(1, mixture)
     raise ValueError(
         "not a file of feature statistics: its arrays have unexpected names, shapes or types"

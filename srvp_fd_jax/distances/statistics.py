@@ -63,6 +63,8 @@ class FeatureStatistics:
             (Dekker 1971), so a common offset costs no digits of the difference of two means.
         factor: Upper triangular R [d, d], where RᵀR is the scatter matrix about the mean.
         variance_sum: Sum of the component variances [d] of a mixture, else None.
+        value_range: Smallest and largest value of the clips that the features come from, in the
+            unit of floats in [0, 1]; the first is the larger one if none is known, as of features.
         source: Where the features come from, as (name, value) pairs such as ("network", "kth");
             empty if unknown. Statistics of different sources cannot be merged or compared.
 
@@ -82,6 +84,7 @@ class FeatureStatistics:
     mean_error: Float[Array, "*stack d"]
     factor: Float[Array, "*stack d d"]
     variance_sum: Float[Array, "*stack d"] | None = None
+    value_range: Float[Array, "*stack 2"] = dataclasses.field(default_factory=states.unseen)
     source: tuple[tuple[str, str], ...] = dataclasses.field(default=(), metadata={"static": True})
 
     @property
@@ -248,7 +251,7 @@ class FeatureStatistics:
         both = self._fold(
             other.count_limbs, other.mean, other.mean_error, other.factor, other.variance_sum
         )
-        return mark(both, **dict(other.source))
+        return mark(states.widened(both, other.value_range), **dict(other.source))
 
     def _fold(
         self,
@@ -315,6 +318,7 @@ class FeatureStatistics:
             mean_error=self.mean_error[most] + step_error + rounded,
             factor=triangular_factor(rows),
             variance_sum=None if variance_sum is None else variance_sum.sum(axis=0),
+            value_range=states.join_ranges(self.value_range),
         )
 
     def all_reduce(self, axis_name: Hashable | tuple[Hashable, ...]) -> "FeatureStatistics":

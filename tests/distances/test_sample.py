@@ -98,7 +98,7 @@ def test_places_go_on_beyond_32_bits():
     sample = FeatureSample.empty(4, 1)
     late = jax.tree.map(lambda x: x, sample)
     late = FeatureSample(
-        late.keys, late.features, None, jnp.array([2**32 - 2, 5], jnp.uint32), late.source
+        late.keys, late.features, None, jnp.array([2**32 - 2, 5], jnp.uint32), source=late.source
     )
     by_place = {}
     for name, start in (("early", sample), ("late", late)):
