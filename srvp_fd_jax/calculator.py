@@ -48,7 +48,7 @@ class Calculator:
     count, such as the padding of a last batch; their values may be anything.
 
     Methods raise a `ValueError` that names the argument if one is not valid. The values of JAX
-    arrays are not checked under `jit`.
+    arrays are not checked under `jit`; statistics carry their range, which `distance` checks.
 
     Attributes:
         network: Weights and architecture, see `networks.base.FrozenNetwork`; `network.module()` is
