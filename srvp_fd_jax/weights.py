@@ -84,6 +84,11 @@ def load_weights(name: str, weights: str | os.PathLike[str] | None = None) -> We
     network = NETWORKS[name]
     if weights is not None:
         path = Path(weights)
+        if path.suffix == ".run" and path.is_dir():
+            raise ValueError(
+                f"weights: {path} is the folder of a run of training, whose weights are beside it "
+                f"in {path.with_suffix(_SUFFIX)}"
+            )
         found = load(path) if _is_converted(path) else network.read(path)
         known = NETWORKS.get(found.name)
         is_other = known is not None and known.find is not None and found.name != name
