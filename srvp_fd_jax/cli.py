@@ -383,7 +383,7 @@ def _parser() -> argparse.ArgumentParser:
         _train,
         "train an SRVP model on videos, whose features then score such videos",
         "train videos/ -o model.safetensors",
-        "train videos/ -o model.safetensors --minutes 60 --nf 16 --batch-size 16",
+        "train videos/ -o model.safetensors --minutes 60 --nf 32",
         "train videos/ -o model.safetensors --resume",
     )
     command.add_argument("videos", type=_name, metavar="VIDEOS", help=f"videos: {_DATA_HELP}")
@@ -395,10 +395,16 @@ def _parser() -> argparse.ArgumentParser:
         help="file to write, *.safetensors; a folder *.run beside it keeps checkpoints and metrics",
     )
     command.add_argument(
-        "--recipe", choices=RECIPES, help=f"how the model is trained (default: {OWN})"
+        "--recipe",
+        choices=RECIPES,
+        help=f"how the model is trained (default: {OWN}, which fits its --batch-size, --nf and "
+        "validations to the videos, the device and the time)",
     )
     command.add_argument(
-        "--steps", type=_whole(1), metavar="N", help="number of steps (default: the recipe's)"
+        "--steps",
+        type=_whole(1),
+        metavar="N",
+        help=f"number of steps (default: the recipe's; {OWN} takes fewer on a CPU)",
     )
     command.add_argument(
         "--minutes",
@@ -414,9 +420,7 @@ def _parser() -> argparse.ArgumentParser:
     changes = command.add_argument_group("changes to the recipe")
     for name, (text, kind) in _RECIPE_CHANGES.items():
         option: Any = {"choices": get_args(kind)} if get_args(kind) else {"type": kind}
-        changes.add_argument(
-            f"--{name.replace('_', '-')}", help=f"{text} (default: the recipe's)", **option
-        )
+        changes.add_argument(_option(name), help=f"{text} (default: the recipe's)", **option)
 
     command = add(
         "compare",
@@ -776,43 +780,73 @@ def _stats(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from srvp_fd_jax.training import checkpoints, trainer  # needs the extra "train"
+    from srvp_fd_jax.training import trainer  # needs the extra "train"
 
     _start_distributed(args)
-    run = trainer.folder_of(args.output)
-    base = None
     changes = {
         name: value == "true" if name == "skipco" else value
         for name in _RECIPE_CHANGES
         if (value := getattr(args, name)) is not None
     }
-    if args.recipe or not args.resume:
-        base = RECIPES[args.recipe or OWN]
-    elif changes:
-        base = checkpoints.kept_recipe(run)
-    with _progress() as show, _training_progress() as show_training:
-        made = trainer.train(
-            args.videos,
-            args.output,
-            base and change(base, **changes),
-            steps=args.steps,
-            minutes=args.minutes,
-            resume=args.resume,
-            workers=args.workers,
-            on_survey=functools.partial(show, "videos"),
-            on_progress=show_training,
-        )
+    is_fitted = args.recipe in (None, OWN)
+    try:
+        with _progress() as show, _training_progress() as show_training:
+            made = trainer.train(
+                args.videos,
+                args.output,
+                changes if is_fitted else change(RECIPES[args.recipe], **changes),
+                steps=args.steps,
+                minutes=args.minutes,
+                resume=args.resume,
+                workers=args.workers,
+                on_survey=functools.partial(show, "videos"),
+                on_fitted=_tell_first,
+                on_progress=show_training,
+            )
+    except ValueError as error:
+        raise ValueError(_by_options(str(error))) from error
     if jax.process_index() > 0:
         return
     if args.json:
         summary = {**made._asdict(), "output": args.output, "run": str(made.run)}
         print(json.dumps({**summary, "version": srvp_fd_jax.__version__}))
-    else:
-        _tell(
-            f"{made.step} steps, best PSNR {made.psnr:.2f} dB; to score videos: "
-            f"srvp-fd-jax compute REAL FAKE --dataset {OWN} --weights {made.output}"
-        )
+    _tell_trained(made)
+    if not args.json:
         print(printable(str(made.output)))
+
+
+def _tell_trained(made: "trainer.Trained") -> None:
+    """Tells how good a model is, and how to go on with it."""
+    clips = f"{made.clips} held-out clip" + ("s" if made.clips > 1 else "")
+    others = ", ".join(f"{name} {psnr:.2f} dB" for name, psnr in made.baselines.items())
+    _tell(f"{made.step} steps; PSNR on {clips}: the model {made.psnr:.2f} dB, {others}")
+    if made.is_better:
+        command = f"srvp-fd-jax compute REAL FAKE --dataset {OWN} --weights {made.output}"
+        _tell(f"to score videos: {command}")
+    else:
+        worse = " and ".join(n for n, psnr in made.baselines.items() if made.psnr <= psnr)
+        _tell(
+            f"warning: the model predicts no better than {worse}, so do not score with it: train "
+            "longer (--resume with more --minutes or --steps) or on more videos"
+        )
+
+
+def _tell_first(text: str) -> None:
+    if jax.process_index() == 0:
+        _tell(text)
+
+
+def _by_options(text: str) -> str:
+    """A message of `train` in which values of the recipe have the names of their options."""
+    text = re.sub(r"^(steps|minutes|output):", r"--\1:", text)
+    text = re.sub("^videos:", "VIDEOS:", text)
+    text = re.sub(rf"^({'|'.join(_RECIPE_CHANGES)}):", lambda m: _option(m[1]) + ":", text)
+    clear = "|".join(name for name in _RECIPE_CHANGES if "_" in name)  # which are no other words
+    return re.sub(rf"(?<![\w/.-])({clear})(?![\w/.-]\w)", lambda m: _option(m[1]), text)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _find_cache() -> Path | None:
@@ -950,34 +984,37 @@ def _training_progress() -> Iterator[Callable[["trainer.Moment"], None]]:
     """Shows how a run goes: a bar on a terminal, else a line every 30 seconds."""
     from tqdm import tqdm
 
-    begun = told = time.monotonic()
-    began_at: float | None = None
-    form = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
+    told = time.monotonic()
     bar: Any = None
 
     def show(moment: "trainer.Moment") -> None:
-        nonlocal bar, told, began_at
+        nonlocal bar, told
         _raise_if_terminated()
         now = time.monotonic()
-        if began_at is None:
-            began_at = moment.share
         text = f"step {moment.step}"
         text += "".join(f", {name} {value:.5g}" for name, value in moment.terms.items())
         text += "" if moment.psnr is None else f", PSNR {moment.psnr:.2f} dB"
+        text += "" if moment.seconds_left is None else f", {_duration(moment.seconds_left)} left"
         if sys.stderr.isatty():
-            bar = bar or tqdm(total=1.0, initial=began_at, bar_format=form)
+            form = "{percentage:3.0f}%|{bar:20}| {elapsed}{postfix}"
+            bar = bar or tqdm(total=1.0, initial=moment.share, bar_format=form)
             bar.set_postfix_str(text, refresh=False)
             bar.update(moment.share - bar.n)
         elif (now - told >= _SECONDS_A_LINE or moment.share == 1) and jax.process_index() == 0:
             told = now
-            left = (now - begun) * (1 - moment.share) / max(moment.share - began_at, 1e-9)
-            _tell(f"{moment.share:.0%}, {text}, {left / 60:.0f} min left")
+            _tell(f"{moment.share:.0%}, {text}")
 
     try:
         yield show
     finally:
         if bar is not None:
             bar.close()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

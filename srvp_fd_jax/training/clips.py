@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Shaped, UInt8
 
-from srvp_fd_jax.inputs import to_bytes, warn
+from srvp_fd_jax.inputs import range_caution, to_bytes, warn
 from srvp_fd_jax.protocols import Protocol, Sampling
 from srvp_fd_jax.resizing import Resize, check_size, prepare
 from srvp_fd_jax.training.recipes import Recipe
@@ -66,9 +66,6 @@ def split(
         videos: All videos.
         recipe: How the model is trained.
         on_progress: Called with the numbers of videos that are done and of all videos.
-
-    Raises:
-        ValueError: If fewer videos than a batch remain for training.
     """
     protocol = _protocol(recipe)
     shortest = protocol.shortest("real")
@@ -96,13 +93,21 @@ def split(
 
     held = set(sorted(usable, key=draw)[: max(1, round(HELD_OUT * len(usable)))])
     training = [video for name, video in usable.items() if name not in held]
-    if len(training) < recipe.batch_size:
-        raise ValueError(
-            f"videos: got {len(training)} to train on (found {len(videos)}, held out {len(held)}, "
-            f"too short {len(too_short)}, unreadable {len(unreadable)}), expected at least a batch "
-            f"of {recipe.batch_size}: more videos, a smaller batch_size, or fewer frames per clip"
-        )
     return Split(training, [usable[name] for name in usable if name in held], too_short, unreadable)
+
+
+def check_batch(videos: Split, recipe: Recipe) -> None:
+    """Raises a `ValueError` if there are fewer videos to train on than clips in a batch."""
+    training, held_out = len(videos.training), len(videos.held_out)
+    too_short, unreadable = len(videos.too_short), len(videos.unreadable)
+    if training < recipe.batch_size:
+        found = training + held_out + too_short + unreadable
+        named = "".join(f": {name} ({e})" for name, e in list(videos.unreadable.items())[:1])
+        raise ValueError(
+            f"videos: got {training} to train on (found {found}, held out {held_out}, too short "
+            f"{too_short}, unreadable {unreadable}{named}), expected at least a batch of "
+            f"{recipe.batch_size}: more videos, a smaller batch_size, or fewer frames per clip"
+        )
 
 
 def batches(
@@ -123,9 +128,9 @@ def batches(
 
     def clip(one: Loaded, i: int) -> UInt8[np.ndarray, "t 64 64 c"]:
         for other in range(order.place(i) + 1, order.place(i) + len(videos)):
-            if one.clips[0] is not None:
-                return _prepared(one.clips[0], recipe)
-            warn(f"{one.video.name}: {one.error or _CHANGED}; another video takes its place")
+            if not isinstance(made := _clip_of(one, recipe), str):
+                return made
+            warn(f"{one.video.name}: {made}; another video takes its place")
             instead = [(i, videos[other % len(videos)])]
             (one,) = load_numbered(instead, [_protocol(recipe)], "real")
         raise ValueError("videos: none of them can be read any more")
@@ -175,7 +180,10 @@ def held_out_clips(videos: Sequence[Video], recipe: Recipe) -> _Clips:
     """Loads one clip from each of the first held-out videos, from a frame that the seed draws."""
     protocol = dataclasses.replace(_protocol(recipe), seed=recipe.split_seed)
     loaded = load_clips(videos[: recipe.validation_clips], [protocol], "real")
-    return np.stack([_prepared(one.clips[0], recipe) for one in loaded if one.clips[0] is not None])
+    clips = [clip for one in loaded if not isinstance(clip := _clip_of(one, recipe), str)]
+    if not clips:
+        raise ValueError("videos: none of the held-out ones can be read any more")
+    return np.stack(clips)
 
 
 @functools.lru_cache(maxsize=2)
@@ -207,9 +215,33 @@ def _length(video: Video, recipe: Recipe) -> int | str:
         if len(first):
             rule, size = recipe.protocol.resize, recipe.architecture.size
             check_size(first.shape[1], first.shape[2], rule, size)
+            _check_range(first)
     except Exception as error:  # libraries raise errors of any type for damaged files
         return str(error).removeprefix(f"{video.name}: ") or repr(error)
     return lengths[0]
+
+
+def _check_range(frames: Shaped[np.ndarray, "t h w c"]) -> None:
+    """Raises a `ValueError` for floats that bytes would clip."""
+    if frames.dtype == np.uint8:
+        return
+    low, high = float(frames.min()), float(frames.max())
+    if range_caution(low, high):
+        raise ValueError(
+            f"got values from {low:.3g} to {high:.3g}, expected floats in [0, 1]: scale values "
+            "from -1 to 1 by (x + 1) / 2, clip others"
+        )
+
+
+def _clip_of(one: Loaded, recipe: Recipe) -> UInt8[np.ndarray, "t 64 64 c"] | str:
+    """The clip of a loaded video, or why it gives none."""
+    if one.clips[0] is None:
+        return one.error or _CHANGED
+    try:
+        _check_range(one.clips[0])
+    except ValueError as error:
+        return str(error)
+    return _prepared(one.clips[0], recipe)
 
 
 def _tell_left_out(found: int, why: str, names: Sequence[str]) -> None:

@@ -104,9 +104,13 @@ class Recipe:
         return self.burn_in + self.decay
 
     def shortened(self, steps: int) -> "Recipe":
-        """Returns the recipe with its schedule scaled to another number of steps."""
+        """Returns the recipe with its schedule scaled to another number of steps.
+
+        Ten validations are the fewest.
+        """
         decay = max(1, round(steps * self.decay / self.steps))
-        return dataclasses.replace(self, burn_in=steps - decay, decay=decay)
+        every = min(self.validate_every, max(1, steps // 10))
+        return dataclasses.replace(self, burn_in=steps - decay, decay=decay, validate_every=every)
 
     def described(self) -> dict[str, Any]:
         """All values as plain numbers and strings, for files."""

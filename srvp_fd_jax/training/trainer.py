@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,22 +30,23 @@ from srvp_fd_jax.files import check_writable, write_atomically
 from srvp_fd_jax.inputs import warn
 from srvp_fd_jax.networks.srvp import OWN
 from srvp_fd_jax.training import checkpoints
-from srvp_fd_jax.training.clips import Split, batches, held_out_clips, split
+from srvp_fd_jax.training.clips import Split, batches, check_batch, held_out_clips, split
+from srvp_fd_jax.training.fitting import VALIDATION_SHARE, described, find_machine, fit
 from srvp_fd_jax.training.objective import Objective
-from srvp_fd_jax.training.recipes import RECIPES, Recipe
+from srvp_fd_jax.training.recipes import RECIPES, Recipe, change
 from srvp_fd_jax.training.records import TERMS, Write, records, save_picture
 from srvp_fd_jax.training.step import State, learning_rate, start, train_step
-from srvp_fd_jax.training.validation import validate
+from srvp_fd_jax.training.validation import baselines, validate
 from srvp_fd_jax.videos.sources import as_videos, local_names
 
 _NAMES = "videos.json"
 _SUFFIX = ".safetensors"
-_SCHEDULE = ("burn_in", "decay", "learning_rate")
+_SCHEDULE = ("burn_in", "decay", "learning_rate", "validate_every")
 _NOTHING: dict[str, Any] = {"seconds": 0.0, "best": None}
 _ADVICE = "resume from the last checkpoint, or begin again, with a smaller learning_rate"
 _DIFFERENT = "videos: the processes see different ones"
 _STEPS_A_ROW = 20
-_VALIDATIONS = 10  # at least, in a run that is shorter than its recipe's
+_VALIDATIONS = 10  # at most, in a run whose time is limited
 
 
 class Moment(NamedTuple):
@@ -56,12 +57,14 @@ class Moment(NamedTuple):
         share: Share of the run that is over, 0 to 1.
         terms: The loss and its terms, averaged over the last steps; empty before them.
         psnr: PSNR of the last validation in dB; None before it.
+        seconds_left: Time until the run is over; None before its second step.
     """
 
     step: int
     share: float
     terms: dict[str, float]
     psnr: float | None
+    seconds_left: float | None
 
 
 class Trained(NamedTuple):
@@ -72,24 +75,34 @@ class Trained(NamedTuple):
         run: Folder of the run.
         step: Number of steps that are done.
         psnr: PSNR of the best validation in dB.
+        clips: Number of held-out clips with which the PSNR was computed.
+        baselines: PSNR in dB of "a blank frame" and of "the last frame" repeated, on these clips.
     """
 
     output: Path
     run: Path
     step: int
     psnr: float
+    clips: int
+    baselines: dict[str, float]
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the model predicts the held-out clips better than each of the baselines."""
+        return self.psnr > max(self.baselines.values())
 
 
 def train(
     videos: Any,
     output: str | os.PathLike[str],
-    recipe: Recipe | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     *,
     steps: int | None = None,
     minutes: float | None = None,
     resume: bool = False,
     workers: int = 0,
     on_survey: Callable[[int, int], None] = lambda done, total: None,
+    on_fitted: Callable[[str], None] = lambda text: None,
     on_progress: Callable[[Moment], None] = lambda moment: None,
 ) -> Trained:
     """Trains an SRVP model on videos.
@@ -104,8 +117,10 @@ def train(
     Args:
         videos: Videos in any of the forms that `compute` takes, except statistics.
         output: File for the weights of the best validation, with the suffix .safetensors.
-        recipe: How the model is trained: one of `RECIPES`, or a change of it, see `recipes.change`.
-            By default that of the run to resume, else `RECIPES["own"]`.
+        recipe: How the model is trained. One of `RECIPES`, or a change of it, see `recipes.change`,
+            is used as it is. Values by name are chosen values of the recipe "own", whose batch,
+            number of filters and validations are otherwise fitted to the videos, the device and
+            the time, or changes of the recipe of the run to resume. By default nothing is chosen.
         steps: Number of steps, to which the recipe's schedule is scaled; by default the recipe's.
         minutes: Time after which the run ends, if its steps are not done before; the time before
             an interruption counts too. The learning rate then follows the time, so that such a run
@@ -114,6 +129,7 @@ def train(
             to the end that it had.
         workers: Number of processes that read videos; 0 to read in threads of this process.
         on_survey: Called with the numbers of videos that were looked at and of all videos.
+        on_fitted: Called with one line about a recipe that was fitted.
         on_progress: Called after every step.
 
     Returns:
@@ -121,7 +137,7 @@ def train(
 
     Raises:
         FileNotFoundError: If a path does not exist, or there is no checkpoint to resume.
-        FileExistsError: If the folder holds a run and `resume` is False.
+        FileExistsError: If the file or its run exists and `resume` is False.
         ModuleNotFoundError: If the extra "train" is not installed.
         OSError: If something cannot be written. The last checkpoint stays.
         ValueError: If fewer videos than a batch can be used, if the run to resume had another
@@ -132,26 +148,50 @@ def train(
     folder = folder_of(output)
     _check_arguments(output, folder, steps, minutes, resume)
     kept = checkpoints.last_about(folder) if resume else _NOTHING
+    _check_longer(kept, steps, minutes)
     if resume and steps is None and minutes is None:
         minutes = kept["minutes"]
-    recipe = recipe or (Recipe.from_described(kept["recipe"]) if resume else RECIPES[OWN])
-    recipe = recipe if steps is None else recipe.shortened(steps)
-    _check_batch(recipe)
+    changes = {} if recipe is None or isinstance(recipe, Recipe) else recipe
+    if isinstance(recipe, Recipe):
+        fits, recipe = False, recipe if steps is None else recipe.shortened(steps)
+    elif resume:
+        fits, recipe = False, _changed(kept, changes, steps)
+    else:
+        fits, recipe = True, change(RECIPES[OWN], **changes)
     if resume:
         _check_same(Recipe.from_described(kept["recipe"]), recipe)
-    videos = split(as_videos(videos, "videos"), recipe, on_survey)
+    if not fits:
+        _check_devices(recipe)
+    videos, fitted = split(as_videos(videos, "videos"), recipe, on_survey), kept.get("fitted")
+    if fits:
+        circumstances: Any = {
+            "training": len(videos.training),
+            "held_out": len(videos.held_out),
+            "machine": find_machine(),
+            "steps": steps,
+            "minutes": minutes,
+        }
+        recipe = fit(recipe, changes, **circumstances)
+        fitted = described(recipe, **circumstances)
+        _check_devices(recipe)
     names = _hash(videos)
-    about = {
-        "version": srvp_fd_jax.__version__,
-        "recipe": recipe.described(),
-        "videos": {"training": len(videos.training), "held_out": len(videos.held_out)},
-        "names": names,
-        "minutes": minutes,
-    }
     if resume and names != kept["names"]:
         raise ValueError(
             f"videos: are not those of the run to resume, which {folder / _NAMES} names"
         )
+    check_batch(videos, recipe)
+    if fitted:
+        on_fitted(fitted)
+    held_out = held_out_clips(videos.held_out, recipe)
+    about = {
+        "version": srvp_fd_jax.__version__,
+        "recipe": recipe.described(),
+        "fitted": fitted,
+        "videos": {"training": len(videos.training), "held_out": len(videos.held_out)},
+        "names": names,
+        "minutes": minutes,
+        "baselines": baselines(held_out, recipe.given),
+    }
     if jax.process_count() > 1:
         multihost_utils.assert_equal(np.frombuffer(names.encode(), np.uint8), _DIFFERENT)
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
@@ -168,12 +208,11 @@ def train(
                 output=output,
                 folder=folder,
                 about=about,
-                held_out=held_out_clips(videos.held_out, recipe),
-                minutes=minutes,
-                begun=begun - kept["seconds"],
+                held_out=held_out,
                 opened=opened,
                 write=write,
                 on_progress=on_progress,
+                clock=_Clock(recipe.steps, minutes, begun - kept["seconds"]),
             )
             clips = batches(videos.training, recipe, first=int(state.step), workers=workers)
             with contextlib.closing(clips):
@@ -194,54 +233,98 @@ class _Run:
     folder: Path
     about: dict[str, Any]
     held_out: UInt8[np.ndarray, "n t 64 64 c"]
-    minutes: float | None
-    begun: float
     opened: Any
     write: Write
     on_progress: Callable[[Moment], None]
+    clock: "_Clock"
+
+
+class _Clock:
+    """The time of a run: its share that is over, what validations took, and what is left.
+
+    Attributes:
+        begun: When the run would have begun if it had not been interrupted.
+        validation: Seconds that the next validation may take.
+    """
+
+    def __init__(self, steps: int, minutes: float | None, begun: float):
+        self.steps, self.minutes, self.begun = steps, minutes, begun
+        self.validation = 0.0
+        self._validations = self._share = 0.0
+        self._here = time.monotonic()
+        self._first: tuple[int, float] | None = None
 
     @property
     def seconds(self) -> float:
         """Time that the run has taken, with the time before it was resumed."""
         return time.monotonic() - self.begun
 
-    def share(self, step: int) -> float:
-        """Share of the run that is over at the end of a step, the same in all processes."""
-        share = step / self.recipe.steps
+    def look(self, step: int) -> tuple[float, bool]:
+        """Share of the run that is over at the end of a step, and whether a validation is due.
+
+        Both are the same in all processes. Validations are due by the clock only where the time is
+        limited: up to ten, as long as they take a tenth of it at most.
+        """
+        share, is_due = step / self.steps, False
         if self.minutes is not None:
-            share = max(share, self.seconds / (60 * self.minutes))
+            over, whole = self.seconds, 60 * self.minutes - self.validation  # with one at the end
+            share = max(share, self._share, over / whole if over < whole else 1.0)
+            spent = self._validations + self.validation
+            is_due = spent <= VALIDATION_SHARE * (time.monotonic() - self._here)
+            is_due &= int(_VALIDATIONS * share) > int(_VALIDATIONS * self._share)
             if jax.process_count() > 1:
-                share = float(multihost_utils.broadcast_one_to_all(np.float32(share)))
-        return min(1.0, share)
+                both = multihost_utils.broadcast_one_to_all(np.array([share, is_due], np.float32))
+                share, is_due = float(both[0]), bool(both[1])
+        self._share = min(1.0, share)
+        return self._share, is_due
+
+    def stepped(self, step: int, begun: float) -> None:
+        """Notes the end of a step, the first of which takes time to compile."""
+        if self._first is None:
+            self._first = step, time.monotonic()
+            self.validation = time.monotonic() - begun  # of which a validation takes as much
+
+    def validated(self, begun: float) -> None:
+        """Notes the end of a validation."""
+        self.validation = time.monotonic() - begun
+        self._validations += self.validation
+
+    def left(self, step: int) -> float | None:
+        """Seconds that are left, in which the steps go on as fast as on average."""
+        if self._first is None or step == self._first[0]:
+            return None
+        before, then = self._first
+        left = (self.steps - step) * (time.monotonic() - then) / (step - before)
+        if self.minutes is None:
+            return left
+        return min(left, max(0.0, 60 * self.minutes - self.seconds))
 
 
 def _follow(
     run: _Run, state: State, clips: Iterator[Any], best: float | None, mesh: jax.sharding.Mesh
 ) -> Trained:
     """Trains until the run is over."""
-    recipe, step, terms, psnr = run.recipe, int(state.step), {}, None
+    recipe, clock, step, terms, psnr = run.recipe, run.clock, int(state.step), {}, None
     by_batch = NamedSharding(mesh, P("data") if mesh.size > 1 else P())
-    every = min(recipe.validate_every, max(1, recipe.steps // _VALIDATIONS))
     pending: list[Objective] = []
-    share = run.share(step)
+    share, _ = clock.look(step)
     try:
         while share < 1 or best is None:  # a run has at least one step and one validation
             batch = _placed(by_batch, next(clips))
-            before, share = share, run.share(step + 1)
+            share, is_due = clock.look(step + 1)
+            at = time.monotonic()
             state, objective = train_step(state, batch, np.float32(share), recipe)
             pending.append(objective)
             step += 1
             jax.block_until_ready(pending[-2:-1])  # so that one step is in flight
-            is_due = (
-                share == 1
-                or step % every == 0
-                or (run.minutes and int(_VALIDATIONS * share) > int(_VALIDATIONS * before))
-            )
+            clock.stepped(step, at)
+            is_due |= share == 1 or step % recipe.validate_every == 0
             row: dict[str, int | float] = {}
             if is_due or step % _STEPS_A_ROW == 0:
                 terms, pending = _mean(pending, step), []
                 rate = float(learning_rate(jnp.float32(share), recipe))
-                row = {"step": step, "seconds": run.seconds, "learning_rate": rate, **terms}
+                row = {"step": step, "seconds": clock.seconds, "learning_rate": rate, **terms}
+            at = time.monotonic()
             if is_due:
                 found = _validated(run, state, best)
                 psnr = found["psnr"]
@@ -251,7 +334,8 @@ def _follow(
                 run.write(row)
             if is_due:  # after the row, which would be missing if a kill came in between
                 _keep(run, state, psnr, best)
-            run.on_progress(Moment(step, share, terms, psnr))
+                clock.validated(at)
+            run.on_progress(Moment(step, share, terms, psnr, clock.left(step)))
     except KeyboardInterrupt:
         if jax.process_count() == 1:  # others may be at another step
             _keep(run, state, None, best)
@@ -259,7 +343,7 @@ def _follow(
                 f"{run.folder}: kept at step {int(state.step)}, resume the run (--resume) to go on"
             )
         raise
-    return Trained(run.output, run.folder, step, best)
+    return Trained(run.output, run.folder, step, best, len(run.held_out), run.about["baselines"])
 
 
 def _validated(run: _Run, state: State, best: float | None) -> dict[str, float]:
@@ -278,7 +362,7 @@ def _validated(run: _Run, state: State, best: float | None) -> dict[str, float]:
 
 
 def _keep(run: _Run, state: State, psnr: float | None, best: float | None) -> None:
-    about = run.about | {"seconds": run.seconds, "best": best}
+    about = run.about | {"step": int(state.step), "seconds": run.clock.seconds, "best": best}
     checkpoints.save(run.opened, state, about, psnr)
 
 
@@ -304,16 +388,38 @@ def _check_arguments(
     for name, value in (("steps", steps), ("minutes", minutes)):
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name}: got {value}, expected a positive number")
-    if checkpoints.exist(folder) and not resume:
-        raise FileExistsError(
-            f"{folder}: holds a run already: resume it (--resume), remove it or choose another "
-            "output"
-        )
+    if not resume:
+        advice = "remove it or choose another output"
+        if checkpoints.exist(folder):
+            raise FileExistsError(f"{folder}: holds a run already: resume it (--resume), {advice}")
+        if output.exists():
+            raise FileExistsError(f"{output}: exists already, without its run: {advice}")
     check_writable(output)
     check_writable(folder / _NAMES)
 
 
-def _check_batch(recipe: Recipe) -> None:
+def _check_longer(kept: Mapping[str, Any], steps: int | None, minutes: float | None) -> None:
+    """Raises a `ValueError` if a run has done more already than it is meant to do."""
+    done = kept.get("step", 0)
+    if steps is not None and steps < done:
+        raise ValueError(f"steps: got {steps}, but the run to resume has done {done} already")
+    took = kept["seconds"] / 60
+    if minutes is not None and minutes != kept.get("minutes") and minutes < took:
+        raise ValueError(f"minutes: got {minutes:g}, but the run to resume has taken {took:.3g}")
+
+
+def _changed(kept: Mapping[str, Any], changes: Mapping[str, Any], steps: int | None) -> Recipe:
+    """The recipe of the run to resume, with another number of steps and other changes."""
+    recipe = before = Recipe.from_described(kept["recipe"])
+    if steps not in (None, before.steps):
+        recipe = before.shortened(steps)
+        if kept.get("fitted"):  # to as few validations as there is time for
+            every = max(before.validate_every, recipe.validate_every)
+            recipe = dataclasses.replace(recipe, validate_every=every)
+    return change(recipe, **changes)
+
+
+def _check_devices(recipe: Recipe) -> None:
     parts = recipe.accumulate * jax.device_count()
     if recipe.batch_size % parts:
         raise ValueError(

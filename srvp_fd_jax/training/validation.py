@@ -29,8 +29,10 @@ _SAMPLES_AT_ONCE = 10
 
 _Clips = UInt8[np.ndarray, "n t 64 64 c"]
 
-# PSNR over all frames, PSNR over the predicted ones, and the frames.
-_Best = tuple[Float[Array, " n"], Float[Array, " n"], Float[Array, "n t 64 64 c"]]
+# PSNR over all frames, PSNR over the predicted ones, and the frames; then those of the first one.
+_Best = tuple[
+    Float[Array, " n"], Float[Array, " n"], Float[Array, "n t 64 64 c"], Float[Array, "n t 64 64 c"]
+]
 
 
 class Validation(NamedTuple):
@@ -63,11 +65,11 @@ def validate(arrays: Arrays, clips: _Clips, recipe: Recipe) -> Validation:
     Raises:
         FloatingPointError: If the predictions are not finite.
     """
-    key = jax.random.key(recipe.split_seed)
+    key, at_once = jax.random.key(recipe.split_seed), min(_CLIPS_AT_ONCE, len(clips))
     made = []
-    for i, start in enumerate(range(0, len(clips), _CLIPS_AT_ONCE)):
-        part = clips[start : start + _CLIPS_AT_ONCE]
-        padded = np.resize(part, (_CLIPS_AT_ONCE, *part.shape[1:]))  # one program for all parts
+    for i, start in enumerate(range(0, len(clips), at_once)):
+        part = clips[start : start + at_once]
+        padded = np.resize(part, (at_once, *part.shape[1:]))  # one program for all parts
         of_part = jax.device_get(predict(arrays, padded, jax.random.fold_in(key, i), recipe))
         made.append([x[: len(part)] for x in of_part])
     psnr, best, first = (np.concatenate(x) for x in zip(*made, strict=True))
@@ -96,16 +98,14 @@ def predict(
     def sample(key: Key[Array, ""]) -> Float[Array, "n t 64 64 c"]:
         return model(given, draw(key), euler_steps=recipe.euler_steps).frames
 
-    def scored(
-        frames: Float[Array, "s n t 64 64 c"],
-    ) -> tuple[Float[Array, "s n"], Float[Array, "s n"]]:
-        errors = jnp.square(frames - truth).mean((3, 4))
-        psnr = -10 * jnp.log10(jnp.maximum(errors, 1e-10))  # at most 100 dB
-        return psnr.mean((2, 3)), psnr[:, :, recipe.given :].mean((2, 3))
+    # A CPU gains nothing from larger parts. A divisor leaves no rest, and so one program.
+    most = 1 if jax.default_backend() == "cpu" else _SAMPLES_AT_ONCE
+    at_once = max(k for k in range(1, most + 1) if recipe.samples % k == 0)
 
     def better(best: _Best, keys: Key[Array, " s"]) -> tuple[_Best, None]:
         frames = jax.vmap(sample)(keys)  # encodes the given frames once
-        whole, predicted = scored(frames)
+        psnr = _psnr(frames, truth)
+        whole, predicted = psnr.mean(2), psnr[:, :, recipe.given :].mean(2)
         at = whole.argmax(0), jnp.arange(n)
         new = whole[at], predicted[at], frames[at]
         is_better = new[0] > best[0]
@@ -113,18 +113,41 @@ def predict(
         def choose(a: Float[Array, "n *d"], b: Float[Array, "n *d"]) -> Float[Array, "n *d"]:
             return jnp.where(is_better.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 
-        return jax.tree.map(choose, new, best), None
+        first = jnp.where(jnp.isneginf(best[0]).all(), frames[0], best[3])
+        return (*jax.tree.map(choose, new, best[:3]), first), None
 
-    keys = jax.random.split(key, recipe.samples)
-    first = sample(keys[0])
-    of_whole, of_predicted = scored(first[None])
-    best = of_whole[0], of_predicted[0], first
-    whole = recipe.samples // _SAMPLES_AT_ONCE * _SAMPLES_AT_ONCE
-    if whole:
-        best, _ = jax.lax.scan(better, best, keys[:whole].reshape(-1, _SAMPLES_AT_ONCE))
-    if recipe.samples > whole:
-        best, _ = better(best, keys[whole:])
-    return best[1], to_bytes(best[2]), to_bytes(first)
+    keys = jax.random.split(key, recipe.samples).reshape(-1, at_once)
+    nothing = jnp.full(n, -jnp.inf), jnp.full(n, jnp.nan), truth, truth
+    (_, predicted, best, first), _ = jax.lax.scan(better, nothing, keys)
+    return predicted, to_bytes(best), to_bytes(first)
+
+
+def baselines(clips: _Clips, given: int) -> dict[str, float]:
+    """PSNR in dB of predictions that need no model, computed as that of the model.
+
+    Args:
+        clips: Clips, 0 to 255.
+        given: Number of first frames from which the others are predicted.
+
+    Returns:
+        The PSNR of "a blank frame", which has the mean colour of the given frames of its clip, and
+        of "the last frame", which repeats the last of them.
+    """
+    truth = to_unit_range(jnp.asarray(clips))
+    simple = {
+        "a blank frame": truth[:, :given].mean((1, 2, 3), keepdims=True),
+        "the last frame": truth[:, given - 1 : given],
+    }
+    later = truth[:, given:]
+    return {name: float(_psnr(frames, later).mean()) for name, frames in simple.items()}
+
+
+def _psnr(
+    frames: Float[Array, "*s n t1 h w c"], truth: Float[Array, "n t 64 64 c"]
+) -> Float[Array, "*s n t"]:
+    """PSNR of frames in dB, at most 100, averaged over the channels as in the authors' code."""
+    errors = jnp.square(frames - truth).mean((-3, -2))
+    return -10 * jnp.log10(jnp.maximum(errors, 1e-10)).mean(-1)
 
 
 def _distances(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from srvp_fd_jax.training import clips
-from srvp_fd_jax.training.clips import batches, held_out_clips, split
+from srvp_fd_jax.training.clips import batches, check_batch, held_out_clips, split
 from srvp_fd_jax.training.recipes import RECIPES, Recipe, change
 from srvp_fd_jax.videos.sources import Video, as_videos
 
@@ -116,7 +116,26 @@ def test_videos_that_cannot_be_used_are_counted_and_named(tmp_path: Path):
 
 def test_fewer_videos_than_a_batch_are_refused():
     with pytest.raises(ValueError, match=r"got 38 to train on \(found 40, held out 2, too short 0"):
-        split(numbered(), change(RECIPE, batch_size=39))
+        check_batch(split(numbered(), RECIPE), change(RECIPE, batch_size=39))
+
+
+def test_floats_that_bytes_would_clip_are_left_out():
+    video = np.linspace(-1, 1, 9 * 64 * 64, dtype=np.float32).reshape(9, 64, 64, 1)
+    late = np.zeros_like(video)
+    late[1:] = 1.5
+    videos = as_videos([*[video / 2 + 0.5] * 6, late, video], "videos")
+    with pytest.warns(UserWarning, match=r"videos\[7\] \(got values from -1 to -0.778, expected"):
+        found = split(videos, RECIPE)
+    assert len(found.training + found.held_out) == 7
+    with pytest.warns(
+        UserWarning, match="got values from .* to 1.5.*another video takes its place"
+    ):
+        (batch,) = take(videos[4:7], 1)
+    assert batch[:, 0].max() <= 128  # none begins in the bright part
+    with pytest.warns(UserWarning, match="left out"):
+        none = split(videos[7:] * 5, RECIPE)
+    with pytest.raises(ValueError, match=r"videos: got 0 .*\(got values from -1 to"):
+        check_batch(none, RECIPE)
 
 
 def test_a_video_that_breaks_later_is_replaced_by_the_same_one_every_time(tmp_path: Path):

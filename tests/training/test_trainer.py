@@ -16,6 +16,7 @@ from processes import free_port
 
 from srvp_fd_jax import compute, weights
 from srvp_fd_jax.demo.moving_digits import moving_digits
+from srvp_fd_jax.training import trainer
 from srvp_fd_jax.training.checkpoints import load_model
 from srvp_fd_jax.training.recipes import RECIPES, Recipe, change
 from srvp_fd_jax.training.trainer import Moment, train
@@ -158,6 +159,42 @@ def test_the_shortest_run_has_a_step_and_weights(tmp_path: Path, budget: dict[st
     assert weights.load(made.output).config["training"]["psnr"] == made.psnr > 0
 
 
+def simulated(monkeypatch: pytest.MonkeyPatch, minutes: float, step: float) -> list[float]:
+    """When a run with steps of equal time validates, and what it says of its time at each step."""
+    now, validations, told = 0.0, [], []
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: now)
+    clock, done = trainer._Clock(10**6, minutes, 0.0), 0
+    share, _ = clock.look(done)
+    while share < 1:
+        share, is_due = clock.look(done + 1)
+        begun, done = now, done + 1
+        now += step + 10 * (done == 1)  # compiles
+        clock.stepped(done, begun)
+        if is_due or share == 1:
+            begun = now
+            now += 2 + 8 * (not validations)
+            clock.validated(begun)
+            validations.append(now)
+        told.append((now, clock.left(done)))
+    assert told[0][1] is None
+    assert all(left == pytest.approx(60 * minutes - at, abs=2) for at, left in told[1:-1])
+    return validations
+
+
+@pytest.mark.parametrize(
+    ("minutes", "step", "most", "first"), [(0.5, 0.1, 1, 0.9), (3.0, 0.2, 5, 0.5), (60, 1.0, 10, 0)]
+)
+def test_validations_take_a_tenth_of_the_time_and_end_with_it(
+    monkeypatch: pytest.MonkeyPatch, minutes: float, step: float, most: int, first: float
+):
+    validations = simulated(monkeypatch, float(minutes), step)
+    assert 1 <= len(validations) <= most
+    assert validations[0] >= first * 60 * minutes
+    assert validations[-1] == pytest.approx(60 * minutes, abs=3)
+    early = 2 * len(validations[:-1]) + 8 * (len(validations) > 1)
+    assert early <= 6 * minutes
+
+
 def test_a_run_that_diverges_ends(tmp_path: Path):
     recipe = tiny(learning_rate=1e30, validate_every=1)
     with pytest.raises(ValueError, match="the predictions are not finite after step 1: resume"):
@@ -193,6 +230,8 @@ def test_what_cannot_be_trained_is_refused_at_once(
     ("arguments", "error", "message"),
     [
         ({"resume": False}, FileExistsError, "model.run: holds a run already: resume it"),
+        ({"steps": STEPS - 1}, ValueError, "steps: got 29, but the run to resume has done 30"),
+        ({"minutes": 1e-9}, ValueError, "minutes: got 1e-09, but the run to resume has taken"),
         ({"recipe": tiny(seed=3)}, ValueError, "recipe: the run to resume has seed 0 .not 3."),
         (
             {"recipe": tiny(nf=8)},

@@ -13,7 +13,7 @@ from srvp_fd_jax.networks.srvp_model import evaluation_draws
 from srvp_fd_jax.training import checkpoints
 from srvp_fd_jax.training.recipes import Recipe
 from srvp_fd_jax.training.step import model_of
-from srvp_fd_jax.training.validation import predict, validate
+from srvp_fd_jax.training.validation import baselines, predict, validate
 from srvp_fd_jax.weights import save
 
 
@@ -45,6 +45,16 @@ def test_the_best_prediction_is_the_closest_of_all(samples: int):
     np.testing.assert_allclose(found, psnr(expected[:, 3:], truth[:, 3:]), rtol=1e-5)
     assert np.abs(np.asarray(best, int) - np.round(255 * expected)).max() <= 1
     assert np.abs(np.asarray(first, int) - np.round(255 * frames[0])).max() <= 1
+
+
+def test_baselines_are_predictions_of_the_same_frames():
+    clips = clips_of(0, tiny())
+    truth, given = clips / 255.0, clips[:, :3] / 255.0
+    blank = np.broadcast_to(given.mean((1, 2, 3), keepdims=True), truth[:, 3:].shape)
+    last = np.broadcast_to(given[:, 2:], truth[:, 3:].shape)
+    found = baselines(clips, 3)
+    assert found["a blank frame"] == pytest.approx(psnr(blank, truth[:, 3:]).mean(), rel=1e-5)
+    assert found["the last frame"] == pytest.approx(psnr(last, truth[:, 3:]).mean(), rel=1e-5)
 
 
 def test_clips_in_parts_are_averaged(monkeypatch: pytest.MonkeyPatch):
