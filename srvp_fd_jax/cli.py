@@ -838,11 +838,8 @@ def _tell_first(text: str) -> None:
 
 def _by_options(text: str) -> str:
     """A message of `train` in which values of the recipe have the names of their options."""
-    text = re.sub(r"^(steps|minutes|output):", r"--\1:", text)
-    text = re.sub("^videos:", "VIDEOS:", text)
-    text = re.sub(rf"^({'|'.join(_RECIPE_CHANGES)}):", lambda m: _option(m[1]) + ":", text)
-    clear = "|".join(name for name in _RECIPE_CHANGES if "_" in name)  # which are no other words
-    return re.sub(rf"(?<![\w/.-])({clear})(?![\w/.-]\w)", lambda m: _option(m[1]), text)
+    names = "|".join(name for name in _RECIPE_CHANGES if "_" in name)  # which are no other words
+    return re.sub(rf"(?<![\w/.-])({names})(?![\w/.-]\w)", lambda m: _option(m[1]), text)
 
 
 def _option(name: str) -> str:

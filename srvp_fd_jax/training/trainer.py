@@ -174,12 +174,12 @@ def train(
         recipe = fit(recipe, changes, **circumstances)
         fitted = described(recipe, **circumstances)
         _check_devices(recipe)
+    check_batch(videos, recipe)
     names = _hash(videos)
     if resume and names != kept["names"]:
         raise ValueError(
             f"videos: are not those of the run to resume, which {folder / _NAMES} names"
         )
-    check_batch(videos, recipe)
     if fitted:
         on_fitted(fitted)
     held_out = held_out_clips(videos.held_out, recipe)

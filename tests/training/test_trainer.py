@@ -50,7 +50,8 @@ def assert_close_curves(a: Path, b: Path) -> None:
 
 def start(output: Path, kill_at: int = 0, devices: int = 1, **more: Any) -> subprocess.Popen[str]:
     """Runs `main` below in another process."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    folders = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, folders))}
     if devices > 1:
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     arguments = {"output": str(output), "kill_at": kill_at, **more}
@@ -190,7 +191,7 @@ def test_validations_take_a_tenth_of_the_time_and_end_with_it(
     validations = simulated(monkeypatch, float(minutes), step)
     assert 1 <= len(validations) <= most
     assert validations[0] >= first * 60 * minutes
-    assert validations[-1] == pytest.approx(60 * minutes, abs=3)
+    assert 57 * minutes <= validations[-1] <= 60 * minutes + 1
     early = 2 * len(validations[:-1]) + 8 * (len(validations) > 1)
     assert early <= 6 * minutes
 
