@@ -1,16 +1,20 @@
 """Checks every shape and type annotation of the package while the tests run."""
 
 import atexit
+import contextlib
+import ctypes
+import gc
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jaxtyping
 import pytest
+from processes import WITHOUT_AVX512
 
 if TYPE_CHECKING:
     from srvp_fd_jax import FrechetDistanceCalculator
@@ -28,21 +32,37 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
+
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Lets the second test process compute as a processor without AVX-512 does.
+
+    Plugins load NumPy before this file, so that it would be too late in the process itself.
+    """
+    for spec in specs[1:2]:
+        spec.env |= WITHOUT_AVX512
+
+
 jaxtyping.install_import_hook(["srvp_fd_jax", "convert"], "beartype.beartype")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_programs() -> Iterator[None]:
-    """Drops compiled programs before they take all the memory maps that Linux gives a process.
+    """Drops compiled programs before they take gigabytes, or all the memory maps of a process.
 
-    A step of training has a thousand of them, and beyond 65,530 the process crashes.
+    A step of training has a thousand maps, and beyond the 65,530 of Linux the process crashes.
     """
     yield
     import jax
 
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 40_000:
+    maps, pages = Path("/proc/self/maps"), Path("/proc/self/statm")
+    if maps.exists() and (
+        maps.read_bytes().count(b"\n") > 40_000
+        or int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 1 << 30
+    ):
         jax.clear_caches()
+        gc.collect()
+        with contextlib.suppress(AttributeError):  # without glibc
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture

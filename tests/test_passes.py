@@ -1,7 +1,6 @@
 import importlib
 import io
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -17,7 +16,7 @@ import pytest
 import torch
 from clips import real_clips
 from PIL import Image
-from processes import free_port
+from processes import free_port, together
 
 import srvp_fd_jax
 from srvp_fd_jax import cli, passes, weights
@@ -371,24 +370,17 @@ def test_processes_take_the_clips_that_one_takes(tmp_path, capsys):
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_NTASKS": "2",
     }
-    processes = [
-        subprocess.Popen(
-            [*command, str(tmp_path / "together.safetensors"), "--distributed"],
-            env=os.environ | cluster | {"SLURM_PROCID": str(i), "SLURM_LOCALID": "0"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    ranks = [{"SLURM_PROCID": str(i), "SLURM_LOCALID": "0"} for i in range(2)]
+    outputs = together(
+        [[*command, str(tmp_path / "together.safetensors"), "--distributed"]] * 2,
+        [cluster | rank for rank in ranks],
+    )
     told = [
         json.loads(text.splitlines()[-1])["statistics"][0]
-        for text in (capsys.readouterr().out, outputs[0][0])
+        for text in (capsys.readouterr().out, outputs[0])
     ]
     assert [summary["used"] for summary in told] == [33, 33]
-    assert "statistics" not in outputs[1][0]  # one of them tells
+    assert "statistics" not in outputs[1]  # one of them tells
     one, two = (
         FeatureStatistics.load(tmp_path / f"{name}.safetensors") for name in ("alone", "together")
     )

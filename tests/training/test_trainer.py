@@ -53,7 +53,10 @@ def start(output: Path, kill_at: int = 0, devices: int = 1, **more: Any) -> subp
     folders = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, folders))}
     if devices > 1:
-        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+        flags = (
+            f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+        )
+        environment["XLA_FLAGS"] = flags
     arguments = {"output": str(output), "kill_at": kill_at, **more}
     return subprocess.Popen(
         [sys.executable, __file__, json.dumps(arguments)], env=environment, text=True
