@@ -16,7 +16,14 @@ from jaxtyping import Array, Bool, Float, Shaped
 from numpy.typing import ArrayLike
 
 from srvp_fd_jax import encoding, overlap
-from srvp_fd_jax.devices import AnyArray, find_division, own, values, varying
+from srvp_fd_jax.devices import (
+    AnyArray,
+    find_division,
+    own,
+    sharded_by_sample,
+    values,
+    varying,
+)
 from srvp_fd_jax.distances import DISTANCES, check_type, states
 from srvp_fd_jax.distances.frechet import Method, check_method
 from srvp_fd_jax.distances.statistics import FeatureStatistics
@@ -351,6 +358,7 @@ class Calculator:
         """Checks clips, moves their channels last and drops the frames that the protocol skips."""
         self.network.check(self.weights_sha256)
         per_frame = all(output.per_frame for output in self.outputs)
+        clips = sharded_by_sample(clips)
         checked = as_clips(clips, name, frames_allowed=per_frame, mask=mask)
         size, (_, frames, height, width, _) = self.network.architecture.size, checked.shape
         skip = self.protocols[0].skip

@@ -124,6 +124,27 @@ def resharded(x: Shaped[Array, "n ..."], shards: Shards) -> Shaped[Array, "n ...
     return jax.reshard(x, NamedSharding(mesh, P(axes)))
 
 
+def sharded_by_sample(x: Any) -> Any:
+    """Shards samples over the first axis alone, if they are sharded over another one.
+
+    Convolutions of frames that lie on several devices would exchange borders in every layer, for
+    which the devices of a CPU wait for each other without end. Samples whose number no device count
+    divides are replicated. The sharding of traced arrays on automatic meshes is unknown: they are
+    returned as they are, as is what is no JAX array.
+    """
+    if not isinstance(x, jax.Array):
+        return x
+    traced = isinstance(x, jax.core.Tracer)
+    sharding = jax.typeof(x).sharding if traced else x.sharding
+    if not isinstance(sharding, NamedSharding) or not any(sharding.spec[1:]):
+        return x
+    mesh = sharding.mesh
+    spec = P(mesh.axis_names) if len(x) % mesh.size == 0 else P()
+    if traced:
+        return jax.reshard(x, NamedSharding(mesh, spec))
+    return jax.device_put(x, NamedSharding(mesh, spec))
+
+
 def replicated(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """Replicates an array on every device if its type says that its first axis is sharded."""
     division = find_division(x)

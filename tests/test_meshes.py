@@ -187,3 +187,30 @@ def test_distances_of_every_state_are_those_of_one_device():
             assert got == pytest.approx(distance, rel=1e-5), (name, how)
             if of_gradient is not None:
                 np.testing.assert_allclose(of_gradient, gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_clips_that_are_sharded_over_height_or_width():
+    """The number of one device; before, devices waited for each other's borders without end."""
+    code = """
+        import warnings
+
+        import jax
+        import numpy as np
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+        from srvp_fd_jax import FrechetDistanceCalculator
+
+        warnings.simplefilter("ignore")  # of few clips
+        calculator = FrechetDistanceCalculator("digits").only("frame", "static_content")
+        x, y = np.random.default_rng(0).random((2, 16, 5, 64, 64, 1), np.float32)
+        for kind, spec, n in (
+            (AxisType.Auto, P(None, None, "a"), 16),
+            (AxisType.Auto, P("b", None, None, "a"), 16),
+            (AxisType.Explicit, P(None, None, "a", "b"), 15),
+        ):
+            mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(kind,) * 2)
+            both = [jax.device_put(clips[:n], NamedSharding(mesh, spec)) for clips in (x, y)]
+            expected = calculator.distances(x[:n], y[:n])
+            for output, distance in calculator.distances(*both).items():
+                np.testing.assert_allclose(distance, expected[output], rtol=1e-5)
+    """
+    run("-c", textwrap.dedent(code))
