@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,19 +26,44 @@ class _Constants:
 
     Flax takes it for static, since it is no pytree. The arrays are constants of jitted functions:
     these are not given them, so they cannot be donated, and no state of Flax contains them.
+
+    Attributes:
+        calculator: The calculator.
+        real: Copies of the statistics of the real clips, which others cannot donate.
+        given: The statistics that were copied.
     """
 
     calculator: Calculator
     real: Mapping[str, Any]
+    given: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, calculator: Calculator, real: Mapping[str, Any]) -> "_Constants":
+        """The same constants for the same objects, so that nothing is compiled for each metric."""
+        leaves, structure = jax.tree.flatten(dict(real))
+        key = id(calculator), structure, *map(id, leaves)
+        found = _CONSTANTS.get(key)
+        if found is None:
+            copies = jax.tree.unflatten(structure, map(_copied, leaves))
+            found = _CONSTANTS[key] = cls(calculator, copies, dict(real))
+        return found
+
+    def __deepcopy__(self, memo: object) -> "_Constants":
+        return self
+
+
+# Constants hold the objects whose ids find them.
+_CONSTANTS: weakref.WeakValueDictionary[Any, _Constants] = weakref.WeakValueDictionary()
 
 
 class DistanceMetric(nnx.Metric):
     """Distances of generated clips, which a loop adds in batches, to real clips.
 
-    Can be one of an `nnx.MultiMetric`. The state of the metric are the statistics of the generated
-    clips, in one `nnx.metrics.MetricState`. So it works under `nnx.jit`, with `nnx.split` and
-    `nnx.update` under `jax.jit`, in `scan`, with donated arguments and in checkpoints, none of
-    which contain the weights of the calculator and the real statistics.
+    Can be one of an `nnx.MultiMetric`. The state of the metric is one `nnx.metrics.MetricState`
+    with the statistics of the generated clips. The metric works under `nnx.jit`, with `nnx.split`
+    and `nnx.update` under `jax.jit`, in `scan`, with donated arguments and in checkpoints, none of
+    which contain the weights of the calculator or the real statistics. These are constants of
+    compiled functions, so keep one calculator and its statistics for all metrics of a process.
 
     Example:
         >>> import numpy as np
@@ -66,7 +92,7 @@ class DistanceMetric(nnx.Metric):
             got = ", ".join(real) if isinstance(real, Mapping) else f"a {type(real).__name__}"
             expected = ", ".join(outputs)
             raise ValueError(f"real: got {got}, expected the statistics of {expected}")
-        self._constants = _Constants(calculator, jax.tree.map(_copied, dict(real)))
+        self._constants = _Constants.of(calculator, real)
         self.argname = argname
         self.generated = nnx.metrics.MetricState(calculator.empty())
 

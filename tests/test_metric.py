@@ -138,6 +138,22 @@ def test_splits_into_a_state_for_jit(metric, donated):
     assert number(metric) == expected()
 
 
+def test_metrics_of_the_same_statistics_share_a_program(calculator, real):
+    traced = []
+
+    @nnx.jit
+    def step(metric, clips):
+        traced.append(1)
+        metric.update(clips=clips)
+
+    for _ in range(3):
+        metric = srvp_fd_jax.DistanceMetric(calculator, dict(real))
+        step(copy.deepcopy(metric), FAKE)
+    assert len(traced) == 1
+    step(srvp_fd_jax.DistanceMetric(calculator, calculator.statistics([FAKE])), FAKE)
+    assert len(traced) == 2
+
+
 def test_scan_carries_it(metric):
     step, state = without_side_effects(metric)
     batches = FAKE.reshape(4, -1, *FAKE.shape[1:])
