@@ -29,6 +29,7 @@ from srvp_fd_jax.evaluation import (
     STATISTICS_SUFFIX,
     Result,
     calculator_of,
+    check_names,
     clips_to_read,
     compare,
     compare_storage,
@@ -677,6 +678,8 @@ def _report(args: argparse.Namespace) -> None:
     videos = {side: find_videos(path, side, protocols, globs[side]) for side, path in sides.items()}
     compare_storage(videos, protocols)
     unit_labels(videos, args.paired, args.group_by)  # raises an error before videos are read
+    if not (args.paired or args.group_by):
+        check_names(videos)
     calculators = load_calculators(protocols, args.weights)
     of_files = overlap.of_files(videos)
     for text in of_files.values():

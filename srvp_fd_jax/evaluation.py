@@ -313,6 +313,8 @@ def compute(
     if len(videos) == 2:
         compare_storage(videos, protocols)
     labels = unit_labels(videos, paired, groups)
+    if floor and not paired and groups is None:
+        check_names(videos)
     calculators = load_calculators(dict.fromkeys(protocols), weights) if videos else []
     for side, one in kept.items():  # checked before any video is read
         if protocols:
@@ -485,6 +487,20 @@ def unit_labels(
     }
 
 
+def check_names(videos: Mapping[Side, Sequence[Video]]) -> None:
+    """Warns if videos that look like pairs are none, as their folders differ between the sets."""
+    names = [clip_names(of, side) for side, of in videos.items()]
+    if len(names) < 2 or set(names[0]) & set(names[1]):
+        return
+    last = [{os.path.basename(name) for name in of} for of in names]
+    if common := sorted(last[0] & last[1]):
+        warn(
+            f"{len(common)} names of videos are in both sets but below different folders, such as "
+            f"{common[0]}, so the videos are not compared as pairs; pass the folders that hold the "
+            "same paths, or paired=True (--paired) for videos in the same order"
+        )
+
+
 def group_labels(videos: Sequence[Video], side: Side, groups: Groups) -> list[Hashable]:
     """Labels of the groups of the videos of one side, see `compute`.
 
@@ -499,7 +515,13 @@ def group_labels(videos: Sequence[Video], side: Side, groups: Groups) -> list[Ha
         return [found[name] for name in local_names(videos)]
     if len(groups) != 2:
         raise ValueError(f"groups: got {len(groups)} sequences, expected real and generated labels")
-    labels = np.asarray(groups[side == "fake"]).tolist()
+    given = groups[side == "fake"]
+    labels = given.tolist() if hasattr(given, "tolist") else list(given)
+    for label in labels:
+        if label is None or not isinstance(label, Hashable):
+            raise ValueError(
+                f"groups: got {label!r} of {side}, expected labels that can be compared"
+            )
     if len(labels) != len(videos):
         raise ValueError(
             f"groups: got {len(labels)} {side} labels, expected one for each of the {len(videos)} "

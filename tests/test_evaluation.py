@@ -13,7 +13,7 @@ import srvp_fd_jax
 from srvp_fd_jax import DISTANCES, FeatureSample, FeatureStatistics, cli, compute, evaluation
 from srvp_fd_jax.demo.moving_digits import moving_digits
 from srvp_fd_jax.distances import states
-from srvp_fd_jax.evaluation import compare_storage, find_videos
+from srvp_fd_jax.evaluation import check_names, compare_storage, find_videos
 from srvp_fd_jax.protocols import find_protocol
 from srvp_fd_jax.reliability.draws import Measure
 from srvp_fd_jax.reliability.floor import find_floor
@@ -527,6 +527,8 @@ def test_groups_are_those_of_the_function_the_labels_and_the_command(predictions
         ({"groups": lambda name: None}, r"groups: got None for real\[0\]"),
         ({"groups": ([1] * 20, [2] * 19)}, "groups: got 19 fake labels, expected one for each"),
         ({"groups": [1] * 20}, "groups: got 20 sequences"),
+        ({"groups": ([None] * 20, [2] * 20)}, "groups: got None of real"),
+        ({"groups": ([[1]] * 20, [2] * 20)}, r"groups: got \[1\] of real"),
         ({"groups": lambda name: "all"}, "groups: got 1 groups of real clips"),
     ],
 )
@@ -535,6 +537,16 @@ def test_units_that_do_not_fit_are_errors(predictions, how, message):
     n, how = how.get("n", 20), {"floor": True} | {k: v for k, v in how.items() if k != "n"}
     with pytest.raises(ValueError, match=message):
         compute(predictions[0], predictions[1][:n], PROTOCOL, **how)
+
+
+def test_names_that_differ_by_their_folders_give_a_warning(tmp_path):
+    for folder in ("real/a", "fake"):
+        (tmp_path / folder).mkdir(parents=True)
+        np.save(tmp_path / folder / "1.npy", np.zeros((3, 4, 4, 1), np.uint8))
+    videos = {side: as_videos(tmp_path / side, side) for side in ("real", "fake")}
+    with pytest.warns(UserWarning, match="1 names of videos .* not compared as pairs"):
+        check_names(videos)
+    check_names({**videos, "real": as_videos(tmp_path / "real/a", "real")})
 
 
 def test_units_of_statistics_need_videos():

@@ -159,6 +159,7 @@ class Video(NamedTuple):
         row: Index of the video in an array file of many videos or in `items`; else None.
         strays: Names of images in the folder of its frames that are not frames themselves.
         items: Object in memory that gives videos by index; None for videos in files.
+        root: Folder in which all videos were found; empty if there is none.
     """
 
     name: str
@@ -166,6 +167,7 @@ class Video(NamedTuple):
     row: int | None = None
     strays: tuple[str, ...] = ()
     items: Any = None
+    root: str = ""
 
     @property
     def is_array(self) -> bool:
@@ -230,7 +232,7 @@ def _at(path: str | os.PathLike[str], match: str | None = None) -> list[Video]:
         or (suffix in ARRAY_SUFFIXES and load_array(file, memory()).ndim < 5)
     ):
         return [Video(file.path, (file,))] if _matches(file.path, match) else []
-    return find_videos(path, match)
+    return [video._replace(root="") for video in find_videos(path, match)]
 
 
 def find_videos(path: str | os.PathLike[str], match: str | None = None) -> list[Video]:
@@ -293,7 +295,7 @@ def find_videos(path: str | os.PathLike[str], match: str | None = None) -> list[
             f"{path}: holds no videos ({', '.join(VIDEO_SUFFIXES)}), frames "
             f"({', '.join(IMAGE_SUFFIXES)}) or arrays ({', '.join(ARRAY_SUFFIXES)}){held}"
         )
-    return videos
+    return [video._replace(root=str(root)) for video in videos] if root.is_dir() else videos
 
 
 def _matches(name: str, match: str | None, root: Path | None = None) -> bool:
@@ -351,18 +353,22 @@ def fingerprint(videos: Sequence[Video]) -> str:
 
 
 def local_names(videos: Sequence[Video]) -> list[str]:
-    """Names of videos below the folder that all of them share, however its path is spelled."""
+    """Names of videos below the folder in which they were found, however its path is spelled.
+
+    Without such a folder, as in archives and lists, it is the deepest one that all of them share.
+    """
     absolute = [os.path.abspath(video.name) for video in videos]
-    folder = _common_folder(absolute)
+    root = videos[0].root if videos else ""
+    folder = os.path.abspath(root) if root else _common_folder(absolute)
     return [os.path.relpath(path, folder) for path in absolute]
 
 
 def clip_names(videos: Sequence[Video], side: str, paired: bool = False) -> list[str]:
     """Names by which the clips of one side are chosen, and are pairs with those of the other side.
 
-    These are the local names without the suffix, unless that makes two of them equal. The index in
-    an array is no name, so the clips of arrays are no pairs. If `paired`, all names are the indices
-    of the videos.
+    These are the local names without the suffix, but for those that would be equal then. The index
+    in an array is no name, so the clips of arrays are no pairs. If `paired`, all names are the
+    indices of the videos.
     """
     if paired:
         return [f"[{i}]" for i in range(len(videos))]
@@ -370,13 +376,15 @@ def clip_names(videos: Sequence[Video], side: str, paired: bool = False) -> list
         name if video.row is None else f"{side}: {name}"
         for name, video in zip(local_names(videos), videos, strict=True)
     ]
-    stems = [
-        name.removesuffix(s)
-        if (s := PurePosixPath(name).suffix).lower() in _MEDIA_SUFFIXES
-        else name
-        for name in local
-    ]
-    return stems if len(set(stems)) == len(set(local)) else local
+    names = dict.fromkeys(local)  # a list may name a video twice
+    counts = Counter(map(_stem, names))
+    return [stem if counts[stem := _stem(name)] == 1 else name for name in local]
+
+
+def _stem(name: str) -> str:
+    """A name without the suffix of a video, an image or an array."""
+    suffix = PurePosixPath(name).suffix
+    return name.removesuffix(suffix) if suffix.lower() in _MEDIA_SUFFIXES else name
 
 
 def _common_folder(paths: Sequence[str]) -> str:
@@ -653,8 +661,8 @@ def _grouped(files: dict[str, File], root: Path) -> list[Video]:
             f"{root}: left out {len(beside)} images that lie beside video files, such as "
             f"{beside[0]}; --match, in Python match=, chooses files"
         )
-    stems = Counter(posixpath.splitext(name)[0] for name in videos)
-    twice = [name for name in videos if stems[posixpath.splitext(name)[0]] > 1]
+    stems = Counter(map(_stem, videos))
+    twice = [name for name in videos if stems[_stem(name)] > 1]
     if twice:
         warn(
             f"{root}: {len(twice)} videos have one name but for the suffix, such as {twice[0]}, so "
