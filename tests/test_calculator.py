@@ -296,6 +296,16 @@ def test_weights_that_an_optimiser_changed_are_refused(digits, clips):
     chex.assert_trees_all_equal(copied.extract_w(x), digits.extract_w(x))
 
 
+def test_weights_that_were_changed_in_place_are_refused(digits, clips, without_type_checks):
+    x = clips[0][:2]
+    on_host = jax.tree.map(np.array, digits)
+    on_host.extract_w(x)
+    for array in on_host.network.arrays.values():
+        array *= 0.5  # in place
+    with pytest.raises(ValueError, match="network: the weights were changed"):
+        on_host.extract_w(x)
+
+
 @pytest.mark.parametrize("comparison_type", COMPARISON_TYPES)
 @pytest.mark.filterwarnings("ignore:.*leave the covariance")
 def test_gradient_equals_finite_differences(comparison_type, digits):

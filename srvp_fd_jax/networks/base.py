@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -187,6 +187,11 @@ def dotted(path: tuple[Any, ...]) -> str:
 _RECOGNISED: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
 
 
+def _recognise(arrays: Iterable[Array]) -> None:
+    # NumPy arrays can be changed in place.
+    _RECOGNISED.update({id(array): array for array in arrays if isinstance(array, jax.Array)})
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrozenNetwork:
@@ -225,7 +230,7 @@ class FrozenNetwork:
                 "network: the weights were changed since they were loaded, such as by an optimiser "
                 "with weight decay; load the calculator again, outside of the tree of parameters"
             )
-        _RECOGNISED.update({id(array): array for array in self.arrays.values()})
+        _recognise(self.arrays.values())
 
     def module(self) -> Any:
         """Makes the Flax module with these weights."""
@@ -291,7 +296,7 @@ class Weights:
         # Inside a jitted function, `jnp.asarray` would otherwise give tracers.
         with jax.ensure_compile_time_eval():
             arrays = {name: jnp.asarray(array) for name, array in self.arrays.items()}
-        _RECOGNISED.update({id(array): array for array in arrays.values()})
+        _recognise(arrays.values())
         return FrozenNetwork(arrays, self.architecture, precision)
 
 
