@@ -86,6 +86,9 @@ def fold_samples(
     mask: Bool[Array, " n"] | None = None,
 ) -> States:
     """Folds the samples that count into states, which each device does with its own samples."""
+    if mask is not None:  # padding may hold anything, also where a gradient passes
+        counting = mask.reshape(-1, *[1] * (samples.ndim - 1))
+        samples = jnp.where(counting, samples, jnp.zeros((), samples.dtype))
     made = encode(extract, samples, batch_size, division)
     return update(state, made, mask, division, _seen(samples, mask))
 

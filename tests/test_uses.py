@@ -57,6 +57,18 @@ def test_masked_clips_do_not_count(name, place, monkeypatch):
     assert float(got) == pytest.approx(uses.expected("call", "eager"), rel=1e-4)
 
 
+def test_padding_of_any_value_has_a_gradient_of_zero():
+    x, mask = uses.padded(uses.REAL)
+    x = np.where(mask[:, None, None, None, None], np.float32(x), np.nan)
+
+    def distance(x, mask=None):
+        return CALCULATOR.distances(x, uses.FAKE, x_mask=mask)["static_content"]
+
+    gradient = np.asarray(jax.grad(distance)(x, mask))
+    assert (gradient[~mask] == 0).all()
+    np.testing.assert_allclose(gradient[mask], jax.grad(distance)(x[mask]), rtol=1e-3, atol=1e-6)
+
+
 def test_counts_are_those_of_the_clips_that_count():
     x, mask = uses.padded(uses.REAL)
     assert CALCULATOR.statistics([(x, mask), x[mask]])["static_content"].count == 2 * mask.sum()
