@@ -24,7 +24,7 @@ from srvp_fd_jax.protocols import Side
 from srvp_fd_jax.videos.sources import Video
 
 _ROUNDING = 1e-5
-"""Largest difference of equal features, relative to their typical norm."""
+"""Largest difference of equal features, relative to their typical distance from the mean."""
 
 _SHARE = 0.01
 """Share of clips with equal features from which they are reported: a blank clip may repeat."""
@@ -185,7 +185,12 @@ def _feature_labels(features: Float[np.ndarray, "n v d"]) -> list[int]:
     direction = np.random.default_rng(0).normal(size=rows.shape[1])
     direction /= np.linalg.norm(direction)
     places = np.array([row.astype(np.float64) @ direction for row in rows])
-    tolerance = _ROUNDING * np.sqrt(np.mean([np.linalg.norm(row) ** 2 for row in rows]))
+    centre = rows.mean(axis=0, dtype=np.float64)
+    spread, size = (
+        np.sqrt(np.mean([np.sum((r.astype(np.float64) - c) ** 2) for r in rows]))
+        for c in (centre, 0)
+    )
+    tolerance = max(_ROUNDING * spread, 16 * np.finfo(np.float32).eps * size)
     order = np.argsort(places).tolist()
     labels = list(range(len(rows)))
     for i, one in enumerate(order):

@@ -66,6 +66,15 @@ def test_features_are_equal_up_to_rounding(size):
     }
 
 
+def test_an_offset_of_all_features_is_no_repetition():
+    x, y = 1e3 + 1e-2 * np.random.default_rng(3).normal(size=(2, 300, 8))
+    y[:30] = x[:30]
+    found = of_features("frame", {"real": sample(x), "fake": sample(y)})
+    assert {kind: text.split(" clips")[0] for kind, text in found.items()} == {
+        "shared": "30 of 300 generated"
+    }
+
+
 def test_a_single_repetition_among_many_clips_is_no_reason_to_warn():
     x, y = np.random.default_rng(2).normal(size=(2, 200, 8))
     y[0] = x[0]
