@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import html
 import os
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -488,16 +489,24 @@ def unit_labels(
 
 
 def check_names(videos: Mapping[Side, Sequence[Video]]) -> None:
-    """Warns if videos that look like pairs are none, as their folders differ between the sets."""
+    """Warns if no videos are pairs by name, though their numbers are those of pairs.
+
+    Examples are `a/7.mp4` and `7.mp4`, and `7_gt.mp4` and `7_pred.mp4`.
+    """
+    if len(videos) < 2 or any(video.row is not None for of in videos.values() for video in of):
+        return  # statistics and arrays have no names
     names = [clip_names(of, side) for side, of in videos.items()]
-    if len(names) < 2 or set(names[0]) & set(names[1]):
+    if set(names[0]) & set(names[1]):
         return
-    last = [{os.path.basename(name) for name in of} for of in names]
-    if common := sorted(last[0] & last[1]):
+    real, fake = (
+        {" ".join(re.findall("[0-9]+", os.path.basename(n))): n for n in of} for of in names
+    )
+    common = [number for number in real if number and number in fake]
+    if 2 * len(common) > max(map(len, names)):
         warn(
-            f"{len(common)} names of videos are in both sets but below different folders, such as "
-            f"{common[0]}, so the videos are not compared as pairs; pass the folders that hold the "
-            "same paths, or paired=True (--paired) for videos in the same order"
+            f"the names suggest {len(common)} pairs, such as {real[common[0]]} and "
+            f"{fake[common[0]]}, but the test takes these videos for independent; paired=True "
+            "(--paired) pairs videos of the same order, groups= (--group-by) those of one label"
         )
 
 
@@ -727,8 +736,9 @@ def find_videos(
     for clips in {protocol.clips: None for protocol in protocols if protocol.clips}:
         if left_out := _folders_left_out(videos, clips):
             warn(
-                f"{name}: the first {clips} of {len(videos)} videos are taken, and none of "
-                f"{len(left_out)} folders: {', '.join(left_out[:_FOLDERS_TOLD])}"
+                f"{name}: only the first {clips} of {len(videos)} videos are taken, which leaves "
+                f"out {len(left_out)} folder{'s' * (len(left_out) > 1)}: "
+                + ", ".join(left_out[:_FOLDERS_TOLD])
                 + (", ..." if len(left_out) > _FOLDERS_TOLD else "")
             )
     strays = [stray for video in videos for stray in video.strays]

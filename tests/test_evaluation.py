@@ -436,7 +436,9 @@ def test_folders_that_a_number_of_clips_leaves_out_are_named(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         np.save(tmp_path / name, np.zeros((6, 8, 8, 1), np.uint8))
     protocol = find_protocol("srvp:digits:frame")
-    with pytest.warns(UserWarning, match=r"first 5 of 12 videos .* none of 2 folders: class2, cl"):
+    with pytest.warns(
+        UserWarning, match=r"first 5 of 12 videos .* leaves out 2 folders: class2, cl"
+    ):
         find_videos(str(tmp_path), "real", [dataclasses.replace(protocol, clips=5)] * 2)
     for clips in (10, None):  # all folders, without a warning
         find_videos(str(tmp_path), "real", [dataclasses.replace(protocol, clips=clips)])
@@ -539,14 +541,27 @@ def test_units_that_do_not_fit_are_errors(predictions, how, message):
         compute(predictions[0], predictions[1][:n], PROTOCOL, **how)
 
 
-def test_names_that_differ_by_their_folders_give_a_warning(tmp_path):
-    for folder in ("real/a", "fake"):
-        (tmp_path / folder).mkdir(parents=True)
-        np.save(tmp_path / folder / "1.npy", np.zeros((3, 4, 4, 1), np.uint8))
-    videos = {side: as_videos(tmp_path / side, side) for side in ("real", "fake")}
-    with pytest.warns(UserWarning, match="1 names of videos .* not compared as pairs"):
-        check_names(videos)
-    check_names({**videos, "real": as_videos(tmp_path / "real/a", "real")})
+def test_names_that_look_like_pairs_give_a_warning(tmp_path):
+    for name in ("real/a/1.npy", "fake/1.npy", "both/1_gt.npy", "both/1_pred.npy", "both/x.npy"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / name, np.zeros((3, 4, 4, 1), np.uint8))
+
+    def found(**globs):
+        return {
+            side: as_videos(tmp_path / folder, side, match)
+            for side, (folder, match) in globs.items()
+        }
+
+    for pairs in (
+        found(real=("real", None), fake=("fake", None)),
+        found(real=("both", "*_gt.npy"), fake=("both", "*_pred.npy")),
+    ):
+        with pytest.warns(UserWarning, match="the names suggest 1 pairs"):
+            check_names(pairs)
+    check_names(found(real=("real/a", None), fake=("fake", None)))  # are pairs
+    check_names(found(real=("both", "x*"), fake=("fake", None)))
+    clips = np.zeros((2, 3, 4, 4, 1), np.uint8)
+    check_names({"real": as_videos(clips, "real"), "fake": as_videos(clips, "fake")})
 
 
 def test_units_of_statistics_need_videos():
