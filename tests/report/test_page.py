@@ -210,7 +210,7 @@ def error_of(capsys, *command: str) -> str:
 @pytest.mark.parametrize("name", ["r.pdf", "r", "r.htm", "file", "file/"])
 def test_outputs_of_other_kinds_are_refused(sides, tmp_path, capsys, name):
     (tmp_path / "file").touch()
-    message = f"error: output: got {tmp_path}/{name}, expected a name *.html, an existing folder"
+    message = f"error: --output: got {tmp_path}/{name}, expected a name *.html, an existing folder"
     assert message in error_of(capsys, *sides, "-o", f"{tmp_path}/{name}")
 
 
