@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 from numpy.typing import ArrayLike
 
+from srvp_fd_jax.distances.counts import as_float
 from srvp_fd_jax.distances.factors import matmul
 from srvp_fd_jax.inputs import as_count, as_point_sets
 
@@ -139,29 +140,23 @@ def _matched(
     """
     steps_n = _product(jnp.minimum(jnp.arange(1, most_n + 1, dtype=jnp.uint32), n), m)
     steps_m = _product(jnp.minimum(jnp.arange(1, most_m + 1, dtype=jnp.uint32), m), n)
-    high, low = (jnp.concatenate(halves) for halves in zip(steps_n, steps_m, strict=True))
+    low, high = jnp.concatenate([steps_n, steps_m]).T
     of_m = (jnp.arange(most_n + most_m) >= most_n).astype(jnp.uint32)
     high, low, of_m = jax.lax.sort((high, low, of_m), num_keys=3)
     before_high, before_low = (jnp.pad(half[:-1], (1, 0)) for half in (high, low))
     borrowed = (low < before_low).astype(jnp.uint32)
-    lengths = _as_float(high - before_high - borrowed, low - before_low)
+    lengths = jnp.stack([low - before_low, high - before_high - borrowed], axis=-1)
+    shares = as_float(lengths, jnp.float32) / as_float(_product(n, m), jnp.float32)
     # Each step ends the interval before it. Where two are equal, the second interval is empty.
     j = jnp.cumsum(of_m, dtype=jnp.uint32) - of_m
     i = jnp.arange(len(j), dtype=jnp.uint32) - j
-    return jnp.minimum(i, n - 1), jnp.minimum(j, m - 1), lengths / _as_float(*_product(n, m))
+    return jnp.minimum(i, n - 1), jnp.minimum(j, m - 1), shares
 
 
-def _product(
-    a: UInt32[Array, "*shape"], b: UInt32[Array, ""]
-) -> tuple[UInt32[Array, "*shape"], UInt32[Array, "*shape"]]:
-    """Upper and lower 32 bits of a product, 16 bits at a time (Knuth, TAOCP 2, 4.3.1)."""
+def _product(a: UInt32[Array, "*shape"], b: UInt32[Array, ""]) -> UInt32[Array, "*shape 2"]:
+    """Lower and upper 32 bits of a product, 16 bits at a time (Knuth, TAOCP 2, 4.3.1)."""
     low = (a & 0xFFFF) * (b & 0xFFFF)
     middle = (a >> 16) * (b & 0xFFFF) + (low >> 16)
     other = (a & 0xFFFF) * (b >> 16) + (middle & 0xFFFF)
-    return (a >> 16) * (b >> 16) + (middle >> 16) + (other >> 16), (other << 16) | (low & 0xFFFF)
-
-
-def _as_float(
-    high: UInt32[Array, "*shape"], low: UInt32[Array, "*shape"]
-) -> Float[Array, "*shape"]:
-    return high.astype(jnp.float32) * 2.0**32 + low.astype(jnp.float32)
+    high = (a >> 16) * (b >> 16) + (middle >> 16) + (other >> 16)
+    return jnp.stack([(other << 16) | (low & 0xFFFF), high], axis=-1)
