@@ -517,11 +517,12 @@ def group_labels(videos: Sequence[Video], side: Side, groups: Groups) -> list[Ha
         ValueError: If there is not one label for each video.
     """
     if callable(groups):
-        found = {name: groups(name) for name in local_names(videos)}
+        names = local_names(videos)
+        found = {name: groups(name) for name in names}
         for name, label in found.items():
             if label is None:
                 raise ValueError(f"groups: got None for {name}, expected a label")
-        return [found[name] for name in local_names(videos)]
+        return [found[name] for name in names]
     if len(groups) != 2:
         raise ValueError(f"groups: got {len(groups)} sequences, expected real and generated labels")
     given = groups[side == "fake"]
