@@ -1,4 +1,4 @@
-"""The documentation: `sphinx-build docs OUT`, with the extra "docs". It needs no network."""
+"""The documentation: `sphinx-build docs OUT`, with the extra "dev". It needs no network."""
 
 import ast
 import contextlib

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from srvp_fd_jax.protocols import PROTOCOLS, Protocol, Sampling, find_protocol
     from srvp_fd_jax.weights import load_network
 
-__version__ = "0.1.0"
+from srvp_fd_jax._version import __version__ as __version__
 
 # Imported at first use, so that the command can handle Ctrl-C before JAX is imported.
 _HOMES = {
