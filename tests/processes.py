@@ -43,7 +43,7 @@ def together(
                     start_new_session=True,
                 )
             )
-        outputs = [process.communicate(timeout=300) for process in started]
+        outputs = [process.communicate(timeout=250) for process in started]
         for process, (_, error) in zip(started, outputs, strict=True):
             assert process.returncode == 0, error[-3000:]
         return [output for output, _ in outputs]

@@ -272,7 +272,9 @@ def test_torch_is_not_imported(tmp_path):
     )
     command = [sys.executable, "-c", program, *paths]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment, timeout=100
+    )
     assert done.stdout.split() == ["7140.0", "7140.0", "False"]
 
 

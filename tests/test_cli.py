@@ -646,10 +646,15 @@ def test_demo_writes_videos_to_try(tmp_path, capsys):
 
 def test_command_as_installed():
     command = [Path(sys.executable).with_name("srvp-fd-jax")]
-    version = subprocess.run([*command, "--version"], check=True, capture_output=True, text=True)
+    version = subprocess.run(
+        [*command, "--version"], check=True, capture_output=True, text=True, timeout=100
+    )
     assert version.stdout.strip() == srvp_fd_jax.__version__
     unknown = subprocess.run(
-        [*command, "compute", "a", "b", "--dataset", "x"], capture_output=True, text=True
+        [*command, "compute", "a", "b", "--dataset", "x"],
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert unknown.returncode == 2
     assert "mmnist_stochastic" in unknown.stderr

@@ -95,7 +95,7 @@ resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT}, {LIMIT}))
 write(pathlib.Path({os.fspath(path)!r}), {NEW!r})
 """
-    run = subprocess.run([sys.executable, "-c", program], check=False)
+    run = subprocess.run([sys.executable, "-c", program], check=False, timeout=100)
     assert run.returncode == -signal.SIGXFSZ
     (part,) = set(path.parent.iterdir()) - {path}
     assert part.stat().st_size == LIMIT

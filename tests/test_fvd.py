@@ -195,7 +195,7 @@ def test_two_devices_give_the_number_of_one(short, clips, weights_file, tmp_path
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=250,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert float(result.stdout) == pytest.approx(distance(short, x, y), rel=1e-5)

@@ -225,7 +225,7 @@ def test_warnings_point_at_the_line_that_called_the_package(tmp_path):
         "srvp_fd_jax.FrechetDistanceCalculator('digits')(x, x)\n"
     )
     command = [sys.executable, str(script)]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100).stderr
     assert re.findall(r"(\S+:\d+): UserWarning: ([xy]): 4 samples", told) == [
         (f"{script}:{line}", name) for line in (3, 4) for name in "xy"
     ]

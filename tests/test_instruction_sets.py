@@ -22,6 +22,7 @@ def test_processes_compute_without_avx512():
         capture_output=True,
         text=True,
         check=True,
+        timeout=100,
     ).stdout
     assert told.split("\n")[0] == "Haswell AVX2"
     if os.environ.get("PYTEST_XDIST_WORKER") == "gw1":

@@ -25,7 +25,7 @@ def run(*command: str) -> str:
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=250,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout

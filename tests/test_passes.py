@@ -244,9 +244,9 @@ def test_a_killed_command_goes_on_to_the_same_bits(tmp_path):
         ):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.wait(timeout=100)
     assert partial.exists()
-    subprocess.run([*command, str(tmp_path / "broken.safetensors")], check=True)
+    subprocess.run([*command, str(tmp_path / "broken.safetensors")], check=True, timeout=100)
     assert not partial.exists()
     assert cli.main([*command[1:], str(tmp_path / "whole.safetensors")]) == 0
     whole, broken = (

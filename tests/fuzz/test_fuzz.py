@@ -9,7 +9,7 @@ import fuzz
 
 def test_damaged_files_are_read_or_refused():
     command = [sys.executable, fuzz.__file__, "--cases", "2000", "--workers", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2000 cases, 0 faults" in done.stdout
     # It is of use only where some files are taken and some are not.

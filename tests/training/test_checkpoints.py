@@ -86,6 +86,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path):
         stderr=subprocess.DEVNULL,
         text=True,
         check=True,
+        timeout=100,
     )
     assert run.stdout == f"{tmp_path}/checkpoints: no checkpoint of step 2: File too large\n"
     with checkpoints.manager(tmp_path) as opened:

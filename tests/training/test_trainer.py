@@ -91,9 +91,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_goes_on_after_a_kill_with_the_same_bits(trained: Path, tmp_path: Path):
     output = tmp_path / "model.safetensors"
-    assert start(output, kill_at=14).wait() == -signal.SIGKILL
+    assert start(output, kill_at=14).wait(timeout=200) == -signal.SIGKILL
     assert [path.name for path in (tmp_path / "model.run/checkpoints").iterdir()] == ["12"]
-    assert start(output, resume=True).wait() == 0
+    assert start(output, resume=True).wait(timeout=200) == 0
     assert output.read_bytes() == trained.read_bytes()
     assert curve(output) == curve(trained)
 
@@ -273,7 +273,7 @@ def test_eight_devices_of_two_processes_follow_the_curve_of_one(trained: Path, t
         start(tmp_path / "model.safetensors", cluster=[address, 2, process], devices=4)
         for process in (0, 1)
     ]
-    assert [process.wait() for process in both] == [0, 0]
+    assert [process.wait(timeout=250) for process in both] == [0, 0]
     assert_close_curves(tmp_path / "model.safetensors", trained)
 
 

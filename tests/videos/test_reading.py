@@ -900,7 +900,7 @@ except ValueError as error:
 print((peak() - before) // 1024)
 """
     command = [sys.executable, "-c", code, *map(str, paths)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100).stdout
     *lines, mebibytes = output.splitlines()
     return "\n".join(lines), int(mebibytes)
 
