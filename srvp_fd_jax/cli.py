@@ -176,39 +176,21 @@ class _Terminated(KeyboardInterrupt):
     pass
 
 
-_terminated = threading.Event()
-
-
 @contextlib.contextmanager
 def _termination_interrupts() -> Iterator[None]:
-    """Handles SIGTERM like Ctrl-C, so that workers and the memory shared with them are freed."""
+    """Handles SIGTERM like Ctrl-C, so that training saves a checkpoint."""
 
     def end(number: int, frame: object) -> None:
-        _terminated.set()
         raise _Terminated
-
-    def tell_unraisable(unraisable: Any) -> None:
-        if not isinstance(unraisable.exc_value, _Terminated):
-            tell_others(unraisable)
 
     if threading.current_thread() is not threading.main_thread():  # cannot handle signals
         yield
         return
-    _terminated.clear()
-    tell_others = sys.unraisablehook
-    before, sys.unraisablehook = signal.signal(signal.SIGTERM, end), tell_unraisable
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
-        _raise_if_terminated()
     finally:
         signal.signal(signal.SIGTERM, before)
-        sys.unraisablehook = tell_others
-
-
-def _raise_if_terminated() -> None:
-    """Raises `_Terminated` again, which Python ignores while it finalises an object."""
-    if _terminated.is_set():
-        raise _Terminated
 
 
 class _Parser(argparse.ArgumentParser):
@@ -416,7 +398,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint of the run"
     )
-    _add_workers(command)
     _add_distributed(command)
     changes = command.add_argument_group("changes to the recipe")
     for name, (text, kind) in _RECIPE_CHANGES.items():
@@ -523,18 +504,8 @@ def _add_evaluation(command: Any) -> None:
         help="take the files whose names, or paths below the folder, match GLOB, such as "
         "'*_gt.mp4' or 'test/*'; given twice, the first is for REAL and the second for FAKE",
     )
-    _add_workers(command)
     command.add_argument(
         "--strict", action="store_true", help="stop at an unreadable video instead of skipping it"
-    )
-
-
-def _add_workers(command: Any) -> None:
-    command.add_argument(
-        "--workers",
-        type=_whole(0),
-        default=0,
-        help="number of processes that read videos (default: 0, which reads in threads)",
     )
 
 
@@ -607,7 +578,6 @@ def _compute(args: argparse.Namespace) -> None:
             args.fake,
             _asked_for(args) or _default(args),
             weights=args.weights,
-            workers=args.workers,
             strict=args.strict,
             cache=args.cache / "statistics" if keep else None,
             floor=args.floor,
@@ -639,7 +609,6 @@ def _ruler(args: argparse.Namespace) -> None:
                 calculator,
                 size,
                 groups=args.group_by and group_labels(videos, "real", args.group_by),
-                workers=args.workers,
                 on_progress=functools.partial(show, "real"),
             )
         if args.cache and (where := kept_at(videos, calculator, args.cache / "statistics")):
@@ -693,7 +662,6 @@ def _report(args: argparse.Namespace) -> None:
                 videos[side],
                 calculators,
                 side,
-                workers=args.workers,
                 strict=args.strict,
                 sample=SAMPLE_SIZE,
                 along=True,
@@ -759,7 +727,6 @@ def _stats(args: argparse.Namespace) -> None:
             videos,
             load_calculators(protocols, args.weights),
             side,
-            workers=args.workers,
             strict=args.strict,
             save_to=None if args.distributed else partial,
             sample=args.sample and min(args.sample, max(1, len(videos))),
@@ -801,7 +768,6 @@ def _train(args: argparse.Namespace) -> None:
                 steps=args.steps,
                 minutes=args.minutes,
                 resume=args.resume,
-                workers=args.workers,
                 on_survey=functools.partial(show, "videos"),
                 on_fitted=_tell_first,
                 on_progress=show_training,
@@ -958,7 +924,6 @@ def _progress(unit: str = "video") -> Iterator[Callable[[str, int, int], None]]:
 
     def show(side: str, position: int, total: int) -> None:
         nonlocal told
-        _raise_if_terminated()
         now = time.monotonic()
         if side not in begun:
             begun[side] = told = now
@@ -989,7 +954,6 @@ def _training_progress() -> Iterator[Callable[["trainer.Moment"], None]]:
 
     def show(moment: "trainer.Moment") -> None:
         nonlocal bar, told
-        _raise_if_terminated()
         now = time.monotonic()
         text = f"step {moment.step}"
         text += "".join(f", {name} {value:.5g}" for name, value in moment.terms.items())

@@ -190,7 +190,6 @@ def compute(
     protocol: Protocol | str | None = None,
     *,
     weights: str | os.PathLike[str] | None = None,
-    workers: int = 0,
     strict: bool = False,
     cache: Path | None = None,
     floor: bool = False,
@@ -209,7 +208,6 @@ def compute(
     protocol: Sequence[Protocol | str],
     *,
     weights: str | os.PathLike[str] | None = None,
-    workers: int = 0,
     strict: bool = False,
     cache: Path | None = None,
     floor: bool = False,
@@ -227,7 +225,6 @@ def compute(
     protocol: Protocol | str | Sequence[Protocol | str] | None = None,
     *,
     weights: str | os.PathLike[str] | None = None,
-    workers: int = 0,
     strict: bool = False,
     cache: Path | None = None,
     floor: bool = False,
@@ -251,7 +248,6 @@ def compute(
             `find_protocol` takes, or a list of these. By default the protocol of given statistics,
             else "fvd2048_16f".
         weights: File of the network's weights; by default looked up, see `load_network`.
-        workers: Number of processes that read files; 0 to read in threads of this process.
         strict: Whether a video that cannot be read raises an error. By default such videos are
             counted and skipped.
         cache: Folder that keeps statistics of real videos, if these are files, for later calls with
@@ -341,7 +337,6 @@ def compute(
             videos[side],
             calculators,
             side,
-            workers=workers,
             strict=strict,
             sample=SAMPLE_SIZE,
             paired=paired,

@@ -194,7 +194,6 @@ def evaluate(
     calculators: Sequence[Calculator],
     side: Side,
     *,
-    workers: int = 0,
     strict: bool = False,
     save_to: Path | None = None,
     sample: int | None = None,
@@ -208,7 +207,6 @@ def evaluate(
         videos: All videos, the same on every process.
         calculators: Calculators with the protocols, from `load_calculators`.
         side: Whether videos are sampled as "real" or as "fake" ones.
-        workers: Number of processes that read videos; 0 to read in threads of this process.
         strict: Whether a video that cannot be read raises an error.
         save_to: Path of a file in which progress is saved from time to time, and from which an
             interrupted pass with the same videos, calculators and schema resumes. Only for a
@@ -230,7 +228,7 @@ def evaluate(
     sampling = _Sampling(sample, along, paired)
     job = job_hash(fingerprint(videos), calculators, side, sampling) if save_to else ""
     save = (save_to, job) if save_to else None
-    state = _run(videos, calculators, side, workers, strict, sampling, save, on_progress)
+    state = _run(videos, calculators, side, strict, sampling, save, on_progress)
     return _results(videos, calculators, side, state)
 
 
@@ -240,7 +238,6 @@ def evaluate_cached(
     side: Side,
     *,
     folder: Path,
-    workers: int = 0,
     strict: bool = False,
     sample: int | None = None,
     paired: bool = False,
@@ -272,7 +269,7 @@ def evaluate_cached(
         job = job_hash(of_videos, missing, side, sampling)
         partial = folder / f"{job}.partial"
         save = partial, job
-        state = _run(videos, missing, side, workers, strict, sampling, save, on_progress)
+        state = _run(videos, missing, side, strict, sampling, save, on_progress)
         for protocol, own in _split(state, missing).items():
             kept[protocol] = own
             _keep(paths[protocol], paths[protocol].stem, own)
@@ -344,7 +341,6 @@ def _run(
     videos: Sequence[Video],
     calculators: Sequence[Calculator],
     side: Side,
-    workers: int,
     strict: bool,
     sampling: _Sampling,
     save: tuple[Path, str] | None,
@@ -359,9 +355,7 @@ def _run(
     own_keys = zip(videos, name_keys(clip_names(videos, side, sampling.paired)), strict=True)
     keys = {video.name: key for video, key in own_keys}
     at, cost, range_told = time.monotonic(), 0.0, False
-    for progress, clips in rounds(
-        videos, protocols, side, progress=state.progress, workers=workers, strict=strict
-    ):
+    for progress, clips in rounds(videos, protocols, side, progress=state.progress, strict=strict):
         for calculator, taken in zip(calculators, progress.taken, strict=True):
             if taken.frames is not None:
                 name = f"protocol {calculator.protocols[0].name!r}"

@@ -113,7 +113,6 @@ def build(
     clips: int,
     *,
     groups: Sequence[Hashable] | None = None,
-    workers: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Ladder:
     """Makes the ladder of real videos.
@@ -130,7 +129,6 @@ def build(
             because a distance depends on the number of clips.
         groups: Label of each video. Videos of one label are chosen together, and no label is in
             both sets. By default every video has its own.
-        workers: Number of processes that read videos; 0 to read in threads of this process.
         on_progress: Called with the number of sets of clips that are encoded, and the number of all
             sets.
 
@@ -148,7 +146,7 @@ def build(
     total = 2 + sum(len(corruption.strengths) for corruption in CORRUPTIONS.values())
     on_progress(0, total)
     labels = range(len(videos)) if groups is None else groups
-    loaded = _usable(videos, protocol, k, workers, labels)
+    loaded = _usable(videos, protocol, k, labels)
     keys, of_reference, plain, _ = zip(*itertools.islice(loaded, k), strict=True)
     frames = len(plain[0])
     calculator.check_length(frames, f"protocol {protocol.name!r}")
@@ -377,7 +375,6 @@ def _usable(
     videos: Sequence[Video],
     protocol: Protocol,
     k: int,
-    workers: int,
     labels: Sequence[Hashable],
 ) -> Iterator[tuple[UInt32[np.ndarray, "2"], Hashable, Clip, Clip | None]]:
     """Yields keys, labels and clips of 2·k random videos, and clips at doubled speed or None.
@@ -395,7 +392,7 @@ def _usable(
     found, lost, frames, range_told = 0, [], protocol.frames, False
     first: set[Hashable] = set()
     ordered = [videos[i] for i in order]
-    loaded = load_clips(ordered, protocols, "real", workers=workers)
+    loaded = load_clips(ordered, protocols, "real")
     for i, one in zip(order, loaded, strict=False):
         clip, *fast = one.clips
         if clip is None:

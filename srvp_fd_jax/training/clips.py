@@ -3,7 +3,7 @@
 Clip number i of a run is the same whatever came before it: a permutation that is seeded by the pass
 over the videos says which video it is taken from, and a generator that is seeded by i says at which
 frame it starts. So a run that goes on after a kill, and a run of many processes, see the same clips
-as any other. Grain reads them ahead.
+as any other.
 """
 
 import concurrent.futures
@@ -12,7 +12,7 @@ import functools
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -110,9 +110,7 @@ def check_batch(videos: Split, recipe: Recipe) -> None:
         )
 
 
-def batches(
-    videos: Sequence[Video], recipe: Recipe, *, first: int = 0, workers: int = 0
-) -> Generator[_Clips]:
+def batches(videos: Sequence[Video], recipe: Recipe, *, first: int = 0) -> Generator[_Clips]:
     """Yields this process's part of the batches of a run, without end.
 
     Every video gives one clip before any video gives the next one. The rows of a batch belong to
@@ -122,7 +120,6 @@ def batches(
         videos: Videos to train on, the same in all processes.
         recipe: How the model is trained.
         first: Number of the first batch.
-        workers: Number of processes that read videos; 0 to read in threads of this process.
     """
     order = _Order(videos, recipe, first, jax.process_index(), jax.process_count())
 
@@ -135,7 +132,7 @@ def batches(
             (one,) = load_numbered(instead, [_protocol(recipe)], "real")
         raise ValueError("videos: none of them can be read any more")
 
-    loaded = load_numbered(order, [_protocol(recipe)], "real", workers=workers)
+    loaded = load_numbered(order, [_protocol(recipe)], "real")
     clips = (clip(one, order.number(row)) for row, one in enumerate(loaded))
     while True:
         yield np.stack(list(itertools.islice(clips, order.of_process)))
@@ -143,7 +140,7 @@ def batches(
 
 @dataclasses.dataclass(frozen=True)
 class _Order:
-    """The numbers and videos of a process's clips, as a sequence that can be pickled."""
+    """The numbers and videos of a process's clips, without end."""
 
     videos: Sequence[Video]
     recipe: Recipe
@@ -151,12 +148,9 @@ class _Order:
     process: int
     processes: int
 
-    def __len__(self) -> int:
-        return 2**60  # without end
-
-    def __getitem__(self, row: int) -> tuple[int, Video]:
-        number = self.number(row)
-        return number, self.videos[self.place(number)]
+    def __iter__(self) -> Iterator[tuple[int, Video]]:
+        for number in map(self.number, itertools.count()):
+            yield number, self.videos[self.place(number)]
 
     @property
     def of_process(self) -> int:

@@ -100,7 +100,6 @@ def train(
     steps: int | None = None,
     minutes: float | None = None,
     resume: bool = False,
-    workers: int = 0,
     on_survey: Callable[[int, int], None] = lambda done, total: None,
     on_fitted: Callable[[str], None] = lambda text: None,
     on_progress: Callable[[Moment], None] = lambda moment: None,
@@ -127,7 +126,6 @@ def train(
             does not give the same bits again.
         resume: Whether to go on from the last checkpoint of the run, without `steps` and `minutes`
             to the end that it had.
-        workers: Number of processes that read videos; 0 to read in threads of this process.
         on_survey: Called with the numbers of videos that were looked at and of all videos.
         on_fitted: Called with one line about a recipe that was fitted.
         on_progress: Called after every step.
@@ -214,7 +212,7 @@ def train(
                 on_progress=on_progress,
                 clock=_Clock(recipe.steps, minutes, begun - kept["seconds"]),
             )
-            clips = batches(videos.training, recipe, first=int(state.step), workers=workers)
+            clips = batches(videos.training, recipe, first=int(state.step))
             with contextlib.closing(clips):
                 return _follow(run, state, clips, kept["best"], mesh)
 

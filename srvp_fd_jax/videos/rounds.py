@@ -66,7 +66,6 @@ def rounds(
     side: Side,
     *,
     progress: Progress,
-    workers: int = 0,
     strict: bool = False,
 ) -> Iterator[tuple[Progress, list[Clips]]]:
     """Reads videos until they end or no protocol needs more clips.
@@ -85,7 +84,6 @@ def rounds(
         videos,
         protocols,
         side,
-        workers=workers,
         start=progress.position,
         shard=(process, processes),
     )

@@ -1,5 +1,7 @@
+import itertools
 import random
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from srvp_fd_jax.protocols import PROTOCOLS, Protocol, Sampling, find_protocol
-from srvp_fd_jax.videos.loading import Loaded, clip_frames, load_clips
+from srvp_fd_jax.videos.loading import Loaded, clip_frames, load_clips, load_numbered
 from srvp_fd_jax.videos.reading import read_frames
 from srvp_fd_jax.videos.sources import Video, as_videos, find_videos
 
@@ -207,13 +209,8 @@ def test_shards_take_turns_from_the_start_on(
     assert_same(turns, expected[start:])
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_worker_processes_change_nothing(mixed: list[Video], expected: list[Loaded], workers: int):
-    assert_same(list(load_clips(mixed, protocols(), "real", workers=workers)), expected)
-
-
 def test_arrays_do_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for name in ("av", "grain", "PIL"):
+    for name in ("av", "PIL"):
         monkeypatch.setitem(sys.modules, name, None)
     array = np.random.default_rng(0).integers(0, 256, (4, 6, 8, 8, 3), np.uint8)
     np.save(tmp_path / "a.npy", array)
@@ -227,13 +224,12 @@ def test_arrays_do_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyP
         next(load_clips(find_videos(write_nothing), [find_protocol("tensorflow")], "fake"))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_videos_in_memory_do_without_the_extra(monkeypatch: pytest.MonkeyPatch, workers: int):
-    for name in ("av", "grain", "PIL"):
+def test_videos_in_memory_do_without_the_extra(monkeypatch: pytest.MonkeyPatch):
+    for name in ("av", "PIL"):
         monkeypatch.setitem(sys.modules, name, None)
     clips = [moving(frames, 16, 16, seed=frames) for frames in (9, 3, 12)]
     protocol = find_protocol("cd_fvd", frames=4)
-    loaded = list(load_clips(as_videos(clips, "real"), [protocol], "fake", workers=workers))
+    loaded = list(load_clips(as_videos(clips, "real"), [protocol], "fake"))
     assert [one.video.name for one in loaded] == ["real[0]", "real[1]", "real[2]"]
     assert (loaded[1].clips, loaded[1].error) == ((None,), None)
     for number in (0, 2):
@@ -258,10 +254,16 @@ def test_what_an_object_raises_is_the_reason_of_that_video():
     assert [one.error for one in loaded] == [None, "'lost'", None]
 
 
-def test_loading_can_be_left_early(mixed: list[Video], expected: list[Loaded]):
-    loading = load_clips(mixed, protocols(), "real")
-    assert_same([next(loading), next(loading)], expected[:2])
+def test_few_videos_are_read_ahead_in_threads_that_end(mixed: list[Video], expected: list[Loaded]):
+    asked = itertools.count()
+    endless = ((i % 10, mixed[i % 10]) for i in asked)
+    threads = threading.active_count()
+    loading = load_numbered(endless, protocols(), "real")
+    assert_same(list(itertools.islice(loading, 12)), [*expected, *expected[:2]])
+    assert threading.active_count() > threads
+    assert next(asked) < 12 + 9
     loading.close()
+    assert threading.active_count() == threads
 
 
 def test_clips_too_long_for_the_network_are_told(tmp_path: Path):
