@@ -39,7 +39,8 @@ def main() -> None:
     """Prints both comparisons."""
     weights = load_weights("i3d")
     apply = jax.jit(lambda network, clips: network(clips))
-    network, torch_network = srvp_fd_jax.load_network("i3d"), i3d.torch_network(weights.arrays)
+    network = srvp_fd_jax.load_network("i3d").module()
+    torch_network = i3d.torch_network(weights.arrays)
     networks: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "ours": lambda clips: np.asarray(apply(network, clips)),
         "PyTorch": lambda clips: i3d.torch_logits(torch_network, clips),

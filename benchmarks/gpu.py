@@ -105,7 +105,7 @@ def encoders(peak: float, device: str, counts: tuple[int, ...]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             checkpoints.write_checkpoint(Path(folder), checkpoints.PUBLISHED[dataset])
             ours = {
-                setting: load_network(dataset, folder, precision).encoder
+                setting: load_network(dataset, folder, precision).module().encoder
                 for setting, precision in (("float32", "float32"), ("fast", "bfloat16"))
             }
         theirs = checkpoints.random_model(checkpoints.PUBLISHED[dataset]).encoder.eval()
@@ -117,7 +117,7 @@ def encoders(peak: float, device: str, counts: tuple[int, ...]) -> None:
 def video(peak: float, device: str, counts: tuple[int, ...]) -> None:
     """Prints the rates of I3D on clips of 16 frames."""
     ours = {
-        setting: load_network("i3d", precision=precision)
+        setting: load_network("i3d", precision=precision).module()
         for setting, precision in (("float32", "float32"), ("fast", "bfloat16"))
     }
     theirs = i3d.torch_network(load_weights("i3d").arrays)

@@ -75,7 +75,7 @@ def numbers_without_files() -> Iterator[Number]:
 
 def of_noise() -> float:
     """The distance between the two sets of noise."""
-    network = srvp_fd_jax.load_network("i3d")
+    network = srvp_fd_jax.load_network("i3d").module()
     fake, real = (
         FeatureStatistics.from_features(
             np.concatenate([_logits(network, clip) for clip in noise(seed, 128)])
@@ -122,7 +122,7 @@ def numbers_of_cd_fvd(folder: Path) -> Iterator[Number]:
         return srvp_fd_jax.compute(statistics, list(map(str, paths)), "cd_fvd").distance
 
     def changed(epsilon: float, size: int, cut: Callable[[np.ndarray, int], np.ndarray]) -> float:
-        network = srvp_fd_jax.load_network("i3d")
+        network = srvp_fd_jax.load_network("i3d").module()
         network.set_attributes(nnx.BatchNorm, epsilon=epsilon)
         clips = (cut(read(path), size)[None] for path in paths)
         logits = [_logits(network, prepare(clip, "bilinear", 224, 3) * 2 - 1) for clip in clips]

@@ -4,6 +4,7 @@
 0.4.1 and reproduce its numbers. `frechet_video_distance` computes the Fréchet Video Distance (FVD).
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 from numpy.typing import ArrayLike
 
 from srvp_fd_jax import encoding, overlap
+from srvp_fd_jax.checkpoint import check_arrays
 from srvp_fd_jax.devices import (
     AnyArray,
     find_division,
@@ -30,12 +32,12 @@ from srvp_fd_jax.distances.statistics import FeatureStatistics
 from srvp_fd_jax.encoding import Extract, States
 from srvp_fd_jax.inputs import as_array, as_clips, as_count, as_mask, not_allowed, warn
 from srvp_fd_jax.networks import NETWORKS
-from srvp_fd_jax.networks.base import FrozenNetwork, Moments, Output
+from srvp_fd_jax.networks.base import FrozenNetwork, Moments, Output, parameter_shapes
 from srvp_fd_jax.networks.convolution import Precision
 from srvp_fd_jax.networks.srvp import DATASETS, ComparisonType
 from srvp_fd_jax.protocols import PROTOCOLS, Protocol, find_protocol
 from srvp_fd_jax.resizing import check_size, prepare
-from srvp_fd_jax.weights import load_weights
+from srvp_fd_jax.weights import load_network
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -61,8 +63,8 @@ class Calculator:
         network: Weights and architecture, see `networks.base.FrozenNetwork`; `network.module()` is
             the Flax module.
         protocols: One protocol per output, which says how the output is compared. All of them
-            prepare clips in the same way. They have no names if the calculator was made from the
-            name of a network, because the caller then decides how clips are made.
+            prepare clips in the same way. They have no names if the calculator was made from a
+            network, because the caller then decides how clips are made.
         weights_sha256: Hash of the weights as they were loaded, see `networks.base.Weights`.
 
     Example:
@@ -84,21 +86,23 @@ class Calculator:
 
     def __init__(
         self,
-        protocol: Protocol | str = "fvd2048_16f",
+        protocol: Protocol | FrozenNetwork | str = "fvd2048_16f",
         *,
         distance: str = "frechet",
         weights: str | os.PathLike[str] | None = None,
-        precision: Precision = "float32",
+        precision: Precision | None = None,
     ):
-        """Loads the network.
+        """Loads the network, or takes one in memory.
 
         Args:
-            protocol: A protocol, a name that `find_protocol` takes, or the name of a network in
-                `NETWORKS` to get all of its outputs.
-            distance: One of `DISTANCES`; used only with the name of a network.
-            weights: File of the weights; by default they are looked up, see `load_network`.
-            precision: "float32", or "bfloat16" for faster convolutions, see `load_network`.
-                Statistics of different precisions cannot be compared.
+            protocol: A protocol, a name that `find_protocol` takes, or a network to get all of its
+                outputs: a name in `NETWORKS`, or a `networks.base.FrozenNetwork` in memory.
+            distance: One of `DISTANCES`; used only with a network.
+            weights: File of the weights; by default they are looked up, see `load_network`. A
+                network in memory has its weights.
+            precision: "float32", or "bfloat16" for faster convolutions, see `load_network`. By
+                default "float32", or that of the network in memory. Statistics of different
+                precisions cannot be compared.
 
         Raises:
             FileNotFoundError: If no weights are found and the Hugging Face Hub cannot be reached.
@@ -111,26 +115,32 @@ class Calculator:
                 protocol = find_protocol(protocol)
             except ValueError as error:
                 raise ValueError(f"{error} (or a network: {', '.join(NETWORKS)})") from error
-        name = protocol if isinstance(protocol, str) else protocol.network
-        if name not in NETWORKS:
-            raise not_allowed("network", name, NETWORKS)
-        found = load_weights(name, weights)
-        self.network, self.weights_sha256 = found.frozen(precision), found.weights_sha256
-        if isinstance(protocol, str):
+        if isinstance(protocol, FrozenNetwork):
+            if weights is not None:
+                raise ValueError("weights: the network in memory has its weights, got others")
+            check_arrays(protocol.arrays, parameter_shapes(protocol.architecture))
+            network = dataclasses.replace(protocol, precision=precision or protocol.precision)
+        else:
+            name = protocol if isinstance(protocol, str) else protocol.network
+            if name not in NETWORKS:
+                raise not_allowed("network", name, NETWORKS)
+            network = load_network(name, weights, precision or "float32")
+        self.network, self.weights_sha256 = network, network.weights_sha256
+        name, outputs = network.name, network.architecture.outputs
+        if isinstance(protocol, Protocol):
+            self.protocols = (protocol,)
+        else:
             self.protocols = tuple(
                 Protocol(
                     name="", network=name, output=output, distance=distance, resize="none", ddof=1
                 )
-                for output in found.architecture.outputs
+                for output in outputs
             )
-        else:
-            self.protocols = (protocol,)
         for given in self.protocols:
-            if given.output not in found.architecture.outputs:
-                allowed = found.architecture.outputs
-                raise not_allowed("output", given.output, allowed, of=f" of {name!r}")
-        if found.architecture.caution:
-            _warn_once(f"the model {name!r} {found.architecture.caution}")
+            if given.output not in outputs:
+                raise not_allowed("output", given.output, outputs, of=f" of {name!r}")
+        if network.architecture.caution:
+            _warn_once(f"the model {name!r} {network.architecture.caution}")
 
     def __repr__(self) -> str:
         """The kind of calculator, its network and its outputs or protocols."""

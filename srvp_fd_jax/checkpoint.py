@@ -121,7 +121,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             raise ValueError(f"{os.fspath(path)}: {problem!s:.400}") from problem
 
 
-def check_arrays(arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> None:
+def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:
     """Raises a `ValueError` unless arrays have the expected names and shapes and are `_FLOATS`."""
     unexpected = [f"unexpected {printable(name, 100)}" for name in arrays if name not in expected]
     problems = []

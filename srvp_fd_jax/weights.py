@@ -13,7 +13,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,7 +26,13 @@ from srvp_fd_jax.files import (
 )
 from srvp_fd_jax.inputs import not_allowed
 from srvp_fd_jax.networks import NETWORKS
-from srvp_fd_jax.networks.base import Architecture, Weights, parameter_shapes, parse_config
+from srvp_fd_jax.networks.base import (
+    Architecture,
+    FrozenNetwork,
+    Weights,
+    parameter_shapes,
+    parse_config,
+)
 from srvp_fd_jax.networks.convolution import Precision
 
 FORMAT_VERSION = 1
@@ -38,7 +43,7 @@ def load_network(
     name: str,
     weights: str | os.PathLike[str] | None = None,
     precision: Precision = "float32",
-) -> Any:
+) -> FrozenNetwork:
     """Loads a feature network with its weights.
 
     Args:
@@ -54,10 +59,11 @@ def load_network(
             in bfloat16, distances change by less than 1 % (measured: `benchmarks/precision.py`).
 
     Returns:
-        The Flax module. An SRVP model has an `encoder` from frames [N, 64, 64, C], float32 in
-        [0, 1], to encodings [N, nhx], and networks `content` and `initial_state` on the encodings
-        of clips, see `networks.srvp.SRVP`. I3D maps clips [N, T, 224, 224, 3], float32 in [-1, 1],
-        T ≥ 9, to logits [N, 400], see `networks.i3d.I3D`.
+        The network, which `Calculator` takes. Its method `module` makes a Flax module. That of SRVP
+        has an `encoder` from frames [N, 64, 64, C], float32 in [0, 1], to encodings [N, nhx], and
+        networks `content` and `initial_state` on the encodings of clips, see `networks.srvp.SRVP`.
+        That of I3D maps clips [N, T, 224, 224, 3], float32 in [-1, 1], T ≥ 9, to logits [N, 400],
+        see `networks.i3d.I3D`.
 
     Raises:
         FileNotFoundError: If the weights can be neither found nor downloaded.
@@ -68,10 +74,12 @@ def load_network(
         >>> import jax.numpy as jnp
         >>> import srvp_fd_jax
         >>> network = srvp_fd_jax.load_network("digits")
-        >>> network.encoder(jnp.zeros((5, 64, 64, 1))).shape
+        >>> network.module().encoder(jnp.zeros((5, 64, 64, 1))).shape
         (5, 128)
+        >>> srvp_fd_jax.Calculator(network)
+        Calculator(digits: frame, static_content, dynamics)
     """
-    return load_weights(name, weights).frozen(precision).module()
+    return dataclasses.replace(load_weights(name, weights).frozen(precision), name=name)
 
 
 def load_weights(name: str, weights: str | os.PathLike[str] | None = None) -> Weights:

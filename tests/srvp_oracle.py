@@ -130,7 +130,7 @@ def model_of(oracle: Oracle, config: dict[str, Any]) -> SRVPModel:
     arrays = from_torch(numpy_state(oracle), architecture)
     dtype = oracle.w_inf[0].weight.numpy(force=True).dtype
     weights = {name: jnp.asarray(array, dtype) for name, array in arrays.items()}
-    return FrozenNetwork(weights, architecture, "float32").module()
+    return FrozenNetwork(weights, architecture, "own").module()
 
 
 def random_draws(

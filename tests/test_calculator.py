@@ -365,8 +365,8 @@ def test_a_metric_inside_a_module_stays_what_it_is(digits, clips):
 
 def test_the_network_itself_can_be_trained():
     network = srvp_fd_jax.load_network("digits")
-    x = jnp.ones((2, 64, 64, 1)) / 2
-    gradient = nnx.grad(lambda network: network.encoder(x).sum())(network)
+    module, x = network.module(), jnp.ones((2, 64, 64, 1)) / 2
+    gradient = nnx.grad(lambda module: module.encoder(x).sum())(module)
     assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient["encoder"]))
 
 

@@ -4,6 +4,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,8 +13,16 @@ from clips import moving, write_video
 from flax import nnx
 
 import srvp_fd_jax
-from srvp_fd_jax import NETWORKS, PROTOCOLS, Protocol, cli
-from srvp_fd_jax.networks.base import Architecture, Network, Output, Weights
+from srvp_fd_jax import NETWORKS, PROTOCOLS, Calculator, Protocol, cli, load_network, weights
+from srvp_fd_jax.demo.moving_digits import moving_digits
+from srvp_fd_jax.networks.base import (
+    Architecture,
+    FrozenNetwork,
+    Network,
+    Output,
+    Weights,
+    arrays_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +52,8 @@ ARRAYS = {"kernel": np.float32(np.arange(12).reshape(3, 4) % 5), "bias": np.zero
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch, tmp_path):
-    weights = Weights("colours", Colours(), ARRAYS, {}, "0" * 64)
-    entry = Network(Colours, find=lambda: Path("nowhere"), read=lambda path: weights)
+    of_colours = Weights("colours", Colours(), ARRAYS, {}, "0" * 64)
+    entry = Network(Colours, find=lambda: Path("nowhere"), read=lambda path: of_colours)
     monkeypatch.setitem(NETWORKS, "colours", entry)
     own = Protocol(name="own", network="colours", output="mean", resize="bilinear", ddof=1)
     monkeypatch.setitem(PROTOCOLS, "own", own)
@@ -73,7 +83,7 @@ def expected_distance(folders):
 
 
 def test_calculator(folders):
-    calculator = srvp_fd_jax.Calculator("colours")
+    calculator = Calculator("colours")
     clips = np.random.default_rng(0).random((40, 5, 16, 16, 3), np.float32)
     statistics = calculator.statistics([clips[:15], clips[15:]])
     assert {output: int(s.count) for output, s in statistics.items()} == {"mean": 40, "change": 200}
@@ -82,6 +92,51 @@ def test_calculator(folders):
     np.testing.assert_allclose(features["mean"], expected, rtol=1e-5)
     np.testing.assert_allclose(statistics["mean"].mean, expected.mean(axis=0), rtol=1e-5)
     assert features["change"].shape == (40, 5, 4)
+
+
+def test_a_network_in_memory_needs_no_entry(folders, monkeypatch):
+    registered = Calculator("colours", distance="kvd")
+    monkeypatch.delitem(NETWORKS, "colours")
+    network = FrozenNetwork(jax.tree.map(jnp.asarray, ARRAYS), Colours(), "colours")
+    made = Calculator(network, distance="kvd")
+    assert made.protocols == registered.protocols
+    x, y = np.random.default_rng(0).random((2, 9, 5, 16, 16, 3), np.float32)
+    chex.assert_trees_all_equal(made.statistics([x]), registered.statistics([x]))
+    chex.assert_trees_all_equal(made.distances(x, y), registered.distances(x, y))
+
+
+@pytest.mark.filterwarnings("ignore:.*leave the covariance singular:UserWarning")
+def test_a_network_in_memory_is_known_by_its_weights(tmp_path):
+    digits = load_network("digits")
+    module = digits.module()
+    module.content.projection.kernel[...] *= 1.5  # in place of training
+    trained = FrozenNetwork(arrays_of(module), digits.architecture, "own")
+    arrays = {name: np.asarray(array) for name, array in trained.arrays.items()}
+    path = tmp_path / "own.safetensors"
+    bundled = weights.load_weights("digits")
+    weights.save(dataclasses.replace(bundled, name="own", arrays=arrays), path)
+    x, y = (moving_digits(np.random.default_rng(i), n=10, length=5) for i in range(2))
+    made, saved = (
+        Calculator(of).only("static_content") for of in (trained, load_network("own", path))
+    )
+    statistics = made.statistics([x])["static_content"]
+    chex.assert_trees_all_equal(statistics, saved.statistics([x])["static_content"])
+    other = Calculator(digits).statistics([x])["static_content"]
+    with pytest.raises(ValueError, match=r"^statistics: "):
+        made.distance(statistics, other)
+    inside = jax.jit(lambda network: Calculator(network).distances(x, y))(trained)
+    of_file = saved.distances(x, y)["static_content"]
+    assert float(inside["static_content"]) == pytest.approx(float(of_file), rel=1e-4)
+
+
+def test_a_network_in_memory_has_its_weights_and_precision():
+    network = load_network("digits", precision="bfloat16")
+    assert Calculator(network).network.precision == "bfloat16"
+    assert Calculator(network, precision="float32").network.precision == "float32"
+    with pytest.raises(ValueError, match=r"^weights: "):
+        Calculator(network, weights="digits.safetensors")
+    with pytest.raises(ValueError, match="missing encoder"):
+        Calculator(dataclasses.replace(network, arrays={}))
 
 
 def test_compute(folders):
@@ -109,8 +164,6 @@ def test_commands(folders, tmp_path, capsys):
 
 
 def test_weights_are_kept_and_read(tmp_path):
-    from srvp_fd_jax import weights
-
     path = tmp_path / "colours.safetensors"
     weights.save(weights.load_weights("colours"), path)
     found = weights.load_weights("colours", path)

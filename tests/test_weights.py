@@ -250,7 +250,7 @@ def test_the_bundled_model_says_where_it_is_from():
 @pytest.mark.usefixtures("cache", "unpublished")
 def test_the_bundled_model_loads_inside_of_jit_and_outlives_it():
     frames = np.random.default_rng(0).random((4, 64, 64, 1), np.float32)
-    encode = jax.jit(lambda network, x: network.encoder(x))
+    encode = jax.jit(lambda network, x: network.module().encoder(x))
     outside = encode(load_network("digits"), frames)
     assert np.ptp(outside, axis=0).max() > 0.01
     loaded = []
@@ -258,7 +258,7 @@ def test_the_bundled_model_loads_inside_of_jit_and_outlives_it():
     @jax.jit
     def load_and_encode(x):
         loaded.append(load_network("digits"))
-        return loaded[0].encoder(x)
+        return loaded[0].module().encoder(x)
 
     np.testing.assert_allclose(load_and_encode(frames), outside, atol=1e-5)
     np.testing.assert_array_equal(encode(loaded[0], frames), outside)

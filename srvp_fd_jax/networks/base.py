@@ -183,6 +183,14 @@ def dotted(path: tuple[Any, ...]) -> str:
     return ".".join(map(str, path))
 
 
+def arrays_of(
+    module: nnx.Module, kind: type[nnx.Variable[Any]] = nnx.Variable
+) -> dict[str, Float[Array, "..."]]:
+    """The arrays of a module under their dotted paths, as `FrozenNetwork` takes them."""
+    flat = nnx.to_flat_state(nnx.state(module, kind))
+    return {dotted(path): variable[...] for path, variable in flat}
+
+
 # Arrays of loaded weights under their ids, which need no hash to be recognised.
 _RECOGNISED: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
 
@@ -201,31 +209,42 @@ class FrozenNetwork:
     not change it, because it contains no `nnx.Module`.
 
     Attributes:
-        arrays: Weights under the dotted paths of the Flax parameters.
+        arrays: Weights under the dotted paths of the Flax parameters, see `arrays_of`.
         architecture: Architecture that the weights belong to.
+        name: Name of the network in statistics and messages.
         precision: Precision of the convolutions, see `load_network`.
     """
 
     arrays: dict[str, Array]
     architecture: Architecture = dataclasses.field(metadata={"static": True})
-    precision: Precision = dataclasses.field(metadata={"static": True})
+    name: str = dataclasses.field(metadata={"static": True})
+    precision: Precision = dataclasses.field(default="float32", metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        """Raises a `ValueError` if there is no such precision."""
+        if self.precision not in get_args(Precision):
+            raise not_allowed("precision", self.precision, get_args(Precision))
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights in hexadecimal; empty if they are traced."""
+        known = {name: values(array) for name, array in self.arrays.items()}
+        found = {name: value for name, value in known.items() if value is not None}
+        return arrays_sha256(found) if len(found) == len(known) else ""
 
     def check(self, weights_sha256: str) -> None:
         """Raises a `ValueError` if the weights are known and do not have this hash.
 
-        Arrays are hashed once. Traced weights, and those in training, whose hash is empty, are not
-        checked.
+        Arrays are hashed once. Traced weights, whose hash is empty, are not checked.
         """
         if not weights_sha256 or all(
             _RECOGNISED.get(id(array)) is array for array in self.arrays.values()
         ):
             return
-        known = {}
-        for name, array in self.arrays.items():
-            if (value := values(array)) is None:
-                return
-            known[name] = value
-        if arrays_sha256(known) != weights_sha256:
+        found = self.weights_sha256
+        if not found:
+            return
+        if found != weights_sha256:
             raise ValueError(
                 "network: the weights were changed since they were loaded, such as by an optimiser "
                 "with weight decay; load the calculator again, outside of the tree of parameters"
@@ -291,13 +310,11 @@ class Weights:
 
     def frozen(self, precision: Precision = "float32") -> FrozenNetwork:
         """Makes a network that computes features; for `precision` see `load_network`."""
-        if precision not in get_args(Precision):
-            raise not_allowed("precision", precision, get_args(Precision))
         # Inside a jitted function, `jnp.asarray` would otherwise give tracers.
         with jax.ensure_compile_time_eval():
             arrays = {name: jnp.asarray(array) for name, array in self.arrays.items()}
         _recognise(arrays.values())
-        return FrozenNetwork(arrays, self.architecture, precision)
+        return FrozenNetwork(arrays, self.architecture, self.name, precision)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,6 +33,7 @@ from srvp_fd_jax.networks.base import FrozenNetwork, parameter_shapes
 from srvp_fd_jax.networks.convolution import Precision
 from srvp_fd_jax.networks.srvp import (
     MLP,
+    OWN,
     SRVP,
     TORCH_PARTS,
     ConvBlock,
@@ -391,7 +392,7 @@ def initialise(
         config: Architecture of the model.
         res_gain: Factor of the orthogonal kernels.
     """
-    return FrozenNetwork(_initial(key, config, res_gain), config, "float32").module()
+    return FrozenNetwork(_initial(key, config, res_gain), config, OWN).module()
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from srvp_fd_jax.devices import shard_like
 from srvp_fd_jax.inputs import to_unit_range
-from srvp_fd_jax.networks.base import FrozenNetwork, dotted
+from srvp_fd_jax.networks.base import FrozenNetwork, arrays_of
+from srvp_fd_jax.networks.srvp import OWN
 from srvp_fd_jax.networks.srvp_model import Draws, SRVPModel, initialise, training_draws
 from srvp_fd_jax.training.objective import Objective, objective
 from srvp_fd_jax.training.recipes import Recipe
@@ -49,11 +50,11 @@ def start(recipe: Recipe) -> State:
     """The state before the first step, with weights drawn as the authors draw them."""
     key = jax.random.fold_in(jax.random.key(recipe.seed), 0)
     model = initialise(key, recipe.architecture, res_gain=recipe.res_gain)
-    parameters = _arrays_of(model, nnx.Param)
+    parameters = arrays_of(model, nnx.Param)
     return State(
         step=jnp.zeros((), jnp.int32),
         parameters=parameters,
-        statistics=_arrays_of(model, nnx.BatchStat),
+        statistics=arrays_of(model, nnx.BatchStat),
         adam=_ADAM.init(parameters),
     )
 
@@ -107,7 +108,7 @@ def learning_rate(progress: Float[Array, ""], recipe: Recipe) -> Float[Array, ""
 
 def model_of(arrays: Arrays, recipe: Recipe) -> SRVPModel:
     """The model with these weights, in evaluation mode."""
-    return FrozenNetwork(arrays, recipe.architecture, recipe.precision).module()
+    return FrozenNetwork(arrays, recipe.architecture, OWN, recipe.precision).module()
 
 
 def _loss(
@@ -128,12 +129,7 @@ def _loss(
         beta_z=recipe.beta_z,
         l2_res=recipe.l2_res,
     )
-    return terms.loss, (_arrays_of(model, nnx.BatchStat), terms)
-
-
-def _arrays_of(model: SRVPModel, kind: type[nnx.Variable[Any]]) -> Arrays:
-    flat = nnx.to_flat_state(nnx.state(model, kind))
-    return {dotted(path): variable[...] for path, variable in flat}
+    return terms.loss, (arrays_of(model, nnx.BatchStat), terms)
 
 
 def _parts(x: Array, parts: int) -> Array:

@@ -20,7 +20,6 @@ from srvp_fd_jax.inputs import to_bytes, to_unit_range
 from srvp_fd_jax.networks.base import FrozenNetwork, parameter_shapes
 from srvp_fd_jax.networks.srvp import OWN, SRVPArchitecture
 from srvp_fd_jax.networks.srvp_model import evaluation_draws
-from srvp_fd_jax.protocols import Protocol
 from srvp_fd_jax.training.recipes import Recipe
 from srvp_fd_jax.training.step import Arrays, model_of
 
@@ -155,20 +154,22 @@ def _distances(
 ) -> dict[str, float]:
     if len(truth) < 2:
         return {}
-    network = inference_network(arrays, recipe)
-    protocols = tuple(
-        Protocol(name="", network=OWN, output=output, resize="none", ddof=1)
-        for output in network.architecture.outputs
-    )
-    calculator = Calculator.tree_unflatten((protocols, ""), (network,))
     later = truth[:, recipe.given :], predicted[:, recipe.given :]
     with warnings.catch_warnings():  # of few samples, which would come with every validation
         warnings.simplefilter("ignore")
-        return {name: float(d) for name, d in calculator.distances(*later).items()}
+        found = _distances_of_later(inference_network(arrays, recipe), *later)
+        return {name: float(distance) for name, distance in found.items()}
+
+
+@jax.jit  # with the weights as an argument, so that one program serves all validations
+def _distances_of_later(
+    network: FrozenNetwork, truth: UInt8[Array, "n t h w c"], predicted: UInt8[Array, "n t h w c"]
+) -> dict[str, Float[Array, ""]]:
+    return Calculator(network).distances(truth, predicted)
 
 
 def inference_network(arrays: Arrays, recipe: Recipe) -> FrozenNetwork:
     """The part of the model that computes features."""
     architecture = SRVPArchitecture.from_config(dataclasses.asdict(recipe.architecture))
     used = {name: arrays[name] for name in parameter_shapes(architecture)}
-    return FrozenNetwork(used, architecture, "float32")
+    return FrozenNetwork(used, architecture, OWN)

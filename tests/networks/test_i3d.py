@@ -157,7 +157,7 @@ def test_the_arrays_are_those_of_the_package(i3d_weights: Weights):
 
 @pytest.mark.usefixtures("cache")
 def test_is_converted_once_into_the_cache(i3d_weights: Weights, monkeypatch: pytest.MonkeyPatch):
-    assert isinstance(load_network("i3d"), I3D)
+    assert isinstance(load_network("i3d").module(), I3D)
     assert cached_path("i3d").is_file()
     found = dataclasses.replace(NETWORKS["i3d"], find=lambda: pytest.fail("looked for again"))
     monkeypatch.setitem(NETWORKS, "i3d", found)

@@ -72,6 +72,8 @@ def test_distances_are_those_of_the_written_weights(tmp_path):
     recipe = tiny(samples=1)
     clips = np.concatenate([clips_of(i, recipe) for i in range(3)])
     state = ours(tiny())[1]
+    # So large that frames differ in their features by far more than rounding.
+    state = state._replace(parameters={k: 3 * a for k, a in state.parameters.items()})
     found = validate(state.arrays, clips, recipe)
     save(checkpoints.features_of(state, recipe, {}), tmp_path / "own.safetensors")
     calculator = FrechetDistanceCalculator("own", weights=tmp_path / "own.safetensors")
