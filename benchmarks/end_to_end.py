@@ -120,7 +120,7 @@ def cd_fvd(folder: Path) -> Run:
     import i3d
     import torch
 
-    from srvp_fd_jax.weights import load_weights
+    from srvp_fd_jax.networks.weights import load_weights
 
     fvd, data_utils = cd_fvd_module("fvd"), cd_fvd_module("utils.data_utils")
     with contextlib.redirect_stdout(sys.stderr):
@@ -163,7 +163,7 @@ def common_metrics(folder: Path) -> Run:
     import scipy.linalg
     import torch
 
-    from srvp_fd_jax.weights import load_weights
+    from srvp_fd_jax.networks.weights import load_weights
 
     network = i3d.torch_network(load_weights("i3d").arrays)
 

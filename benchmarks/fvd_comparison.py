@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import srvp_fd_jax
 from srvp_fd_jax import FeatureStatistics, frechet_distance_from_statistics
-from srvp_fd_jax.weights import load_weights
+from srvp_fd_jax.networks.weights import load_weights
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import i3d  # I3D in PyTorch, from the tests

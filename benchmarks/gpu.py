@@ -27,7 +27,7 @@ import scipy.linalg
 import torch
 
 from srvp_fd_jax import FeatureStatistics, frechet_distance_from_statistics, load_network
-from srvp_fd_jax.weights import load_weights
+from srvp_fd_jax.networks.weights import load_weights
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 

@@ -39,7 +39,7 @@ def torchs(clips: np.ndarray, *, channels_last: bool) -> Callable[[], object]:
     import i3d
     import torch
 
-    from srvp_fd_jax.weights import load_weights
+    from srvp_fd_jax.networks.weights import load_weights
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

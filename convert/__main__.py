@@ -16,8 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from srvp_fd_jax import weights
-from srvp_fd_jax.networks import i3d, srvp
+from srvp_fd_jax.networks import i3d, srvp, weights
 from srvp_fd_jax.networks.base import Weights
 from srvp_fd_jax.networks.srvp import HUB_FOLDERS
 from srvp_fd_jax.training import checkpoints

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from srvp_fd_jax import weights
 from srvp_fd_jax.demo.moving_digits import moving_digits
+from srvp_fd_jax.networks import weights
 from srvp_fd_jax.training.recipes import RECIPES
 from srvp_fd_jax.training.trainer import train
 

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from srvp_fd_jax.distances.statistics import FeatureStatistics
     from srvp_fd_jax.evaluation import Result, compute
     from srvp_fd_jax.metric import DistanceMetric
-    from srvp_fd_jax.networks import NETWORKS
+    from srvp_fd_jax.networks.registry import NETWORKS
     from srvp_fd_jax.networks.srvp import DATASETS
+    from srvp_fd_jax.networks.weights import load_network
     from srvp_fd_jax.protocols import PROTOCOLS, Protocol, Sampling, find_protocol
-    from srvp_fd_jax.weights import load_network
 
 from srvp_fd_jax._version import __version__ as __version__
 
@@ -40,10 +40,10 @@ _HOMES = {
     "distances.statistics": ("FeatureStatistics",),
     "evaluation": ("Result", "compute"),
     "metric": ("DistanceMetric",),
-    "networks": ("NETWORKS",),
+    "networks.registry": ("NETWORKS",),
     "networks.srvp": ("DATASETS",),
     "protocols": ("PROTOCOLS", "Protocol", "Sampling", "find_protocol"),
-    "weights": ("load_network",),
+    "networks.weights": ("load_network",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

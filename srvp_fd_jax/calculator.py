@@ -31,13 +31,13 @@ from srvp_fd_jax.distances.frechet import Method, check_method
 from srvp_fd_jax.distances.statistics import FeatureStatistics
 from srvp_fd_jax.encoding import Extract, States
 from srvp_fd_jax.inputs import as_array, as_clips, as_count, as_mask, not_allowed, warn
-from srvp_fd_jax.networks import NETWORKS
 from srvp_fd_jax.networks.base import FrozenNetwork, Moments, Output, parameter_shapes
 from srvp_fd_jax.networks.convolution import Precision
+from srvp_fd_jax.networks.registry import NETWORKS
 from srvp_fd_jax.networks.srvp import DATASETS, ComparisonType
+from srvp_fd_jax.networks.weights import load_network
 from srvp_fd_jax.protocols import PROTOCOLS, Protocol, find_protocol
 from srvp_fd_jax.resizing import check_size, prepare
-from srvp_fd_jax.weights import load_network
 
 
 @jax.tree_util.register_pytree_with_keys_class

@@ -24,8 +24,8 @@ from srvp_fd_jax.distances.states import (
 )
 from srvp_fd_jax.files import printable
 from srvp_fd_jax.inputs import warn
-from srvp_fd_jax.networks import NETWORKS
 from srvp_fd_jax.networks.base import Output
+from srvp_fd_jax.networks.registry import NETWORKS
 from srvp_fd_jax.passes import Evaluated, evaluate, evaluate_cached, load_calculators
 from srvp_fd_jax.protocols import Protocol, Side, find_protocol
 from srvp_fd_jax.reliability.draws import Measure, state_of

@@ -14,7 +14,7 @@ import jax
 
 from srvp_fd_jax.distances import DISTANCES
 from srvp_fd_jax.inputs import as_count, not_allowed
-from srvp_fd_jax.networks import NETWORKS
+from srvp_fd_jax.networks.registry import NETWORKS
 from srvp_fd_jax.networks.srvp import COMPARISON_TYPES
 from srvp_fd_jax.resizing import Resize
 

@@ -108,7 +108,7 @@ def converted(small: Path) -> "Weights":
 @pytest.fixture(scope="session")
 def i3d_weights(tmp_path_factory: pytest.TempPathFactory) -> "Weights":
     """The real weights of I3D, converted into a cache of their own."""
-    from srvp_fd_jax.weights import load_weights
+    from srvp_fd_jax.networks.weights import load_weights
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

@@ -34,7 +34,7 @@ from srvp_fd_jax import (
 from srvp_fd_jax.demo.moving_digits import moving_digits
 from srvp_fd_jax.networks import srvp
 from srvp_fd_jax.networks.base import Architecture
-from srvp_fd_jax.weights import load_weights
+from srvp_fd_jax.networks.weights import load_weights
 
 # The package hides this module behind its function of the same name.
 srvp_fd_module = importlib.import_module("srvp_fd.frechet_distance")

@@ -17,10 +17,10 @@ import srvp_fd_jax
 from srvp_fd_jax import cli
 from srvp_fd_jax.demo.corruptions import add_noise
 from srvp_fd_jax.demo.moving_digits import moving_digits
+from srvp_fd_jax.networks.weights import save
 from srvp_fd_jax.protocols import PROTOCOLS
 from srvp_fd_jax.ruler import ladder
 from srvp_fd_jax.ruler.corruptions import CORRUPTIONS
-from srvp_fd_jax.weights import save
 
 DYNAMICS = ["--dataset", "digits", "--comparison-type", "dynamics"]
 

@@ -16,8 +16,7 @@ from hub import run_client, serve
 
 import convert.verify
 from convert.__main__ import main
-from srvp_fd_jax import weights
-from srvp_fd_jax.networks import srvp
+from srvp_fd_jax.networks import srvp, weights
 from srvp_fd_jax.networks.srvp import HUB_FOLDERS
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")

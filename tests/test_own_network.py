@@ -13,8 +13,9 @@ from clips import moving, write_video
 from flax import nnx
 
 import srvp_fd_jax
-from srvp_fd_jax import NETWORKS, PROTOCOLS, Calculator, Protocol, cli, load_network, weights
+from srvp_fd_jax import NETWORKS, PROTOCOLS, Calculator, Protocol, cli, load_network
 from srvp_fd_jax.demo.moving_digits import moving_digits
+from srvp_fd_jax.networks import weights
 from srvp_fd_jax.networks.base import (
     Architecture,
     FrozenNetwork,

@@ -19,11 +19,12 @@ from PIL import Image
 from processes import free_port, together
 
 import srvp_fd_jax
-from srvp_fd_jax import cli, passes, weights
+from srvp_fd_jax import cli, passes
 from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.demo.moving_digits import moving_digits
 from srvp_fd_jax.distances.sample import load_sample, name_keys
 from srvp_fd_jax.distances.statistics import FeatureStatistics
+from srvp_fd_jax.networks import weights
 from srvp_fd_jax.networks.base import Architecture
 from srvp_fd_jax.passes import (
     Evaluated,

@@ -1,7 +1,1 @@
-"""The feature networks, one file per network, and the registry of those with published weights."""
-
-from srvp_fd_jax.networks import i3d, srvp
-from srvp_fd_jax.networks.base import Network
-
-NETWORKS: dict[str, Network] = {**srvp.NETWORKS, **i3d.NETWORKS}
-"""Networks by name. To use a network of your own, add an entry."""
+"""The feature networks, and where their weights are found."""

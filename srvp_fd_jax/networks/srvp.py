@@ -31,10 +31,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
-from srvp_fd_jax import hub
 from srvp_fd_jax.checkpoint import check_arrays, check_written_out, read_state_dict
 from srvp_fd_jax.files import cache_folder, file_sha256, open_file
-from srvp_fd_jax.networks import convolution, trained
+from srvp_fd_jax.networks import convolution, hub, trained
 from srvp_fd_jax.networks.base import (
     CONFIG_LIMIT,
     Architecture,

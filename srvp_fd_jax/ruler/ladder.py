@@ -25,7 +25,7 @@ from srvp_fd_jax.distances.sample import FeatureSample, from_arrays, name_keys
 from srvp_fd_jax.distances.states import arrays_of, check_comparable, mark
 from srvp_fd_jax.files import CHECKSUM, printable, read_safetensors, write_safetensors
 from srvp_fd_jax.inputs import as_count, range_caution, warn
-from srvp_fd_jax.networks import NETWORKS
+from srvp_fd_jax.networks.registry import NETWORKS
 from srvp_fd_jax.passes import encode_clips, job_hash
 from srvp_fd_jax.protocols import Protocol
 from srvp_fd_jax.reliability.draws import ClipFeatures, Measure, between, drawn, state_of

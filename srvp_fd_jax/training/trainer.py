@@ -25,9 +25,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, UInt8
 
 import srvp_fd_jax
-from srvp_fd_jax import weights
 from srvp_fd_jax.files import check_writable, write_atomically
 from srvp_fd_jax.inputs import warn
+from srvp_fd_jax.networks import weights
 from srvp_fd_jax.networks.srvp import OWN
 from srvp_fd_jax.training import checkpoints
 from srvp_fd_jax.training.clips import Split, batches, check_batch, held_out_clips, split

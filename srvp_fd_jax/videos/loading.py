@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from srvp_fd_jax.inputs import missing_extra
-from srvp_fd_jax.networks import NETWORKS
+from srvp_fd_jax.networks.registry import NETWORKS
 from srvp_fd_jax.protocols import Protocol, Side
 from srvp_fd_jax.resizing import check_size
 from srvp_fd_jax.videos.reading import check_clip, read_frames

@@ -355,7 +355,7 @@ def i3d_state() -> tuple[bytes, bytes]:
 @functools.cache
 def saved_weights() -> bytes:
     """A converted file of the small network."""
-    from srvp_fd_jax import weights
+    from srvp_fd_jax.networks import weights
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file"
@@ -500,14 +500,14 @@ def read_srvp(path: Path) -> None:
 
 
 def read_i3d(path: Path) -> None:
-    from srvp_fd_jax.weights import load_weights
+    from srvp_fd_jax.networks.weights import load_weights
 
     _check_weights(load_weights("i3d", path), path)
 
 
 def read_weights(path: Path) -> None:
-    from srvp_fd_jax import weights
     from srvp_fd_jax.files import CHECKSUM, read_safetensors
+    from srvp_fd_jax.networks import weights
 
     loaded = weights.load(path)
     _check_weights(loaded, path)
@@ -517,7 +517,7 @@ def read_weights(path: Path) -> None:
 
 
 def _check_weights(loaded: "Weights", path: Path) -> None:
-    from srvp_fd_jax import weights
+    from srvp_fd_jax.networks import weights
 
     check({a.dtype for a in loaded.arrays.values()} == {np.dtype("f4")}, "not float32")
     again = path.with_name("again")

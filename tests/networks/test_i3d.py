@@ -21,8 +21,8 @@ from clips import REAL, real_clips
 from flax import nnx
 from jax import export, lax
 
-from srvp_fd_jax import load_network, weights
-from srvp_fd_jax.networks import NETWORKS
+from srvp_fd_jax import load_network
+from srvp_fd_jax.networks import weights
 from srvp_fd_jax.networks.base import Weights
 from srvp_fd_jax.networks.i3d import (
     CKPT_SHA256,
@@ -34,7 +34,8 @@ from srvp_fd_jax.networks.i3d import (
     plain,
     read_checkpoint,
 )
-from srvp_fd_jax.weights import cached_path, load_weights
+from srvp_fd_jax.networks.registry import NETWORKS
+from srvp_fd_jax.networks.weights import cached_path, load_weights
 
 # The network.
 
@@ -295,6 +296,6 @@ def test_its_weights_are_told_where_srvps_are_wanted(i3d_weights: Weights, tmp_p
 
 
 def test_weights_of_srvp_are_told():
-    digits = Path(weights.__file__).parent / "data" / "digits.safetensors"
+    digits = Path(weights.__file__).parents[1] / "data" / "digits.safetensors"
     with pytest.raises(ValueError, match="holds the model 'digits', but 'i3d' was asked for"):
         load_weights("i3d", digits)

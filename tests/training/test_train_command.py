@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from srvp_fd_jax import cli, weights
+from srvp_fd_jax import cli
 from srvp_fd_jax.demo.moving_digits import moving_digits
+from srvp_fd_jax.networks import weights
 
 SIZES = {"nc": 1, "nf": 4, "ny": 4, "nz": 4, "nt-inf": 2}
 RUN = {"frames": 6, "given": 3, "batch-size": 16, "samples": 2}

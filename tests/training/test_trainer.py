@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from processes import free_port
 
-from srvp_fd_jax import compute, weights
+from srvp_fd_jax import compute
 from srvp_fd_jax.demo.moving_digits import moving_digits
+from srvp_fd_jax.networks import weights
 from srvp_fd_jax.training import trainer
 from srvp_fd_jax.training.checkpoints import load_model
 from srvp_fd_jax.training.recipes import RECIPES, Recipe, change

@@ -19,18 +19,18 @@ from srvp_fd_jax import (
     FrechetDistanceCalculator,
     frechet_distance_from_statistics,
     load_network,
-    weights,
 )
 from srvp_fd_jax.files import CHECKSUM
-from srvp_fd_jax.networks import NETWORKS
+from srvp_fd_jax.networks import weights
 from srvp_fd_jax.networks.base import Weights
+from srvp_fd_jax.networks.registry import NETWORKS
 from srvp_fd_jax.networks.srvp import HUB_FOLDERS, SRVPArchitecture, from_torch
+from srvp_fd_jax.networks.weights import load_weights
 from srvp_fd_jax.training.recipes import RECIPES, Recipe
-from srvp_fd_jax.weights import load_weights
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")
 
-BUNDLED = Path(weights.__file__).parent / "data" / "digits.safetensors"
+BUNDLED = Path(weights.__file__).parents[1] / "data" / "digits.safetensors"
 
 METADATA = {
     "format_version": "1",

@@ -25,7 +25,6 @@ from srvp_fd_jax.files import (
     write_safetensors,
 )
 from srvp_fd_jax.inputs import not_allowed
-from srvp_fd_jax.networks import NETWORKS
 from srvp_fd_jax.networks.base import (
     Architecture,
     FrozenNetwork,
@@ -34,6 +33,7 @@ from srvp_fd_jax.networks.base import (
     parse_config,
 )
 from srvp_fd_jax.networks.convolution import Precision
+from srvp_fd_jax.networks.registry import NETWORKS
 
 FORMAT_VERSION = 1
 _SUFFIX = ".safetensors"
@@ -106,7 +106,7 @@ def load_weights(name: str, weights: str | os.PathLike[str] | None = None) -> We
                 "pass the name and the weights of one model"
             )
         return found
-    for path in (Path(__file__).parent / "data" / f"{name}{_SUFFIX}", cached_path(name)):
+    for path in (Path(__file__).parents[1] / "data" / f"{name}{_SUFFIX}", cached_path(name)):
         if network.published and path.is_file():
             return load(path)
     if network.find is None:
