@@ -22,8 +22,8 @@ from srvp_fd_jax import (
     FrechetDistanceCalculator,
     frechet_video_distance,
     load_statistics,
-    weights,
 )
+from srvp_fd_jax.networks import weights
 from srvp_fd_jax.networks.base import Weights
 
 pytestmark = pytest.mark.filterwarnings(
