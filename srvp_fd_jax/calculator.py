@@ -32,7 +32,7 @@ from srvp_fd_jax.distances.statistics import FeatureStatistics
 from srvp_fd_jax.encoding import Extract, States
 from srvp_fd_jax.inputs import as_array, as_clips, as_count, as_mask, not_allowed, warn
 from srvp_fd_jax.networks.base import FrozenNetwork, Moments, Output, parameter_shapes
-from srvp_fd_jax.networks.convolution import Precision
+from srvp_fd_jax.networks.kernels.convolution import Precision
 from srvp_fd_jax.networks.registry import NETWORKS
 from srvp_fd_jax.networks.srvp import DATASETS, ComparisonType
 from srvp_fd_jax.networks.weights import load_network

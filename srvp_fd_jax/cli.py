@@ -44,7 +44,7 @@ from srvp_fd_jax.evaluation import (
 )
 from srvp_fd_jax.files import cache_folder, check_writable, printable, size_of, trim
 from srvp_fd_jax.inputs import nearest
-from srvp_fd_jax.networks.convolution import Precision
+from srvp_fd_jax.networks.kernels.convolution import Precision
 from srvp_fd_jax.networks.srvp import COMPARISON_TYPES, DATASETS, OWN
 from srvp_fd_jax.passes import Evaluated, evaluate, load_calculators
 from srvp_fd_jax.protocols import (

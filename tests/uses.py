@@ -32,7 +32,7 @@ from srvp_fd_jax import (
     frechet_distance_from_statistics,
 )
 from srvp_fd_jax.networks.base import Architecture, Output, Weights
-from srvp_fd_jax.networks.convolution import Precision
+from srvp_fd_jax.networks.kernels.convolution import Precision
 
 SIZE, LENGTH, DIM, CLIPS = 6, 9, 5, 16
 _rng = np.random.default_rng(0)

@@ -24,7 +24,7 @@ from srvp_fd_jax.checkpoint import check_arrays
 from srvp_fd_jax.devices import values
 from srvp_fd_jax.files import arrays_sha256
 from srvp_fd_jax.inputs import not_allowed
-from srvp_fd_jax.networks.convolution import Precision
+from srvp_fd_jax.networks.kernels.convolution import Precision
 
 CONFIG_LIMIT = 1 << 20
 """Largest size of a configuration in bytes; the published ones take 1 KB."""

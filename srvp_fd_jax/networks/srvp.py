@@ -33,7 +33,7 @@ from jaxtyping import Array, Float, Shaped
 
 from srvp_fd_jax.checkpoint import check_arrays, check_written_out, read_state_dict
 from srvp_fd_jax.files import cache_folder, file_sha256, open_file
-from srvp_fd_jax.networks import convolution, hub, trained
+from srvp_fd_jax.networks import hub
 from srvp_fd_jax.networks.base import (
     CONFIG_LIMIT,
     Architecture,
@@ -43,7 +43,9 @@ from srvp_fd_jax.networks.base import (
     parameter_shapes,
     parse_config,
 )
-from srvp_fd_jax.networks.convolution import Precision
+from srvp_fd_jax.networks.kernels import convolution, gradients
+from srvp_fd_jax.networks.kernels.convolution import Precision
+from srvp_fd_jax.networks.kernels.pooling import max_pool_2x2
 
 HUB_REPOSITORY = "nkiyohara/srvp-pretrained-model-mirror"
 
@@ -261,7 +263,7 @@ class BatchNorm(nnx.BatchNorm):
         self.mean[...] = old * self.mean[...] + (1 - old) * mean
         self.var[...] = old * self.var[...] + (1 - old) * var * (count / (count - 1))
         deviation = jnp.sqrt(var + self.epsilon)
-        return trained.normalise(x, mean, deviation, self.scale[...], self.bias[...])
+        return gradients.normalise(x, mean, deviation, self.scale[...], self.bias[...])
 
 
 class ConvBlock(nnx.Module):
@@ -299,7 +301,7 @@ class ConvBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
         """Applies the block."""
-        module = convolution if self.use_running_average else trained
+        module = convolution if self.use_running_average else gradients
         x = (module.transposed_convolution if self.transposed else module.convolution)(
             x,
             self.conv.kernel[...],
@@ -370,26 +372,12 @@ class VGG64Encoder(nnx.Module):
             for block in stage:
                 x = block(x)
             skips.append(x)
-            x = max_pool(x)
+            x = max_pool_2x2(x)
         return self.last_conv(x)[:, 0, 0], skips
 
     def __call__(self, frames: Float[Array, "n 64 64 c"]) -> Float[Array, "n nhx"]:
         """Encodes frames."""
         return self.with_skips(frames)[0]
-
-
-def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-    """Computes the maxima of blocks of 2×2 pixels.
-
-    The gradient goes to the first maximum of a block. That of `nnx.max_pool` does as well, and
-    takes four times as long on the CPU.
-    """
-    rows = [_larger(x[:, i::2, ::2], x[:, i::2, 1::2]) for i in (0, 1)]
-    return _larger(*rows)
-
-
-def _larger(x: Array, y: Array) -> Array:
-    return jnp.where((y > x) | jnp.isnan(y), y, x)
 
 
 class Content(nnx.Module):

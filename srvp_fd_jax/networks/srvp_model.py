@@ -30,7 +30,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from srvp_fd_jax.networks.base import FrozenNetwork, parameter_shapes
-from srvp_fd_jax.networks.convolution import Precision
+from srvp_fd_jax.networks.kernels.convolution import Precision
 from srvp_fd_jax.networks.srvp import (
     MLP,
     OWN,

@@ -32,7 +32,7 @@ from srvp_fd_jax.networks.base import (
     parameter_shapes,
     parse_config,
 )
-from srvp_fd_jax.networks.convolution import Precision
+from srvp_fd_jax.networks.kernels.convolution import Precision
 from srvp_fd_jax.networks.registry import NETWORKS
 
 FORMAT_VERSION = 1

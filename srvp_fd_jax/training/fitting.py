@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Float
 
+from srvp_fd_jax.networks.kernels.convolution import direct
 from srvp_fd_jax.training.recipes import Recipe, change
 
 VALIDATION_SHARE = 0.1
@@ -162,9 +163,6 @@ def _convolutions(
     """A convolution and its gradient."""
 
     def loss(x: Float[Array, "n h w c"], kernel: Float[Array, "k k c d"]) -> Float[Array, ""]:
-        padding, form = ((1, 1), (1, 1)), ("NHWC", "HWIO", "NHWC")
-        return jnp.sum(
-            jax.lax.conv_general_dilated(x, kernel, (2, 2), padding, dimension_numbers=form) ** 2
-        )
+        return jnp.sum(direct(x, kernel, strides=2, padding=1, precision="default") ** 2)
 
     return jax.grad(loss, (0, 1))(x, kernel)

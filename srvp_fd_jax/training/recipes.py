@@ -7,7 +7,7 @@ authors' code (https://github.com/edouardelasalles/srvp).
 import dataclasses
 from typing import Any, cast, get_args
 
-from srvp_fd_jax.networks.convolution import Precision
+from srvp_fd_jax.networks.kernels.convolution import Precision
 from srvp_fd_jax.networks.srvp_model import SRVPModelArchitecture
 from srvp_fd_jax.protocols import PROTOCOLS, Protocol
 

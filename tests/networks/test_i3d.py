@@ -19,7 +19,7 @@ import torch
 from checkpoints import assert_same_arrays, at_most
 from clips import REAL, real_clips
 from flax import nnx
-from jax import export, lax
+from jax import export
 
 from srvp_fd_jax import load_network
 from srvp_fd_jax.networks import weights
@@ -28,12 +28,10 @@ from srvp_fd_jax.networks.i3d import (
     CKPT_SHA256,
     I3D,
     Unit3D,
-    conv3d,
     find_ckpt,
-    max_pool,
-    plain,
     read_checkpoint,
 )
+from srvp_fd_jax.networks.kernels.convolution import convolution_3d, direct
 from srvp_fd_jax.networks.registry import NETWORKS
 from srvp_fd_jax.networks.weights import cached_path, load_weights
 
@@ -102,19 +100,9 @@ def test_convolutions_on_a_cpu_are_those_of_the_definition(shape: tuple[int, ...
     kernel = jnp.asarray(rng.normal(size=shape), jnp.float32)
     for size in ((5, 9, 8), (4, 8, 9)):
         x = jnp.asarray(rng.normal(size=(2, *size, shape[3])), jnp.float32)
-        expected = np.asarray(plain(x, kernel, stride))
-        got = conv3d(x, kernel, stride)
+        expected = np.asarray(direct(x, kernel, strides=stride, padding="SAME"))
+        got = convolution_3d(x, kernel, stride)
         np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
-
-
-@pytest.mark.parametrize(
-    ("window", "strides"),
-    [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((3, 3, 3), (1,) * 3), ((2,) * 3, (2,) * 3)],
-)
-def test_max_pool_is_that_over_the_whole_window(window, strides):
-    x = jax.random.normal(jax.random.key(0), (2, 5, 7, 8, 3))
-    expected = lax.reduce_window(x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), "SAME")
-    np.testing.assert_array_equal(max_pool(x, window, strides), expected)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])

@@ -1,4 +1,4 @@
-"""Convolution without bias, which uses Winograd's minimal filtering on the CPU.
+"""Convolutions without bias, which use Winograd's minimal filtering on the CPU.
 
 For a tile of 2×2 outputs, XLA's convolution with an r×r kernel does (2r)² multiplications on the
 CPU. Minimal filtering needs (r + 1)² (Winograd 1980; Lavin & Gray 2016, arXiv 1509.09308). It
@@ -11,7 +11,8 @@ For r = 2 and r = 3 the transforms are sums of a few terms with coefficients 1 a
 are as accurate as those of direct convolution. Larger tiles would save more and lose digits.
 
 Along one axis, such as time, m outputs of r taps take m + r − 1 multiplications instead of m r:
-`winograd_in_time` turns a 3-D convolution into 2-D ones of combinations of frames.
+`winograd_in_time` turns a 3-D convolution into 2-D ones of combinations of frames. XLA's 2-D
+convolutions are much faster on the CPU than its 3-D ones.
 """
 
 import functools
@@ -20,6 +21,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 Precision = Literal["float32", "bfloat16"]
@@ -71,7 +73,10 @@ _TRANSFORMS: dict[tuple[int, int], tuple[_Matrix, _Matrix, _Matrix]] = {
 
 # With fewer multiplications per kernel tap, the transforms and the longer compilation cost more
 # than they save. This is reached by 16 frames in a layer of the published DCGAN64.
-_LEAST_WORK = 2**27
+_MIN_WORK = 2**27
+
+FILTERED = ((3, 1, 1), (4, 2, 1))
+"""Sizes, strides and paddings of the kernels that `winograd` takes."""
 
 _Grid = list[list[Array]]
 
@@ -93,16 +98,16 @@ def convolution(
         # On a CPU a matrix product takes a quarter of the time of XLA's convolution.
         product = jnp.tensordot(x, kernel, 3, precision=XLA_PRECISION[precision])
         return product[:, None, None]
-    direct = functools.partial(
-        _direct, strides=strides, padding=padding, precision=XLA_PRECISION[precision]
+    default = functools.partial(
+        direct, strides=strides, padding=padding, precision=XLA_PRECISION[precision]
     )
     n, h, w, c = x.shape
     tiles = n * (h // strides // 2) * (w // strides // 2)
     # With few tiles, the transforms of the kernel take more time and memory than the products.
-    worth_it = x.size * kernel.shape[-1] >= _LEAST_WORK and 2 * tiles >= c
-    if worth_it and (kernel.shape[0], strides, padding) in ((3, 1, 1), (4, 2, 1)):
-        return jax.lax.platform_dependent(x, kernel, cpu=winograd, default=direct)
-    return direct(x, kernel)
+    worth_it = x.size * kernel.shape[-1] >= _MIN_WORK and 2 * tiles >= c
+    if worth_it and (kernel.shape[0], strides, padding) in FILTERED:
+        return jax.lax.platform_dependent(x, kernel, cpu=winograd, default=default)
+    return default(x, kernel)
 
 
 def transposed_convolution(
@@ -130,6 +135,44 @@ def transposed_convolution(
         transpose_kernel=True,
         precision=XLA_PRECISION[precision],
     )
+
+
+def convolution_3d(
+    x: Float[Array, "n t h w c"],
+    kernel: Float[Array, "kt kh kw c c2"],
+    stride: int,
+    precision: Precision = "float32",
+) -> Float[Array, "n t2 h2 w2 c2"]:
+    """3-D convolution with TensorFlow's "SAME" padding, by the fastest method of each backend."""
+    x, kernel = rounded(precision, x, kernel)
+    default = functools.partial(
+        direct, strides=stride, padding="SAME", precision=XLA_PRECISION[precision]
+    )
+    if kernel.shape[0] == 1:
+        return default(x, kernel)
+    # With fewer channels, compilation costs more time and memory than the products would save.
+    filtered = kernel.shape[0] == 3 and stride == 1 and kernel.shape[3] >= 64
+    on_cpu = winograd_in_time if filtered else functools.partial(_frames_as_channels, stride=stride)
+    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=default)
+
+
+def _frames_as_channels(
+    x: Float[Array, "n t h w c"], kernel: Float[Array, "kt kh kw c c2"], stride: int
+) -> Float[Array, "n t2 h2 w2 c2"]:
+    """2-D convolution whose channels are those of all frames that the kernel spans."""
+    kt, kh, kw, c, c2 = kernel.shape
+    n, t, h, w, _ = x.shape
+    (padding,) = jax.lax.padtype_to_pads((t,), (kt,), (stride,), "SAME")
+    x = jnp.pad(x, ((0, 0), padding, (0, 0), (0, 0), (0, 0)))
+    starts = np.arange(0, t, stride)
+    windows = jnp.moveaxis(x[:, starts[:, None] + np.arange(kt)], 2, 4)  # n t2 h w kt c
+    frames = direct(
+        windows.reshape(-1, h, w, kt * c),
+        jnp.moveaxis(kernel, 0, 2).reshape(kh, kw, kt * c, c2),
+        strides=stride,
+        padding="SAME",
+    )
+    return frames.reshape(n, len(starts), *frames.shape[1:])
 
 
 def rounded(precision: Precision, *arrays: Float[Array, "..."]) -> list[Float[Array, "..."]]:
@@ -176,20 +219,29 @@ def winograd_in_time(
     padded = jnp.pad(x, ((0, 0), (1, end - t + 1), (0, 0), (0, 0), (0, 0)))
     tiles = tuple(padded[:, i : i + end : outputs] for i in range(outputs + 2))
     products = tuple(
-        _direct(v.reshape(-1, h, w, c), u, strides=1, padding=1, precision="highest")
+        direct(v.reshape(-1, h, w, c), u, strides=1, padding=1)
         for v, u in zip(_combine(b, tiles), _combine(g, tuple(kernel)), strict=True)
     )
     of_tiles = [y.reshape(n, -1, h, w, y.shape[-1]) for y in _combine(a, products)]
     return jnp.stack(of_tiles, 2).reshape(n, end, h, w, -1)[:, :t]
 
 
-def _direct(x: Array, kernel: Array, *, strides: int, padding: int, precision: str) -> Array:
+def direct(
+    x: Float[Array, "n *size c"],
+    kernel: Float[Array, "*r c d"],
+    *,
+    strides: int,
+    padding: int | Literal["SAME"],
+    precision: str = "highest",
+) -> Float[Array, "n *size2 d"]:
+    """XLA's convolution of images or clips."""
+    axes = "DHW"[3 - (x.ndim - 2) :]
     return jax.lax.conv_general_dilated(
         x,
         kernel,
-        (strides, strides),
-        [(padding, padding)] * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        (strides,) * len(axes),
+        padding if isinstance(padding, str) else [(padding, padding)] * len(axes),
+        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
         precision=precision,
     )
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from srvp_fd_jax.networks import convolution, srvp, trained
+from srvp_fd_jax.networks import srvp
+from srvp_fd_jax.networks.kernels import convolution
+from srvp_fd_jax.networks.kernels import gradients as with_gradients
 
 RNG = np.random.default_rng(0)
 
@@ -44,10 +46,10 @@ def example(layer: tuple[int, ...], name: str) -> tuple[jax.Array, jax.Array, Fu
 
     def definition(x: jax.Array, kernel: jax.Array) -> jax.Array:
         if name == "convolution":
-            return convolution._direct(x, kernel, strides=strides, padding=1, precision="highest")
+            return convolution.direct(x, kernel, strides=strides, padding=1)
         return convolution.transposed_convolution(x, kernel, strides=strides, padding=1)
 
-    function = functools.partial(getattr(trained, name), strides=strides, padding=1)
+    function = functools.partial(getattr(with_gradients, name), strides=strides, padding=1)
     return x, kernel, function, definition
 
 
@@ -128,7 +130,7 @@ def test_other_convolutions_are_the_plain_ones():
     for name in FUNCTIONS:
         k = kernel if name == "convolution" else kernel.swapaxes(2, 3)
         arguments = {"strides": 1, "padding": 1}
-        ours = getattr(trained, name)(x, k, **arguments)
+        ours = getattr(with_gradients, name)(x, k, **arguments)
         assert_close(ours, getattr(convolution, name)(x, k, **arguments), rtol=0)
 
 
@@ -143,27 +145,13 @@ def test_the_gradient_of_normalisation_knows_where_the_statistics_come_from():
     def ours(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
         mean = x.mean((0, 1, 2))
         deviation = jnp.sqrt(jnp.square(x - mean).mean((0, 1, 2)) + 1e-5)
-        return trained.normalise(x, mean, deviation, scale, bias)
+        return with_gradients.normalise(x, mean, deviation, scale, bias)
 
     def results(function: Callable[..., jax.Array]) -> object:
         y, gradients = jax.vjp(function, x, scale, bias)
         return y, gradients(weights)
 
     assert_close(results(ours), results(definition))
-
-
-def test_maxima_and_their_gradients_are_those_of_flax():
-    x = jnp.asarray(RNG.integers(0, 3, (2, 6, 4, 5)), jnp.float32)  # with many ties
-    weights = normal(2, 3, 2, 5)
-
-    def results(function: Callable[[jax.Array], jax.Array]) -> object:
-        y, gradients = jax.vjp(function, x)
-        return y, gradients(weights)
-
-    flax = functools.partial(nnx.max_pool, window_shape=(2, 2), strides=(2, 2))
-    chex.assert_trees_all_equal(results(srvp.max_pool), results(flax))
-    for place in np.ndindex(2, 2):
-        assert jnp.isnan(srvp.max_pool(x.at[(0, *place, 0)].set(jnp.nan))[0, 0, 0, 0])
 
 
 def test_forward_mode_stays_possible_in_evaluation_mode():

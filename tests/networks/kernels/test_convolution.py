@@ -10,8 +10,8 @@ import pytest
 import torch
 from rounding import assert_as_exact
 
-from srvp_fd_jax.networks import convolution
-from srvp_fd_jax.networks.convolution import winograd, winograd_in_time
+from srvp_fd_jax.networks.kernels import convolution
+from srvp_fd_jax.networks.kernels.convolution import winograd, winograd_in_time
 
 RNG = np.random.default_rng(0)
 SIZES = [(3, 1, 8, 12), (3, 1, 2, 2), (4, 2, 8, 12), (4, 2, 4, 4)]
@@ -50,7 +50,7 @@ def gradients(function: Callable[..., jax.Array], *arguments: jax.Array) -> list
 
 
 def definition(x: jax.Array, kernel: jax.Array, strides: int) -> jax.Array:
-    return convolution._direct(x, kernel, strides=strides, padding=1, precision="highest")
+    return convolution.direct(x, kernel, strides=strides, padding=1)
 
 
 def example(r: int, h: int, w: int) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,4 @@
-"""Convolutions for training, whose gradients are fast on the CPU.
+"""Convolutions and normalisation for training, whose gradients are fast on the CPU.
 
 The sum S(x, k, y) = Σ y ⊙ (x ⋆ k) is linear in the images x, in the kernel k and in y, which has
 the shape of the convolution x ⋆ k. Its three partial derivatives
@@ -32,17 +32,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from srvp_fd_jax.networks import convolution as plain
-from srvp_fd_jax.networks.convolution import XLA_PRECISION, Precision, rounded
+from srvp_fd_jax.networks.kernels import convolution as plain
+from srvp_fd_jax.networks.kernels.convolution import FILTERED, XLA_PRECISION, Precision, rounded
 
 # About as many elements of images go through a convolution at a time.
 _CACHED = 2**18
 
 # With fewer channels, Winograd's transforms cost more than they save.
-_LEAST_WIDTH = 64
-
-_FAST = ((3, 1, 1), (4, 2, 1))
-"""Sizes of kernels, strides and paddings whose gradients are computed here."""
+_MIN_WIDTH = 64
 
 
 def convolution(
@@ -127,14 +124,9 @@ def _convolution(x: Array, kernel: Array, strides: int, precision: Precision) ->
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _transposed(y: Array, kernel: Array, strides: int, precision: Precision) -> Array:
     """∂S/∂x."""
-    n, h, w, _ = y.shape
-    x = jax.ShapeDtypeStruct((n, strides * h, strides * w, kernel.shape[2]), y.dtype)
-    direct = _direct(strides, precision)
-
-    def default(y: Array, kernel: Array) -> Array:
-        (x_of_y,) = jax.linear_transpose(lambda x: direct(x, kernel), x)(y)
-        return x_of_y
-
+    default = functools.partial(
+        plain.transposed_convolution, strides=strides, padding=1, precision=precision
+    )
     fast = functools.partial(_transposed_on_cpu, strides=strides)
     return jax.lax.platform_dependent(*rounded(precision, y, kernel), cpu=fast, default=default)
 
@@ -169,18 +161,18 @@ _transposed.defvjp(
 
 def _is_fast(kernel: Array, strides: int, padding: int) -> bool:
     # On meshes of several devices the loops over parts of the images would have to communicate.
-    return (kernel.shape[0], strides, padding) in _FAST and jax.device_count() == 1
+    return (kernel.shape[0], strides, padding) in FILTERED and jax.device_count() == 1
 
 
 def _direct(strides: int, precision: Precision = "float32") -> Callable[[Array, Array], Array]:
     return functools.partial(
-        plain._direct, strides=strides, padding=1, precision=XLA_PRECISION[precision]
+        plain.direct, strides=strides, padding=1, precision=XLA_PRECISION[precision]
     )
 
 
 def _convolution_on_cpu(x: Array, kernel: Array, *, strides: int) -> Array:
     tiled = x.shape[1] % (2 * strides) == x.shape[2] % (2 * strides) == 0
-    if not tiled or min(kernel.shape[2:]) < _LEAST_WIDTH:
+    if not tiled or min(kernel.shape[2:]) < _MIN_WIDTH:
         return _direct(strides)(x, kernel)
     y = jax.lax.map(lambda part: plain.winograd(part, kernel), _parts(x, _number_of_parts(x)))
     return y.reshape(-1, *y.shape[2:])
@@ -227,7 +219,7 @@ def _parts(x: Array, parts: int) -> Array:
 
 
 def _number_of_parts(x: Array) -> int:
-    """The least number of equal parts of the images that have at most about `_CACHED` elements."""
+    """The smallest number of equal parts of the images with at most about `_CACHED` elements."""
     n = max(1, x.shape[0])
-    least = min(n, max(1, math.ceil(x.size / _CACHED)))
-    return next(parts for parts in range(least, n + 1) if n % parts == 0)
+    smallest = min(n, max(1, math.ceil(x.size / _CACHED)))
+    return next(parts for parts in range(smallest, n + 1) if n % parts == 0)

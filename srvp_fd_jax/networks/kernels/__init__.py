@@ -1,0 +1,1 @@
+"""Convolutions that are fast on the CPU as well, and their gradients."""
