@@ -1,1 +1,1 @@
-"""Converts PyTorch checkpoints to Flax weights and verifies them: `python -m convert`."""
+"""Runs `srvp-fd-jax convert` in a clone: `python -m convert`."""

@@ -14,6 +14,7 @@ from sphinx.application import Sphinx
 
 import srvp_fd_jax
 from srvp_fd_jax.cli import main
+from srvp_fd_jax.cli._parser import COMMANDS
 
 project = "srvp-fd-jax"
 author = "The srvp-fd-jax authors"
@@ -50,8 +51,6 @@ nitpick_ignore_regex = [
         "jaxtyping|jaxlib|numpy|ndarray|int64|Arrays|Key|States|Moments|Source|Division|OfPoints|_S|_M|_T",
     )
 ]
-
-_COMMANDS = ("compute", "ruler", "stats", "compare", "report", "train", "demo")
 
 
 def _signature(of: Any) -> tuple[str, str | None]:
@@ -130,7 +129,7 @@ def _protocol_table() -> str:
 
 myst_substitutions = {
     "protocols": _protocol_table(),
-    **{f"help_{name}": _help(name) for name in _COMMANDS},
+    **{f"help_{name}": _help(name) for name in COMMANDS},
 }
 
 

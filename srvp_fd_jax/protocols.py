@@ -57,9 +57,9 @@ class Protocol:
         name: Name of the protocol in results; it includes overrides, see `find_protocol`.
         network: Name of the network that encodes clips, in `networks.NETWORKS`.
         output: Name of the network's output that is compared.
-        distance: Name of the distance, in `distances.DISTANCES`.
+        distance: Name of the distance; see `distances.DISTANCES`.
         frames: Number of frames per clip; None for whole videos, which must then have one length.
-        clips: Number of clips per side, taken from the first videos that are long enough in the
+        clips: Number of clips per set, taken from the first videos that are long enough in the
             natural order of their names; None for all.
         real: How real videos are sampled.
         fake: How generated videos are sampled.
@@ -68,7 +68,7 @@ class Protocol:
         drop_below: Which videos are dropped as too short: those below the (frames − 1)·step + 1
             frames that a clip spans ("span"), or below frames·step ("steps"), without the skipped
             ones.
-        resize: How frames are resized for the network, see `resizing.resize`.
+        resize: How frames are resized for the network; see `resizing.resize`.
         ddof: Covariances of n samples are divided by n − ddof.
         seed: Seed of random starts. Statistics of different seeds may be compared.
 

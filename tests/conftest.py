@@ -42,7 +42,7 @@ def pytest_xdist_setupnodes(specs: list[Any]) -> None:
         spec.env |= WITHOUT_AVX512
 
 
-jaxtyping.install_import_hook(["srvp_fd_jax", "convert"], "beartype.beartype")
+jaxtyping.install_import_hook("srvp_fd_jax", "beartype.beartype")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -280,14 +280,14 @@ def test_floor_of_statistics_takes_their_samples(clips, tmp_path, capsys):
     sides = [saved(c, tmp_path / f"{name}.npy") for c, name in zip(clips, "ab", strict=True)]
     kept = [str(tmp_path / f"{name}.safetensors") for name in "ab"]
     for i in range(2):
-        command = ["stats", str(sides[i]), "-o", kept[i], "--protocol", PROTOCOL]
-        assert cli.main([*command, "--sample", "25", *["--fake"] * i]) == 0
+        command = ["statistics", str(sides[i]), "-o", kept[i], "--protocol", PROTOCOL]
+        assert cli.main([*command, "--sample", "25", *["--generated"] * i]) == 0
     capsys.readouterr()
-    assert cli.main(["compare", *kept, "--floor", "--json"]) == 0
+    assert cli.main(["compare", *kept, "--significance", "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out)["results"]
     assert told["floor"].keys() >= {"mean", "low", "high", "p_value"}
     assert (told["floor"]["real"], told["floor"]["fake"]) == (25, 25)
-    assert cli.main(["compute", kept[0], str(sides[1]), "--floor"]) == 0
+    assert cli.main(["compute", kept[0], str(sides[1]), "--significance"]) == 0
     number, floor = capsys.readouterr().out.splitlines()
     assert float(number) == pytest.approx(told["distance"], rel=1e-4)
     assert floor.startswith("floor\t")
@@ -349,8 +349,8 @@ def test_a_sample_beside_statistics_serves_other_distances(clips, tmp_path, caps
     kept = [str(tmp_path / f"{name}.safetensors") for name in "ab"]
     protocol = "srvp:digits:static_content"
     for i in range(2):
-        command = ["stats", str(sides[i]), "-o", kept[i], "--protocol", protocol]
-        assert cli.main([*command, "--sample", "100", *["--fake"] * i]) == 0
+        command = ["statistics", str(sides[i]), "-o", kept[i], "--protocol", protocol]
+        assert cli.main([*command, "--sample", "100", *["--generated"] * i]) == 0
     expected = srvp_fd_jax.Calculator(f"{protocol}+distance=kvd").distances(*clips)
     given = {
         "compare": ["compare", *kept, "--distance", "kvd"],
@@ -378,9 +378,17 @@ def test_every_way_to_a_distance_of_points_gives_one_number(clips, tmp_path, out
     for side, of_side in zip(("real", "fake"), clips, strict=True):
         kept.append(tmp_path / f"{side}.safetensors")
         saved(of_side, tmp_path / f"{side}.npy")
-        command = ["stats", str(tmp_path / f"{side}.npy"), "-o", str(kept[-1]), "--sample", "500"]
-        fake = ["--fake"] if side == "fake" else []
-        assert cli.main([*command, "--protocol", protocol.split("+")[0], *fake]) == 0
+        command = [
+            "statistics",
+            str(tmp_path / f"{side}.npy"),
+            "-o",
+            str(kept[-1]),
+            "--sample",
+            "500",
+        ]
+        fake = ["--generated"] if side == "fake" else []
+        command += ["--sample", "500", "--protocol", protocol.split("+")[0]]
+        assert cli.main([*command, *fake]) == 0
     paths = [tmp_path / f"{side}.npy" for side in ("real", "fake")]
     of_files = compute(*paths, protocol)
     for given in (kept, [kept[0], paths[1]]):
@@ -483,7 +491,7 @@ def test_predictions_are_compared_with_their_clips(predictions, tmp_path):
     assert alone.p_value > 0.9
     # Statistics in files know the names by their keys.
     kept = str(tmp_path / "real.safetensors")
-    command = ["stats", str(folders[0]), "-o", kept, "--sample", "30", "--protocol", PROTOCOL]
+    command = ["statistics", str(folders[0]), "-o", kept, "--sample", "30", "--protocol", PROTOCOL]
     assert cli.main(command) == 0
     assert compute(kept, folders[1], floor=True).floor == named
 
@@ -506,7 +514,7 @@ def test_groups_are_those_of_the_function_the_labels_and_the_command(predictions
     assert by_label.p_value == pytest.approx(by_name.p_value, abs=0.1)
     assert by_label[5:] == by_name[5:]
     capsys.readouterr()
-    command = ["compute", *map(str, folders), "--protocol", PROTOCOL, "--floor", "--json"]
+    command = ["compute", *map(str, folders), "--protocol", PROTOCOL, "--significance", "--json"]
     assert cli.main([*command, "--group-by", "([a-z]+[0-9]+)_"]) == 0
     (told,) = json.loads(capsys.readouterr().out)["results"]
     assert told["floor"] == by_name._asdict()

@@ -97,8 +97,8 @@ def test_commands(digits, clips, tmp_path, capsys):
     options = ["--protocol", "srvp:digits:frame+distance=means"]
     commands = [
         ["compute", *sides, *options, "--json"],
-        ["stats", sides[0], *options, "-o", outputs[0]],
-        ["stats", sides[1], *options, "-o", outputs[1], "--fake"],
+        ["statistics", sides[0], *options, "-o", outputs[0]],
+        ["statistics", sides[1], *options, "-o", outputs[1], "--generated"],
         ["compare", *outputs, "--distance", "means", "--json"],
         ["report", *sides, *options, "-o", str(tmp_path / "report.html"), "--json"],
     ]

@@ -150,8 +150,8 @@ def test_commands(folders, tmp_path, capsys):
     outputs = [str(tmp_path / f"{side}.safetensors") for side in ("real", "fake")]
     commands = [
         ["compute", real, fake, "--protocol", "own", "--json"],
-        ["stats", real, "--protocol", "own", "-o", outputs[0]],
-        ["stats", fake, "--protocol", "own", "-o", outputs[1], "--fake"],
+        ["statistics", real, "--protocol", "own", "-o", outputs[0]],
+        ["statistics", fake, "--protocol", "own", "-o", outputs[1], "--generated"],
         ["compare", *outputs, "--json"],
         ["report", real, fake, "--protocol", "own", "-o", str(tmp_path / "own.html"), "--json"],
     ]

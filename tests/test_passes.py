@@ -234,7 +234,7 @@ def test_an_interrupted_pass_goes_on_to_the_same_bits(calculators, tmp_path):
 
 def test_a_killed_command_goes_on_to_the_same_bits(tmp_path):
     np.save(tmp_path / "a.npy", moving_digits(np.random.default_rng(0), 800, 6))
-    command = [Path(sys.executable).with_name("srvp-fd-jax"), "stats", str(tmp_path / "a.npy")]
+    command = [Path(sys.executable).with_name("srvp-fd-jax"), "statistics", str(tmp_path / "a.npy")]
     command += ["--dataset", "digits", "-o"]
     partial = tmp_path / "broken.safetensors.partial"
     for _ in range(2):
@@ -360,7 +360,7 @@ def test_processes_take_the_clips_that_one_takes(tmp_path, capsys):
         np.save(tmp_path / f"{i}.npy", clip[: 5 if i % 4 == 1 else 8])
     for i in (2, 7, 30):
         (tmp_path / f"{i}.npy").write_bytes(b"")
-    command = [Path(sys.executable).with_name("srvp-fd-jax"), "stats", str(tmp_path), "--json"]
+    command = [Path(sys.executable).with_name("srvp-fd-jax"), "statistics", str(tmp_path), "--json"]
     command += ["--protocol", "srvp:digits:dynamics+clips=33+frames=6+start=random"]
     command += ["--sample", "20", "-o"]
     assert cli.main([*command[1:], str(tmp_path / "alone.safetensors")]) == 0

@@ -533,7 +533,7 @@ def download(name: str) -> Path:
         raise FileNotFoundError(
             f"the weights of {name!r} are not in {cached} and could not be downloaded from "
             f"huggingface.co/{HUB_REPOSITORY} ({hub.reason(error)}); on a machine with a network, "
-            f"run `python -m convert {name} {name}.safetensors`, then pass that file as weights= "
+            f"run `srvp-fd-jax convert {name} {name}.safetensors`, then pass that file as weights= "
             "(or --weights)"
         ) from error
     return paths[-1].parent

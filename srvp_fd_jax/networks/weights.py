@@ -148,7 +148,7 @@ def load(path: str | os.PathLike[str]) -> Weights:
         return Weights(metadata["dataset"], architecture, arrays, config, source)
     except ValueError as error:
         raise ValueError(
-            f"{path}: {error} (weights are a file that `python -m convert` made, or the folder "
+            f"{path}: {error} (weights are a file that `srvp-fd-jax convert` made, or the folder "
             "of a checkpoint)"
         ) from error
 

@@ -25,9 +25,10 @@ class Recipe:
         frames: Number of frames per clip.
         given: Number of first frames that the model is given when it predicts the others.
         batch_size: Number of clips per step of the optimiser, over all devices and processes.
-        accumulate: Number of parts that a batch is worked on one after the other, whose gradients
-            are averaged. Batch normalisation takes the statistics of each part on its own.
-        precision: Precision of the convolutions, see `load_network`; all else is float32.
+        accumulate: Number of parts of a batch that are computed one after the other, for machines
+            of little memory; their gradients are averaged. Batch normalisation takes the
+            statistics of each part on its own.
+        precision: Precision of the convolutions; see `load_network`. All else is float32.
         euler_steps: Number of Euler steps from a frame to the next.
         obs_scale: Standard deviation of the pixels around the decoded frames.
         beta_y: Weight of KL(q(y₀) ‖ N(0, 1)).
@@ -35,8 +36,8 @@ class Recipe:
         l2_res: Weight of the residuals' norms.
         res_gain: Gain of the residual network's first, orthogonal weights.
         learning_rate: Learning rate of Adam until it begins to decay.
-        burn_in: Number of steps with that learning rate.
-        decay: Number of steps after them in which it decays linearly to 0.
+        burn_in: Number of steps before the learning rate decays.
+        decay: Number of steps in which the learning rate then decays linearly to 0.
         validate_every: Number of steps from one validation to the next.
         validation_clips: Largest number of held-out clips, one per held-out video.
         samples: Number of predictions per clip, of which the one closest to the truth counts.

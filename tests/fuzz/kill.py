@@ -3,9 +3,9 @@
     python tests/fuzz/kill.py               # 40 times, in about ten minutes on two cores
     python tests/fuzz/kill.py --times 4
 
-Each time `srvp-fd-jax stats` is started on the same videos and is ended by SIGTERM or SIGKILL after
-a random time, until one run is left to finish. Its file must have the bytes of a run that nobody
-disturbed.
+Each time `srvp-fd-jax statistics` is started on the same videos and is ended by SIGTERM or SIGKILL
+after a random time, until one run is left to finish. Its file must have the bytes of a run that
+nobody disturbed.
 """
 
 import argparse
@@ -27,7 +27,7 @@ VIDEOS = 1500
 
 def start(videos: Path, output: Path) -> subprocess.Popen[str]:
     """Starts the command."""
-    command = [COMMAND, "stats", videos, "-o", output, "--dataset", "digits"]
+    command = [COMMAND, "statistics", videos, "-o", output, "--dataset", "digits"]
     return subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
 
 

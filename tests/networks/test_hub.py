@@ -87,7 +87,7 @@ def assert_tells_what_to_do(
     assert "\n" not in message
     assert repr(dataset) in message
     assert str(home / "srvp-fd-jax" / f"{dataset}.safetensors") in message
-    assert f"`python -m convert {dataset} {dataset}.safetensors`" in message
+    assert f"`srvp-fd-jax convert {dataset} {dataset}.safetensors`" in message
     assert reason in message
 
 

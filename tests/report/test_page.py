@@ -168,13 +168,13 @@ def test_names_are_escaped(written):
 def test_ruler(written):
     without = page.page(written.findings, "real", "fake")
     names = ",".join(one.protocol.name for one in written.findings)
-    assert f"<code>srvp-fd-jax ruler real --protocol {names}</code>" in without
+    assert f"<code>srvp-fd-jax severity real --protocol {names}</code>" in without
     texts = ("as far as a blur of σ = 2.1 pixels", "as far as <noise>")
     standing = tuple(Standing("blur", "at", 2.1, text) for text in texts)
     first, second = written.findings
     text = page.page([first._replace(standing=standing), second], "real", "fake")
     assert "<li>as far as a blur of σ = 2.1 pixels</li>\n<li>as far as &lt;noise&gt;</li>" in text
-    assert "srvp-fd-jax ruler" not in text
+    assert "srvp-fd-jax severity" not in text
 
 
 def test_no_curve_of_features_that_look_at_all_frames(written):
