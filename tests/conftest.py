@@ -100,7 +100,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def converted(small: Path) -> "Weights":
     """The same as it is converted."""
-    from srvp_fd_jax.networks.srvp import read_checkpoint
+    from srvp_fd_jax.networks.srvp.checkpoint import read_checkpoint
 
     return read_checkpoint(small)
 

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
-from srvp_fd_jax.networks.srvp import HUB_REPOSITORY
+from srvp_fd_jax.networks.srvp.checkpoint import HUB_REPOSITORY
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _RESOLVE = f"/{HUB_REPOSITORY}/resolve/main/"

@@ -32,8 +32,8 @@ from srvp_fd_jax import (
     frechet_distance_from_statistics,
 )
 from srvp_fd_jax.demo.moving_digits import moving_digits
-from srvp_fd_jax.networks import srvp
 from srvp_fd_jax.networks.base import Architecture
+from srvp_fd_jax.networks.srvp import checkpoint
 from srvp_fd_jax.networks.weights import load_weights
 
 # The package hides this module behind its function of the same name.
@@ -183,7 +183,7 @@ def bundled_checkpoint(folder: Path) -> Path:
     state_dict = random_model(config).state_dict()
     for name, array in bundled.arrays.items():
         transposed = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-        state_dict[srvp._torch_key(name, bundled.architecture)] = torch.from_numpy(
+        state_dict[checkpoint._torch_key(name, bundled.architecture)] = torch.from_numpy(
             transposed.copy()
         )
     folder.mkdir()

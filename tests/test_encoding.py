@@ -13,7 +13,7 @@ from processes import free_port, together
 
 from srvp_fd_jax import FeatureStatistics, encoding, frechet_distance_from_statistics
 from srvp_fd_jax.demo.moving_digits import moving_digits
-from srvp_fd_jax.networks.srvp import gaussian_from_raw
+from srvp_fd_jax.networks.srvp.modules import gaussian_from_raw
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

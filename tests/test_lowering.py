@@ -21,7 +21,7 @@ from srvp_fd_jax import (
     frechet_distance_from_statistics,
 )
 from srvp_fd_jax.distances.prdc import Prdc
-from srvp_fd_jax.networks.srvp import SRVP, SRVPArchitecture
+from srvp_fd_jax.networks.srvp.architecture import SRVP, SRVPArchitecture
 
 FRAMES = jax.ShapeDtypeStruct((130, 64, 64, 1), jnp.uint8)
 CLIPS = jax.ShapeDtypeStruct((130, 5, 64, 64, 1), jnp.float32)

@@ -11,9 +11,11 @@ import numpy as np
 
 from srvp_fd_jax.files import check_writable, write_atomically
 from srvp_fd_jax.inputs import missing_extra
-from srvp_fd_jax.networks import i3d, srvp, weights
+from srvp_fd_jax.networks import i3d, weights
 from srvp_fd_jax.networks.base import Weights
-from srvp_fd_jax.networks.srvp import HUB_FOLDERS, SRVP, TORCH_PARTS, SRVPArchitecture
+from srvp_fd_jax.networks.srvp import checkpoint
+from srvp_fd_jax.networks.srvp.architecture import SRVP, TORCH_PARTS, SRVPArchitecture
+from srvp_fd_jax.networks.srvp.checkpoint import HUB_FOLDERS
 from srvp_fd_jax.training import checkpoints
 
 TOLERANCE = 1e-4
@@ -65,7 +67,7 @@ def _convert_srvp(source: str, out: Path | None, *, force: bool) -> Conversion:
         out = out or weights.cached_path(source)
         if not force and _is_finished(out, source):
             return Conversion(source, out, {}, is_new=False)
-        folder = srvp.download(source)
+        folder = checkpoint.download(source)
     else:
         folder = Path(source)
         if not folder.is_dir():
@@ -74,7 +76,7 @@ def _convert_srvp(source: str, out: Path | None, *, force: bool) -> Conversion:
                 f"dataset on the hub ({', '.join(HUB_FOLDERS)})"
             )
         out = out or folder.resolve().with_name(f"{folder.resolve().name}.safetensors")
-    converted = srvp.read_checkpoint(folder)
+    converted = checkpoint.read_checkpoint(folder)
     if not force and _is_finished(out, converted.name, converted):
         return Conversion(converted.name, out, {}, is_new=False)
     check_writable(out)
@@ -128,7 +130,7 @@ def _export(run: Path, out: Path | None, *, force: bool) -> Conversion:
     on_host = {name: np.asarray(array) for name, array in arrays.items()}
     config = dataclasses.asdict(recipe.architecture)
     model = model_of(**config)
-    state = srvp.to_torch(on_host, recipe.architecture).items()
+    state = checkpoint.to_torch(on_host, recipe.architecture).items()
     # PyTorch's own class refuses missing, unexpected and mis-shaped arrays.
     model.load_state_dict({key: torch.from_numpy(array) for key, array in state})
     content = io.BytesIO()

@@ -21,7 +21,7 @@ from srvp_fd_jax.cli import _conversion, _options
 from srvp_fd_jax.cli._output import log, print_json
 from srvp_fd_jax.cli._progress import progress
 from srvp_fd_jax.files import printable
-from srvp_fd_jax.networks.srvp import HUB_FOLDERS
+from srvp_fd_jax.networks.srvp.checkpoint import HUB_FOLDERS
 
 
 def add_options(command: Any) -> None:

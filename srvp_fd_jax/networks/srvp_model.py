@@ -31,18 +31,15 @@ from jaxtyping import Array, Float, Int, Key
 
 from srvp_fd_jax.networks.base import FrozenNetwork, parameter_shapes
 from srvp_fd_jax.networks.kernels.convolution import Precision
-from srvp_fd_jax.networks.srvp import (
-    MLP,
-    OWN,
+from srvp_fd_jax.networks.srvp import OWN
+from srvp_fd_jax.networks.srvp.architecture import (
     SRVP,
     TORCH_PARTS,
-    ConvBlock,
-    Linear,
     SRVPArchitecture,
     block_layers,
     mlp_layers,
-    normal_from_raw,
 )
+from srvp_fd_jax.networks.srvp.modules import MLP, ConvBlock, Linear, normal_from_raw
 
 Skips = Sequence[Float[Array, "n _ _ _"]]
 """Outputs of the encoder's stages before max pooling, from the shallowest to the deepest."""

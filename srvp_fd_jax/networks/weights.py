@@ -61,9 +61,9 @@ def load_network(
     Returns:
         The network, which `Calculator` takes. Its method `module` makes a Flax module. That of SRVP
         has an `encoder` from frames [N, 64, 64, C], float32 in [0, 1], to encodings [N, nhx], and
-        networks `content` and `initial_state` on the encodings of clips, see `networks.srvp.SRVP`.
-        That of I3D maps clips [N, T, 224, 224, 3], float32 in [-1, 1], T ≥ 9, to logits [N, 400],
-        see `networks.i3d.I3D`.
+        networks `content` and `initial_state` on the encodings of clips, see
+        `networks.srvp.architecture.SRVP`. That of I3D maps clips [N, T, 224, 224, 3], float32 in
+        [-1, 1], T ≥ 9, to logits [N, 400], see `networks.i3d.I3D`.
 
     Raises:
         FileNotFoundError: If the weights can be neither found nor downloaded.

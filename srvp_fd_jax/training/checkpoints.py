@@ -123,7 +123,7 @@ def load_best(run: str | os.PathLike[str]) -> tuple[Recipe, Arrays]:
 
     Returns:
         The recipe, and the weights under the dotted names of the Flax parameters, which
-        `networks.srvp.to_torch` maps to a state dict of the authors' code.
+        `networks.srvp.checkpoint.to_torch` maps to a state dict of the authors' code.
 
     Raises:
         FileNotFoundError: If the folder holds no checkpoint.

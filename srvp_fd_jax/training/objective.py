@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from srvp_fd_jax.networks.srvp import normal_from_raw
+from srvp_fd_jax.networks.srvp.modules import normal_from_raw
 from srvp_fd_jax.networks.srvp_model import Prediction
 
 

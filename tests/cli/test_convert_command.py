@@ -15,8 +15,9 @@ from checkpoints import SMALL, assert_same_arrays, random_model, write_checkpoin
 from hub import run_client, serve
 
 from srvp_fd_jax.cli import _conversion
-from srvp_fd_jax.networks import srvp, weights
-from srvp_fd_jax.networks.srvp import HUB_FOLDERS
+from srvp_fd_jax.networks import weights
+from srvp_fd_jax.networks.srvp import checkpoint
+from srvp_fd_jax.networks.srvp.checkpoint import HUB_FOLDERS
 from srvp_fd_jax.networks.srvp_model import SRVPModelArchitecture
 from srvp_fd_jax.training import checkpoints as runs
 from srvp_fd_jax.training.recipes import RECIPES, change
@@ -50,7 +51,7 @@ def hub(checkpoints, monkeypatch):
     """Downloads from the folder; the names that were downloaded."""
     names = []
     monkeypatch.setattr(
-        srvp, "download", lambda name: names.append(name) or checkpoints / HUB_FOLDERS[name]
+        checkpoint, "download", lambda name: names.append(name) or checkpoints / HUB_FOLDERS[name]
     )
     return names
 
@@ -88,7 +89,7 @@ def test_a_folder_becomes_a_file(run, folder, out):
     assert all(0 < float(difference) < 1e-5 for _, difference in found)
     assert printed.out.splitlines()[-1] == f"mine: wrote {out}"
     assert printed.err == ""
-    expected, written = srvp.read_checkpoint(folder), weights.load(out)
+    expected, written = checkpoint.read_checkpoint(folder), weights.load(out)
     assert written.name == "mine"
     assert written.source_sha256 == expected.source_sha256
     assert_same_arrays(written.arrays, expected.arrays)
@@ -132,7 +133,7 @@ def test_a_file_of_other_content_is_replaced_only_by_force(run, fails, folder, o
     fails(folder, out, message=f"{out}.*--force replaces")
     assert out.read_bytes() == before
     run("convert", folder, out, "--force")
-    assert weights.load(out).source_sha256 == srvp.read_checkpoint(folder).source_sha256
+    assert weights.load(out).source_sha256 == checkpoint.read_checkpoint(folder).source_sha256
 
 
 # The comparison with PyTorch.
@@ -150,13 +151,13 @@ def test_a_file_of_other_content_is_replaced_only_by_force(run, fails, folder, o
 def test_nothing_is_written_where_the_networks_differ(
     run, folder, out, monkeypatch, parameter, amount, differing
 ):
-    from_torch = srvp.from_torch
+    from_torch = checkpoint.from_torch
 
     def corrupted(*arguments):
         arrays = from_torch(*arguments)
         return arrays | {parameter: arrays[parameter] + np.float32(amount)}
 
-    monkeypatch.setattr(srvp, "from_torch", corrupted)
+    monkeypatch.setattr(checkpoint, "from_torch", corrupted)
     error = run("convert", folder, out, status=1).err
     assert f"error: {folder}: the networks differ by more than 0.0001: " in error
     found = re.findall(r"(\w+) by ([^\s,;]+)", error)
@@ -208,7 +209,7 @@ def test_a_dataset_goes_into_the_cache_or_a_file(run, fails, hub, out):
 
 @pytest.mark.usefixtures("no_comparison")
 def test_all_continues_after_a_failure_and_later_does_the_rest(run, hub, monkeypatch):
-    download = srvp.download
+    download = checkpoint.download
 
     def fail_on_bair(name):
         if name == "bair":
@@ -216,7 +217,7 @@ def test_all_continues_after_a_failure_and_later_does_the_rest(run, hub, monkeyp
         return download(name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(srvp, "download", fail_on_bair)
+        patch.setattr(checkpoint, "download", fail_on_bair)
         error = run("convert", "--all", status=1).err
     assert [line.removeprefix("srvp-fd-jax: error: ") for line in error.splitlines()] == [
         "no bair today",
@@ -349,7 +350,7 @@ def test_a_run_becomes_a_checkpoint_of_the_authors_code(run, fails, tmp_path):
     written = tmp_path / "model.torch"
     assert f"wrote {written}" in run("convert", folder).out
     assert json.loads((written / "config.json").read_text()) == SMALL
-    read = srvp.read_checkpoint(written, SRVPModelArchitecture)
+    read = checkpoint.read_checkpoint(written, SRVPModelArchitecture)
     assert read.arrays.keys() == state.arrays.keys()
     for name, array in read.arrays.items():
         np.testing.assert_array_equal(array, state.arrays[name])

@@ -310,7 +310,7 @@ SRVP_CONFIG = {
 def srvp_weights() -> "Weights":
     """Random weights of a network that is as small as they come."""
     from srvp_fd_jax.networks.base import Weights, parameter_shapes
-    from srvp_fd_jax.networks.srvp import SRVPArchitecture
+    from srvp_fd_jax.networks.srvp.architecture import SRVPArchitecture
 
     rng = np.random.default_rng(0)
     architecture = SRVPArchitecture.from_config(SRVP_CONFIG)
@@ -324,12 +324,12 @@ def srvp_state() -> tuple[bytes, bytes]:
     """The same in PyTorch's formats and under the authors' names."""
     import torch
 
-    from srvp_fd_jax.networks import srvp
+    from srvp_fd_jax.networks.srvp import checkpoint
 
     state = {}
     for name, array in srvp_weights().arrays.items():
         turned = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-        state[srvp._torch_key(name, srvp_weights().architecture)] = torch.tensor(turned)
+        state[checkpoint._torch_key(name, srvp_weights().architecture)] = torch.tensor(turned)
     return torch_files(state)
 
 
@@ -494,7 +494,7 @@ def read_checkpoint(path: Path) -> None:
 
 
 def read_srvp(path: Path) -> None:
-    from srvp_fd_jax.networks.srvp import read_checkpoint
+    from srvp_fd_jax.networks.srvp.checkpoint import read_checkpoint
 
     _check_weights(read_checkpoint(path), path)
 

@@ -14,7 +14,7 @@ from checkpoints import PUBLISHED, SMALL, assert_same_arrays, write_checkpoint
 from hub import COMMIT, run_client, serve
 from processes import free_port
 
-from srvp_fd_jax.networks.srvp import HUB_FOLDERS, HUB_REPOSITORY, read_checkpoint
+from srvp_fd_jax.networks.srvp.checkpoint import HUB_FOLDERS, HUB_REPOSITORY, read_checkpoint
 
 LOAD = """
 import json

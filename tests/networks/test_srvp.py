@@ -26,18 +26,11 @@ from checkpoints import (
 from flax import nnx
 from rounding import assert_as_exact
 
-from srvp_fd_jax.networks import srvp
 from srvp_fd_jax.networks.base import Weights, parameter_shapes
-from srvp_fd_jax.networks.srvp import (
-    COMPARISON_TYPES,
-    SRVP,
-    Content,
-    InitialState,
-    SRVPArchitecture,
-    from_torch,
-    gaussian_from_raw,
-    read_checkpoint,
-)
+from srvp_fd_jax.networks.srvp import COMPARISON_TYPES, checkpoint
+from srvp_fd_jax.networks.srvp.architecture import SRVP, SRVPArchitecture
+from srvp_fd_jax.networks.srvp.checkpoint import from_torch, read_checkpoint
+from srvp_fd_jax.networks.srvp.modules import gaussian_from_raw
 
 SMALL_VGG = SMALL | {"archi": "vgg"}
 
@@ -88,8 +81,8 @@ def test_sizes_are_the_configs(archi: str):
 
 
 def test_content_ignores_the_order_of_frames_and_the_initial_state_does_not():
-    architecture, rngs = SRVPArchitecture.from_config(SMALL), nnx.Rngs(0)
-    content, initial_state = Content(architecture, rngs=rngs), InitialState(architecture, rngs=rngs)
+    network = SRVP(SRVPArchitecture.from_config(SMALL), rngs=nnx.Rngs(0))
+    content, initial_state = network.content, network.initial_state
     encodings = jax.random.normal(jax.random.key(0), (3, 2, 16))
     reverse = encodings[:, ::-1]
     chex.assert_trees_all_close(content(encodings), content(reverse), atol=1e-6)
@@ -307,7 +300,9 @@ def test_a_small_file_of_large_tensors_is_refused_before_they_are_written_out(fo
     (folder / "config.json").write_text(json.dumps(config))
     architecture = SRVPArchitecture.from_config(config)
     state = {
-        srvp._torch_key(name, architecture): torch.ones(()).expand(srvp._torch_shape(shape))
+        checkpoint._torch_key(name, architecture): torch.ones(()).expand(
+            checkpoint._torch_shape(shape)
+        )
         for name, shape in parameter_shapes(architecture).items()
     }
     torch.save(state, folder / "model.pt")

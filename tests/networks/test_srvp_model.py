@@ -28,15 +28,11 @@ from srvp_oracle import (
     to_torch_clips,
 )
 
-from srvp_fd_jax.networks import srvp
 from srvp_fd_jax.networks.base import Weights, dotted, parameter_shapes
-from srvp_fd_jax.networks.srvp import (
-    BatchNorm,
-    SRVPArchitecture,
-    from_torch,
-    read_checkpoint,
-    to_torch,
-)
+from srvp_fd_jax.networks.srvp import checkpoint
+from srvp_fd_jax.networks.srvp.architecture import SRVPArchitecture
+from srvp_fd_jax.networks.srvp.checkpoint import from_torch, read_checkpoint, to_torch
+from srvp_fd_jax.networks.srvp.modules import BatchNorm
 from srvp_fd_jax.networks.srvp_model import (
     Draws,
     Prediction,
@@ -192,7 +188,7 @@ def test_what_cannot_be_is_told():
 def test_every_published_model_has_pytorchs_parameters(dataset: str):
     architecture = architecture_of(PUBLISHED[dataset])
     ours = {
-        srvp._torch_key(name, architecture): srvp._torch_shape(shape)
+        checkpoint._torch_key(name, architecture): checkpoint._torch_shape(shape)
         for name, shape in parameter_shapes(architecture).items()
     }
     with torch.device("meta"):

@@ -24,7 +24,8 @@ from srvp_fd_jax.files import CHECKSUM
 from srvp_fd_jax.networks import weights
 from srvp_fd_jax.networks.base import Weights
 from srvp_fd_jax.networks.registry import NETWORKS
-from srvp_fd_jax.networks.srvp import HUB_FOLDERS, SRVPArchitecture, from_torch
+from srvp_fd_jax.networks.srvp.architecture import SRVPArchitecture
+from srvp_fd_jax.networks.srvp.checkpoint import HUB_FOLDERS, from_torch
 from srvp_fd_jax.networks.weights import load_weights
 from srvp_fd_jax.training.recipes import RECIPES, Recipe
 

@@ -25,7 +25,7 @@ from srvp_oracle import (
     untrained_oracle,
 )
 
-from srvp_fd_jax.networks.srvp import to_torch
+from srvp_fd_jax.networks.srvp.checkpoint import to_torch
 from srvp_fd_jax.networks.srvp_model import Draws, Prediction
 from srvp_fd_jax.training.objective import Objective, objective
 

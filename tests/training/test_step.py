@@ -12,7 +12,7 @@ import srvp_oracle
 import torch
 from srvp_oracle import moving_clips, numpy_state, to_torch_clips
 
-from srvp_fd_jax.networks.srvp import to_torch
+from srvp_fd_jax.networks.srvp.checkpoint import to_torch
 from srvp_fd_jax.networks.srvp_model import Draws, training_draws
 from srvp_fd_jax.training import step
 from srvp_fd_jax.training.recipes import RECIPES, Recipe, change

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from srvp_fd_jax.networks import srvp
 from srvp_fd_jax.networks.kernels import convolution
 from srvp_fd_jax.networks.kernels import gradients as with_gradients
+from srvp_fd_jax.networks.srvp.modules import ConvBlock
 
 RNG = np.random.default_rng(0)
 
@@ -155,7 +155,7 @@ def test_the_gradient_of_normalisation_knows_where_the_statistics_come_from():
 
 
 def test_forward_mode_stays_possible_in_evaluation_mode():
-    block = srvp.ConvBlock(3, 5, 4, strides=2, rngs=nnx.Rngs(0))
+    block = ConvBlock(3, 5, 4, strides=2, rngs=nnx.Rngs(0))
     x, tangent = normal(2, 8, 8, 3), normal(2, 8, 8, 3)
     y, slopes = jax.jvp(block, (x,), (tangent,))
     _, pullback = jax.vjp(block, x)
