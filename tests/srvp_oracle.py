@@ -23,7 +23,7 @@ from torch.distributions import Normal, kl_divergence
 
 from srvp_fd_jax.networks.base import FrozenNetwork
 from srvp_fd_jax.networks.srvp.checkpoint import from_torch
-from srvp_fd_jax.networks.srvp_model import Draws, SRVPModel, SRVPModelArchitecture
+from srvp_fd_jax.training.model import Draws, SRVPModel, SRVPModelArchitecture
 
 DCGAN = SMALL | {"nz": 4, "nlayers_res": 3}
 DCGAN_SKIPS = DCGAN | {"skipco": True}

@@ -19,7 +19,7 @@ from srvp_fd_jax.files import arrays_sha256
 from srvp_fd_jax.inputs import missing_extra
 from srvp_fd_jax.networks.base import Weights
 from srvp_fd_jax.networks.srvp import OWN
-from srvp_fd_jax.networks.srvp_model import SRVPModel
+from srvp_fd_jax.training.model import SRVPModel
 from srvp_fd_jax.training.recipes import Recipe
 from srvp_fd_jax.training.step import Arrays, State, model_of, start
 from srvp_fd_jax.training.validation import inference_network

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from srvp_fd_jax.networks.srvp.modules import normal_from_raw
-from srvp_fd_jax.networks.srvp_model import Prediction
+from srvp_fd_jax.training.model import Prediction
 
 
 class Objective(NamedTuple):
@@ -45,7 +45,7 @@ def objective(
     """Computes the objective of one batch, each term summed and divided by the number of clips.
 
     Args:
-        prediction: Result of the model for `clips` and `srvp_model.training_draws`.
+        prediction: Result of the model for `clips` and `model.training_draws`.
         clips: Clips with values in [0, 1].
         obs_scale: Standard deviation of the pixels around the decoded frames.
         beta_y: Weight of `Objective.kl_y`.

@@ -8,8 +8,8 @@ import dataclasses
 from typing import Any, cast, get_args
 
 from srvp_fd_jax.networks.kernels.convolution import Precision
-from srvp_fd_jax.networks.srvp_model import SRVPModelArchitecture
 from srvp_fd_jax.protocols import PROTOCOLS, Protocol
+from srvp_fd_jax.training.model import SRVPModelArchitecture
 
 _MAY_BE_ZERO = ("burn_in", "seed", "split_seed")
 

@@ -18,7 +18,8 @@ from srvp_fd_jax.devices import shard_like
 from srvp_fd_jax.inputs import to_unit_range
 from srvp_fd_jax.networks.base import FrozenNetwork, arrays_of
 from srvp_fd_jax.networks.srvp import OWN
-from srvp_fd_jax.networks.srvp_model import Draws, SRVPModel, initialise, training_draws
+from srvp_fd_jax.training.initialisation import initialise
+from srvp_fd_jax.training.model import Draws, SRVPModel, training_draws
 from srvp_fd_jax.training.objective import Objective, objective
 from srvp_fd_jax.training.recipes import Recipe
 

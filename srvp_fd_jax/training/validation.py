@@ -20,7 +20,7 @@ from srvp_fd_jax.inputs import to_bytes, to_unit_range
 from srvp_fd_jax.networks.base import FrozenNetwork, parameter_shapes
 from srvp_fd_jax.networks.srvp import OWN
 from srvp_fd_jax.networks.srvp.architecture import SRVPArchitecture
-from srvp_fd_jax.networks.srvp_model import evaluation_draws
+from srvp_fd_jax.training.model import evaluation_draws
 from srvp_fd_jax.training.recipes import Recipe
 from srvp_fd_jax.training.step import Arrays, model_of
 

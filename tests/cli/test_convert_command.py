@@ -18,8 +18,8 @@ from srvp_fd_jax.cli import _conversion
 from srvp_fd_jax.networks import weights
 from srvp_fd_jax.networks.srvp import checkpoint
 from srvp_fd_jax.networks.srvp.checkpoint import HUB_FOLDERS
-from srvp_fd_jax.networks.srvp_model import SRVPModelArchitecture
 from srvp_fd_jax.training import checkpoints as runs
+from srvp_fd_jax.training.model import SRVPModelArchitecture
 from srvp_fd_jax.training.recipes import RECIPES, change
 from srvp_fd_jax.training.step import start
 

@@ -13,8 +13,8 @@ import pytest
 from test_step import clips_of, ours, tiny
 
 from srvp_fd_jax.networks import weights
-from srvp_fd_jax.networks.srvp_model import evaluation_draws
 from srvp_fd_jax.training import checkpoints
+from srvp_fd_jax.training.model import evaluation_draws
 from srvp_fd_jax.training.step import State, model_of, start
 
 RECIPE = tiny()

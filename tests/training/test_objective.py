@@ -26,7 +26,7 @@ from srvp_oracle import (
 )
 
 from srvp_fd_jax.networks.srvp.checkpoint import to_torch
-from srvp_fd_jax.networks.srvp_model import Draws, Prediction
+from srvp_fd_jax.training.model import Draws, Prediction
 from srvp_fd_jax.training.objective import Objective, objective
 
 STEPS, CLIPS, FRAMES = 20, 3, 4

@@ -13,8 +13,8 @@ import torch
 from srvp_oracle import moving_clips, numpy_state, to_torch_clips
 
 from srvp_fd_jax.networks.srvp.checkpoint import to_torch
-from srvp_fd_jax.networks.srvp_model import Draws, training_draws
 from srvp_fd_jax.training import step
+from srvp_fd_jax.training.model import Draws, training_draws
 from srvp_fd_jax.training.recipes import RECIPES, Recipe, change
 from srvp_fd_jax.training.step import State, model_of, start, train_step
 

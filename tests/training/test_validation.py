@@ -9,9 +9,9 @@ import pytest
 from test_step import clips_of, ours, tiny
 
 from srvp_fd_jax import FrechetDistanceCalculator
-from srvp_fd_jax.networks.srvp_model import evaluation_draws
 from srvp_fd_jax.networks.weights import save
 from srvp_fd_jax.training import checkpoints
+from srvp_fd_jax.training.model import evaluation_draws
 from srvp_fd_jax.training.recipes import Recipe
 from srvp_fd_jax.training.step import model_of
 from srvp_fd_jax.training.validation import baselines, predict, validate

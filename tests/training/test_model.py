@@ -33,13 +33,13 @@ from srvp_fd_jax.networks.srvp import checkpoint
 from srvp_fd_jax.networks.srvp.architecture import SRVPArchitecture
 from srvp_fd_jax.networks.srvp.checkpoint import from_torch, read_checkpoint, to_torch
 from srvp_fd_jax.networks.srvp.modules import BatchNorm
-from srvp_fd_jax.networks.srvp_model import (
+from srvp_fd_jax.training.initialisation import initialise
+from srvp_fd_jax.training.model import (
     Draws,
     Prediction,
     SRVPModel,
     SRVPModelArchitecture,
     evaluation_draws,
-    initialise,
     training_draws,
 )
 
