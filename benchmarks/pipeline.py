@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# As in cli.py.
+# As in srvp_fd_jax.cli.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import av

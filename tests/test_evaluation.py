@@ -290,7 +290,7 @@ def test_floor_of_statistics_takes_their_samples(clips, tmp_path, capsys):
     assert cli.main(["compute", kept[0], str(sides[1]), "--significance"]) == 0
     number, floor = capsys.readouterr().out.splitlines()
     assert float(number) == pytest.approx(told["distance"], rel=1e-4)
-    assert floor.startswith("floor\t")
+    assert floor.startswith("null distribution\t")
     assert "between 25 real and 30 generated clips, p = 0." in floor
 
 
