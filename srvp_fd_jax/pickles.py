@@ -1,219 +1,189 @@
-"""Interprets pickles without running anything from them, and reads pickles of NumPy arrays.
+"""Reads pickles without running anything from them, and pickles of NumPy arrays.
 
-A pickle can run code, and a file may come from anyone. So this module never imports or calls what a
-pickle names. `interpret` knows the opcodes that `pickle.dump` writes under protocols 2 to 5 for
-dicts, lists, tuples, numbers, text and bytes, and raises an error for every other one. What a name
-stands for, and what the opcodes make that would call something, is up to the reader: `read_pickle`
-here, and `checkpoint` for PyTorch. `pickle.Unpickler` with a closed `find_class` would not be
-enough: it allocates what the opcodes claim, such as a memo of gigabytes for one flipped bit in
-LONG_BINPUT, and calls NumPy with any arguments. Here an array is a view of the bytes in the file,
-whose number is checked, so a claimed shape takes no memory.
+A pickle can run code, and a file may come from anyone. So a name in a pickle stands for what a
+table says, a type or a function that only checks and describes its arguments, and every other name
+is an error.
 """
 
-import enum
 import io
-import math
-import pickletools
+import pickle
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-__all__ = ["are_counts", "interpret", "read_pickle"]
+from srvp_fd_jax.files import printable
 
-# Most opcodes of a pickle, which bounds memory and time: an opcode makes at most one object of some
-# 100 bytes besides the bytes in the file. I3D's 231 arrays take 7,500.
-_MOST_OPCODES = 1 << 20
-# Fewest bytes of pickle per REDUCE. Checking a tensor takes 100 µs, and with memoised arguments
-# five bytes ask for one. NumPy writes at least 25 bytes per array, and torch.save at least 60 bytes
-# with two REDUCEs per tensor.
-_BYTES_A_REDUCE = 16
-_MOST_DIMS = 64  # limit of NumPy
+__all__ = ["Unpickler", "are_counts", "read_pickle"]
 
-_MARK = object()
-_CONSTANTS = {"MARK": _MARK, "NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_LITERALS = {
-    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-    *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-}
-_POPS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2, "REDUCE": 2, "BUILD": 2}
-_POPS |= {"STACK_GLOBAL": 2, "BINPERSID": 1, "STOP": 1}
-_POPS_TO_MARK = {"TUPLE", "APPENDS", "SETITEMS"}
-_MEMO = {"BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"}
-_OTHERS = {"PROTO", "FRAME", "GLOBAL", "EMPTY_LIST", "EMPTY_DICT"}
-_KNOWN = {*_CONSTANTS, *_LITERALS, *_POPS, *_POPS_TO_MARK, *_MEMO, *_OTHERS}
+# Most reads of opcodes and arguments, which bounds memory and time: an opcode makes at most one
+# object of some 100 bytes besides the bytes in the file. I3D's 231 arrays take 15,000.
+_MOST_READS = 1 << 21
+
+_PYTHONS: Any = pickle._Unpickler
+_OPCODES = (
+    *("PROTO", "STOP", "MARK", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BINPERSID"),
+    *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT"),
+    *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+    *("BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"),
+)
+_KNOWN = {code: _PYTHONS.dispatch[code] for code in (getattr(pickle, name)[0] for name in _OPCODES)}
 
 
-def _read_name(window: io.BytesIO) -> str:
-    # The reader of pickletools would interpret backslashes and warn of invalid escapes.
-    return ".".join(window.readline().decode().removesuffix("\n") for _ in range(2))
+class _Window(io.BytesIO):
+    reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.reads += 1
+        if self.reads > _MOST_READS:
+            raise ValueError(f"more than {_MOST_READS} opcodes and arguments")
+        return super().read(size)
 
 
-_OPCODES: dict[bytes, tuple[str, Any]] = {  # names, and readers of the arguments or None
-    opcode.code.encode("latin-1"): (opcode.name, opcode.arg and opcode.arg.reader)
-    for opcode in pickletools.opcodes
-    if opcode.name in _KNOWN
-} | {b"c": ("GLOBAL", _read_name)}
+def _reason(error: Exception) -> str:
+    match error:
+        case ValueError():
+            return str(error)
+        case KeyError():
+            return f"it has the opcode {bytes(error.args)!r}"
+        case EOFError():
+            return "it has no end"
+    return repr(error)
 
 
-def interpret(
-    window: io.BytesIO,
-    what: str,
-    names: Mapping[str, Any],
-    make: Callable[..., Any],
-    keys: tuple[type, ...] = (str,),
-) -> Any:
-    """Interprets the pickle at the position of `window`, which it moves to the pickle's end.
+class Unpickler(_PYTHONS):  # type: ignore[misc]
+    """Reads dicts, lists, tuples, numbers, text, bytes and what the names in a table make.
 
-    Args:
-        window: The bytes that the pickle may take.
-        what: What the pickle should contain, for messages.
-        names: What the global names stand for that the pickle may have.
-        make: Gives what takes the place of an opcode: `make("REDUCE", function, arguments)`,
-            `make("BUILD", object, state)` and `make("BINPERSID", identity)`. They may be anything
-            that a pickle can have, and `make` raises a `ValueError` for what it does not know.
-        keys: Types that the keys of dicts may have. Integers may have up to 31 bits.
+    Of the two unpicklers in `pickle` it is the one in Python, which allocates what is in the file.
+    That in C allocates what the file claims: a memo of gigabytes for one flipped bit in
+    LONG_BINPUT. Keys of dicts must be text or ints of up to 31 bits, since hashing a deeply nested
+    tuple overflows the C stack, and large ints that collide make a dict quadratic.
 
-    Raises:
-        ValueError: If the pickle is damaged, or contains anything else.
+    Attributes:
+        what: What a pickle should contain, for messages.
+        names: What the global names stand for that a pickle may have.
+        end: Number of bytes that the pickle takes, once it is loaded.
     """
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-    built: dict[int, tuple[Any, Any]] = {}  # by identity an object, and what BUILD made of it
-    reduces = 0
-    try:
-        for _ in range(_MOST_OPCODES):
-            if (code := window.read(1)) not in _OPCODES:
-                came = f"the opcode {code!r}" if code else f"no end in {window.tell()} bytes"
-                raise ValueError(f"it has {came}")
-            name, read = _OPCODES[code]
-            argument = read and read(window)
-            popped = _pop(stack, None if name in _POPS_TO_MARK else _POPS.get(name, 0))
-            match name:
-                case "STOP":
-                    return popped[0]
-                case "GLOBAL" | "STACK_GLOBAL" if all(isinstance(part, str) for part in popped):
-                    full = argument or ".".join(popped)
-                    if full not in names:
-                        raise ValueError(f"it asks for {full!r:.80}")
-                    stack.append(names[full])
-                case "REDUCE" | "BUILD" | "BINPERSID":
-                    reduces += name == "REDUCE"
-                    if reduces * _BYTES_A_REDUCE > (size := window.tell()):
-                        raise ValueError(f"it asks for {reduces} objects in {size} bytes")
-                    stack.append(make(name, *popped))
-                    if name == "BUILD":
-                        built[id(popped[0])] = popped[0], stack[-1]
-                case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
-                    memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
-                case "BINGET" | "LONG_BINGET":
-                    item = memo[argument]
-                    stack.append(built.get(id(item), (item, item))[1])
-                case "SETITEM" | "SETITEMS" if isinstance(stack[-1], dict) and len(popped) % 2 == 0:
-                    # Hashing a deeply nested tuple overflows the C stack, and large integers can be
-                    # chosen to collide, which makes a dict quadratic.
-                    for key in popped[::2]:
-                        is_large = isinstance(key, int) and key.bit_length() > 31
-                        if is_large or not isinstance(key, keys):
-                            raise ValueError(f"a dict has a key of type {type(key).__name__}")
-                    stack[-1].update(zip(popped[::2], popped[1::2], strict=True))
-                case _:
-                    _execute(name, argument, popped, stack)
-        raise ValueError(f"it has more than {_MOST_OPCODES} opcodes")
-    except (ValueError, IndexError, KeyError) as problem:  # an empty stack, an unset memo
-        why = problem if isinstance(problem, ValueError) else repr(problem)
-        raise ValueError(f"damaged, or not a pickle of {what}: {why}") from problem
 
+    what: ClassVar[str]
+    names: ClassVar[Mapping[str, Any]]
 
-def _pop(stack: list[Any], count: int | None) -> tuple[Any, ...]:
-    """Pops the last `count` objects of the stack, or for None those above the mark."""
-    if count is not None:
-        return tuple([stack.pop() for _ in range(count)][::-1])
-    items: list[Any] = []
-    while (item := stack.pop()) is not _MARK:
-        items.append(item)
-    return tuple(items[::-1])
+    def __init__(self, data: bytes):
+        """Takes the bytes that the pickle may take."""
+        self._window = _Window(data)
+        super().__init__(self._window, encoding="utf-8")
 
+    def load(self) -> Any:
+        """Reads the pickle.
 
-def _execute(name: str, argument: Any, popped: tuple[Any, ...], stack: list[Any]) -> None:
-    """Runs one of the opcodes that only move objects."""
-    match name:
-        case "PROTO" | "FRAME":
-            pass
-        case _ if name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        case _ if name in _LITERALS:
-            stack.append(argument)
-        case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
-            stack.append(popped)
-        case "EMPTY_LIST":
-            stack.append([])
-        case "EMPTY_DICT":
-            stack.append({})
-        case "APPEND" | "APPENDS" if isinstance(stack[-1], list):
-            stack[-1].extend(popped)
-        case _:
-            raise ValueError(f"it has the opcode {name} out of place")
+        Raises:
+            ValueError: If it is damaged, or contains anything else.
+        """
+        try:
+            value = super().load()
+        except Exception as error:  # of any type, as the documentation of pickle says
+            why = printable(_reason(error), 200)
+            raise ValueError(f"damaged, or not a pickle of {self.what}: {why}") from error
+        self.end = self._window.tell()
+        return value
 
+    def build(self, made: Any, state: Any) -> None:
+        """Takes in what BUILD gives an object; an error by default."""
+        raise ValueError("an object has a state")
 
-class _Global(enum.Enum):
-    ARRAY = "numpy.ndarray"
-    DTYPE = "numpy.dtype"
-    RECONSTRUCT = "numpy._core.multiarray._reconstruct"
-    FROM_BUFFER = "numpy._core.numeric._frombuffer"  # of protocol 5
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for a name."""
+        if (full := f"{module}.{name}") not in self.names:
+            raise ValueError(f"it asks for {full!r:.80}")
+        return self.names[full]
+
+    def _load_build(self) -> None:
+        state = self.stack.pop()
+        self.build(self.stack[-1], state)
+
+    def _load_setitem(self) -> None:
+        value = self.stack.pop()
+        self._set_items([self.stack.pop(), value])
+
+    def _load_setitems(self) -> None:
+        self._set_items(self.pop_mark())
+
+    def _set_items(self, items: list[Any]) -> None:
+        for key in items[::2]:
+            if not isinstance(key, str) and not (are_counts(key) and key < 1 << 31):
+                raise ValueError(f"a dict has a key of type {type(key).__name__}")
+        if type(self.stack[-1]) is not dict:
+            raise ValueError("items of what is not a dict")
+        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+    dispatch: ClassVar[dict[int, Callable[[Any], Any]]] = {
+        **_KNOWN,
+        pickle.FRAME[0]: lambda self: self.read(8),
+        # That of a bytearray would allocate the length that is claimed.
+        pickle.BYTEARRAY8[0]: _PYTHONS.load_binbytes8,
+        pickle.BUILD[0]: _load_build,
+        pickle.SETITEM[0]: _load_setitem,
+        pickle.SETITEMS[0]: _load_setitems,
+    }
 
 
 _TYPES = re.compile("b1|[iu][1248]|f[248]")
-_NAMES = {
-    **{known.value: known for known in _Global},
-    **{known.value.replace("._core.", ".core."): known for known in _Global},  # of NumPy 1
-}
+
+
+def _dtype(name: Any, align: Any, copy: Any) -> np.dtype[Any]:
+    if not _TYPES.fullmatch(name):
+        raise ValueError("it has an array of another type than bool, int or float")
+    return np.dtype(name, copy=True)  # a copy, since BUILD changes it
+
+
+def _reconstruct(subtype: Any, shape: Any, dtype: Any) -> np.ndarray:
+    return np.empty(0, np.int8)  # until BUILD says what it is
+
+
+def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    if not isinstance(content, bytes) or not isinstance(dtype, np.dtype):
+        raise ValueError("it has an array whose content is not bytes")
+    return np.frombuffer(content, dtype).reshape(shape, order=order)
+
+
+class _OfArrays(Unpickler):
+    what = "arrays of bool, int or float by name"
+    names: ClassVar[Mapping[str, Any]] = {
+        "numpy.ndarray": None,  # an argument of `_reconstruct`
+        "numpy.dtype": _dtype,
+        "numpy.core.multiarray._reconstruct": _reconstruct,
+        "numpy._core.multiarray._reconstruct": _reconstruct,
+        "numpy._core.numeric._frombuffer": _from_buffer,  # of protocol 5
+        "numpy.core.numeric._frombuffer": _from_buffer,
+    }
+
+    def build(self, made: Any, state: Any) -> None:
+        match made, state:
+            case np.dtype(), (3, "<" | "|", None, None, None, -1, -1, 0):
+                pass
+            case np.ndarray(), (1, _, np.dtype(), bool(), bytes()):
+                pass  # NumPy compares the shape with the bytes, which it keeps as they are
+            case _:
+                raise ValueError("it has an object that is not an array of bool, int or float")
+        made.__setstate__(state)
 
 
 def read_pickle(data: bytes) -> Any:
-    """Reads a pickle of dicts with text as keys, lists, tuples, numbers, text, bytes and arrays.
+    """Reads a pickle of dicts, lists, tuples, numbers, text, bytes and arrays.
 
     Args:
-        data: The pickle, under protocol 3, 4 or 5. Bytes after its end are ignored.
+        data: The pickle, under protocol 3 to 5. Bytes after its end are ignored.
 
     Returns:
-        What was pickled. Arrays of bool, int or float may be read-only, and they may share memory.
+        What was pickled. Arrays are of bool, int or float, and may be read-only.
 
     Raises:
         ValueError: If the pickle is damaged, or contains anything else.
     """
-    return interpret(io.BytesIO(data), "arrays of bool, int or float by name", _NAMES, _make)
-
-
-def _make(opcode: str, *operands: Any) -> Any:
-    """Does what NumPy would do to unpickle an array or a dtype."""
-    match opcode, *operands:
-        case "REDUCE", _Global.DTYPE, (str(name), False, True) if _TYPES.fullmatch(name):
-            return np.dtype(name, copy=True)
-        case "BUILD", np.dtype() as t, (3, "<" | ">" | "|" as order, None, None, None, -1, -1, 0):
-            return t.newbyteorder(order)
-        case "REDUCE", _Global.RECONSTRUCT, (_Global.ARRAY, (0,), b"b"):
-            return np.empty(0, np.int8)
-        case "BUILD", np.ndarray(), (1, shape, np.dtype() as dtype, bool(is_fortran), content):
-            return _array(content, dtype, shape, "F" if is_fortran else "C")
-        case "REDUCE", _Global.FROM_BUFFER, (content, np.dtype() as dtype, shape, order):
-            return _array(content, dtype, shape, order)
-    raise ValueError("it has an object that is not an array of bool, int or float")
-
-
-def _array(content: Any, dtype: np.dtype[Any], shape: Any, order: Any) -> np.ndarray:
-    if not isinstance(content, bytes | bytearray):
-        raise ValueError("it has an array whose content is not bytes")
-    is_shape = isinstance(shape, tuple) and len(shape) <= _MOST_DIMS and are_counts(*shape)
-    if not is_shape or order not in ("C", "F"):
-        raise ValueError("it has an array whose shape or order is not valid")
-    if math.prod(shape) * dtype.itemsize != len(content):
-        raise ValueError(
-            f"it has an array of shape {shape} and type {dtype} in {len(content)} bytes"
-        )
-    return np.ndarray(shape, dtype, content, order=order)
+    return _OfArrays(data).load()
 
 
 def are_counts(*values: object) -> bool:

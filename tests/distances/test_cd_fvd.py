@@ -212,7 +212,7 @@ SUM, PRODUCTS = ROWS.sum(axis=0), ROWS.T @ ROWS
         ({"raw_mean": SUM.tolist()}, "raw_mean is not an array of float64"),
         ({"raw_mean": np.float32(SUM)}, "raw_mean is not an array of float64"),
         ({"raw_cov": np.int64(PRODUCTS)}, "raw_cov is not an array of float64"),
-        ({"raw_cov": PRODUCTS.astype(object)}, "not an array of bool, int or float"),
+        ({"raw_cov": PRODUCTS.astype(object)}, "than bool, int or float"),
         ({"raw_cov": PRODUCTS[:3]}, r"shapes \(6,\) and \(3, 6\)"),
         ({"raw_cov": PRODUCTS.ravel()}, r"shapes \(6,\) and \(36,\)"),
         ({"raw_mean": SUM[None]}, r"shapes \(1, 6\) and \(6, 6\)"),
@@ -236,7 +236,7 @@ def test_bad_entries(changes: dict[str, object], message: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "no end"),
+        (b"", "it has no end"),
         (b"not a pickle", "not a pickle of arrays .* it has the opcode b'n'"),
         (pickle.dumps([1, 2]), "no dict with"),
         (pickle.dumps(3), "no dict with"),
@@ -258,7 +258,7 @@ def test_cut_short_and_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     data = path.read_bytes()
     for length in (1, 100, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:length])
-        assert_refused(path, "it has no end|expected .* bytes|not enough data")
+        assert_refused(path, "not a pickle of arrays")
     monkeypatch.setattr(cd_fvd, "_LARGEST", 100)
     path.write_bytes(data)
     assert_refused(path, f"has {len(data)} bytes, at most 100 are read")
