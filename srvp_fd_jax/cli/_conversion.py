@@ -110,12 +110,8 @@ def _is_finished(out: Path, name: str, converted: Weights | None = None) -> bool
         found = weights.load(out)
     except ValueError as error:
         raise ValueError(f"{error}; --force replaces the file") from error
-    expected = converted or found
-    if (found.name, found.source_sha256, found.weights_sha256) != (
-        name,
-        expected.source_sha256,
-        expected.weights_sha256,
-    ):
+    of_both = [(one.source_sha256, one.weights_sha256) for one in (found, converted or found)]
+    if found.name != name or of_both[0] != of_both[1]:
         raise ValueError(f"{out} holds other weights, of {found.name!r}; --force replaces them")
     return True
 
@@ -140,24 +136,12 @@ def _export(run: Path, out: Path | None, *, force: bool) -> Conversion:
     return Conversion(run.name, out, {})
 
 
-def largest_differences(
-    folder: Path, weights: Weights, *, clips: int = 16, seed: int = 0
-) -> dict[str, float]:
-    """Runs the PyTorch and the Flax network on the same random clips.
-
-    Args:
-        folder: Checkpoint folder with config.json and model.pt.
-        weights: Flax weights that the checkpoint was converted to.
-        clips: Number of clips, each nt_inf frames of uniform noise in [0, 1].
-        seed: Seed of the noise.
-
-    Returns:
-        Largest absolute difference of the features, by output.
-    """
-    network = weights.frozen().module()
+def largest_differences(folder: Path, converted: Weights) -> dict[str, float]:
+    """Largest absolute differences between PyTorch's and Flax's features of noise, by output."""
+    network = converted.frozen().module()
     config = network.architecture
-    shape = (clips, config.nt_inf, config.nx, config.nx, config.nc)
-    videos = np.random.default_rng(seed).random(shape, np.float32)
+    shape = (16, config.nt_inf, config.nx, config.nx, config.nc)
+    videos = np.random.default_rng(0).random(shape, np.float32)
     ours = _flax_features(network, videos)
     theirs = _torch_features(folder / "model.pt", config, videos)
     return {name: float(np.abs(ours[name] - theirs[name]).max()) for name in ours}

@@ -57,20 +57,12 @@ def _grouping(text: str) -> Callable[[str], str]:
     return label
 
 
-_SHARED: dict[str, dict[str, Any]] = {
-    "--distributed": {
-        "action": "store_true",
-        "help": "run as one of many processes (jax.distributed.initialize) that share the videos",
-    },
-    "--significance": {
-        "action": "store_true",
-        "help": "also compute the null distribution of the distance, by a permutation test",
-    },
-    "--paired": {
-        "action": "store_true",
-        "help": "the i-th video of GENERATED is a prediction of the i-th video of REAL; videos in "
-        "files of the same name are paired in any case",
-    },
+_SHARED: dict[str, str | dict[str, Any]] = {
+    "--distributed": "run as one of many processes (jax.distributed.initialize) that share the "
+    "videos",
+    "--significance": "also compute the null distribution of the distance, by a permutation test",
+    "--paired": "the i-th video of GENERATED is a prediction of the i-th video of REAL; videos in "
+    "files of the same name are paired in any case",
     "--group-by": {
         "type": _grouping,
         "metavar": "REGEX",
@@ -78,7 +70,7 @@ _SHARED: dict[str, dict[str, Any]] = {
         "other, such as clips of one recording (for the p-value); names are below the folder",
     },
 }
-_EVALUATION: dict[str, dict[str, Any]] = {
+_EVALUATION: dict[str, str | dict[str, Any]] = {
     "--protocol": {
         "type": name,
         "metavar": "NAME[,NAME...]",
@@ -106,23 +98,21 @@ _EVALUATION: dict[str, dict[str, Any]] = {
         "help": "take the files whose names, or paths below the folder, match GLOB, such as "
         "'*_gt.mp4' or 'test/*'; given twice, the first is for REAL, the second for GENERATED",
     },
-    "--strict": {
-        "action": "store_true",
-        "help": "stop at an unreadable video instead of skipping it",
-    },
+    "--strict": "stop at an unreadable video instead of skipping it",
 }
 
 
 def add(command: Any, *names: str) -> None:
-    """Adds shared options by their names."""
+    """Adds shared options by their names: flags, of which there is only the help, and others."""
     for name in names:
-        command.add_argument(name, **_SHARED[name])
+        option = (_SHARED | _EVALUATION)[name]
+        flag = {"action": "store_true", "help": option}
+        command.add_argument(name, **(flag if isinstance(option, str) else option))
 
 
 def add_evaluation(command: Any) -> None:
     """Adds the protocols, and how videos are found and read."""
-    for name, option in _EVALUATION.items():
-        command.add_argument(name, **option)
+    add(command, *_EVALUATION)
     text = "By default those of the protocol. All but the seed become part of its name."
     changes = command.add_argument_group("changes to the protocol", text)
     add_fields(changes, OVERRIDES, Sampling, Protocol)
