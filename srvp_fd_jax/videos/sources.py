@@ -1,7 +1,7 @@
 """Finds videos in the forms in which people store them.
 
 Folders, archives, array files and objects in memory all become lists of `Video`s, which are small
-descriptions that worker processes read from. Archives are not unpacked.
+descriptions to read from. Archives are not unpacked.
 """
 
 import contextlib
@@ -20,12 +20,13 @@ import shutil
 import stat
 import tarfile
 import tempfile
+import threading
 import zipfile
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
@@ -33,7 +34,8 @@ from jaxtyping import Shaped
 from srvp_fd_jax.devices import values
 from srvp_fd_jax.inputs import as_array, as_clips, warn
 
-_T = TypeVar("_T")
+# NumPy parses headers with `ast`, whose recursion CPython 3.11 counts for all threads together.
+_PARSING = threading.Lock()
 
 DEMUXERS = {
     **dict.fromkeys((".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v"), "mov"),
@@ -414,25 +416,13 @@ def load_array(file: File, limit: int = MEMBER_BYTES) -> Shaped[np.ndarray, "...
 @functools.lru_cache(maxsize=2)
 def _kept_array(file: File, limit: int, version: tuple[int, ...]) -> Shaped[np.ndarray, "..."]:
     source = file.open()
-    with _told(file.name, "array file"):
-        arrays = _retried(lambda: _arrays(source, file.suffix, limit))
+    with _told(file.name, "array file"), _PARSING:
+        arrays = _arrays(source, file.suffix, limit)
     if len(arrays) != 1:
         raise ValueError(
             f"{file.name}: holds {len(arrays)} arrays of frames or clips, expected one"
         )
     return arrays[0]
-
-
-def _retried(read: Callable[[], _T]) -> _T:
-    """Reads again after a `SystemError`.
-
-    NumPy parses headers with `ast`, whose recursion CPython 3.11 counts for all threads together:
-    if they parse at the same time, it may find the count of one wrong.
-    """
-    for _ in range(9):
-        with contextlib.suppress(SystemError):
-            return read()
-    return read()
 
 
 def _arrays(source: str | io.BytesIO, suffix: str, limit: int) -> list[Shaped[np.ndarray, "..."]]:
@@ -537,7 +527,7 @@ def _files_of_folder(
 
 
 def _files_of_tar(root: Path) -> Iterator[tuple[str, File]]:
-    """Yields files and links to files; a broken link raises its error when it is read."""
+    """Yields files, and links named like files, which raise an error when they are read."""
     unpacked = None if _suffix(root) == ".tar" else _unpacked(str(root))
     with _told(str(root), "archive"), tarfile.open(unpacked or root, "r:") as archive:
         members = {posixpath.normpath(info.name): info for info in archive}
@@ -545,37 +535,20 @@ def _files_of_tar(root: Path) -> Iterator[tuple[str, File]]:
     for info in members.values():
         if _is_hidden(info.name):
             continue
-        target = _target(info, members)
-        if target.isfile() or (_is_link(info) and _suffix(info.name) in _MEDIA_SUFFIXES):
-            file = File(str(root), info.name, target.offset, unpacked)
+        is_link = info.islnk() or info.issym()
+        if info.isfile() or (is_link and _suffix(info.name) in _MEDIA_SUFFIXES):
+            file = File(str(root), info.name, info.offset, unpacked)
             yield f"{root.as_posix()}/{info.name}", file
-        elif _is_link(info):
+        elif is_link:
             links.append(info.name)
     if links:
-        text = f"{root}: {len(links)} links to folders or to missing files are not followed"
-        warn(f"{text}, such as {links[0]}")
-
-
-def _target(info: tarfile.TarInfo, members: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo:
-    """The file that a member links to, or a link if the target is missing or circular."""
-    at, seen = info, set()
-    while _is_link(at) and at.name not in seen:
-        seen.add(at.name)
-        # Hard links hold paths from the archive's root, symbolic links from their own folder.
-        folder = "" if at.islnk() else posixpath.dirname(at.name)
-        at = members.get(posixpath.normpath(posixpath.join(folder, at.linkname)), info)
-    return at
-
-
-def _is_link(info: tarfile.TarInfo) -> bool:
-    return info.islnk() or info.issym()
+        warn(f"{root}: {len(links)} links are not followed, such as {links[0]}")
 
 
 def _unpacked(path: str) -> str:
     """Path of the tar in a .tar.gz, which is decompressed once and removed with this process.
 
-    Gzip has no index: reading a member would decompress all before it. Worker processes read the
-    same tar.
+    Gzip has no index: reading a member would decompress all before it.
     """
     return _kept_tar(path, _version(path))
 
@@ -613,7 +586,9 @@ def _read_tar(path: str, offset: int, unpacked: str | None = None) -> bytes:
                 content = archive.extractfile(info) if info and info.isfile() else None
                 if info is None or content is None:
                     target = info.linkname if info else ""
-                    raise ValueError(f"is a link to {target!r}, which is not a file in the archive")
+                    raise ValueError(
+                        f"is a link to {target!r}: unpack the archive, in which links are not read"
+                    )
                 check_budget(info.size, MEMBER_BYTES)
                 return content.read()
     except tarfile.TarError as error:

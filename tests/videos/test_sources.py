@@ -22,7 +22,6 @@ from srvp_fd_jax.videos.sources import (
     clip_names,
     find_videos,
     fingerprint,
-    load_array,
     local_names,
     natural_key,
 )
@@ -322,45 +321,23 @@ def test_relative_paths_and_strings(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [video.name for video in find_videos("a/")] == ["a/1.mp4", "a/b/2.mp4"]
 
 
-def linked(path: Path, files: dict[str, bytes], links: dict[str, tuple[bytes, str]]) -> Path:
-    """A tar of files, and of links by type and target."""
-    with tarfile.open(path, "w") as archive:
+def test_links_in_tars_are_told_and_not_followed(tmp_path: Path):
+    links = {
+        "1.mp4": (tarfile.SYMTYPE, "/etc/passwd"),
+        "2.mp4": (tarfile.LNKTYPE, "a/3.mp4"),
+        "folder": (tarfile.SYMTYPE, "a"),
+    }
+    path = tarred(tmp_path / "a.tar", ["a/3.mp4"])
+    with tarfile.open(path, "a") as archive:
         for name, (kind, target) in links.items():
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, target
             archive.addfile(info)
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
-
-
-def test_links_in_tars_are_followed(tmp_path: Path):
-    files = {"./a/1.mp4": b"one", "other.bin": b"two"}
-    links = {
-        "a/2.mp4": (tarfile.LNKTYPE, "a/1.mp4"),
-        "b/3.mp4": (tarfile.SYMTYPE, "../a/2.mp4"),
-        "b/4.mp4": (tarfile.SYMTYPE, "../other.bin"),
-    }
-    with pytest.warns(UserWarning, match=r"not read as videos: 1 \.bin"):
-        found = find_videos(linked(tmp_path / "a.tar", files, links))
-    contents = {PurePosixPath(video.name).name: opened(video) for video in found}
-    assert contents == {"1.mp4": b"one", "2.mp4": b"one", "3.mp4": b"one", "4.mp4": b"two"}
-
-
-def test_links_in_tars_that_lead_nowhere_are_told(tmp_path: Path):
-    links = {
-        "1.mp4": (tarfile.SYMTYPE, "1.mp4"),
-        "2.mp4": (tarfile.SYMTYPE, "/etc/passwd"),
-        "folder": (tarfile.SYMTYPE, "a"),
-    }
-    path = linked(tmp_path / "a.tar", {"a/3.mp4": b"three"}, links)
-    with pytest.warns(UserWarning, match=r"1 links to folders .* not followed, such as folder"):
+    with pytest.warns(UserWarning, match="1 links are not followed, such as folder"):
         found = find_videos(path)
     assert relative(path, found) == ["1.mp4", "2.mp4", "a/3.mp4"]
-    for video, target in zip(found, ("1.mp4", "/etc/passwd"), strict=False):
-        with pytest.raises(ValueError, match=f"is a link to '{target}', which is not a file in"):
+    for video, target in zip(found, ("/etc/passwd", "a/3.mp4"), strict=False):
+        with pytest.raises(ValueError, match=f"is a link to '{target}'"):
             opened(video)
 
 
@@ -782,26 +759,6 @@ def test_local_names_do_not_depend_on_the_path_of_the_folder(tmp_path, monkeypat
     shutil.make_archive("wrapped", "tar", ".", "videos/a")
     assert local_names(find_videos("wrapped.tar")) == ["1.npy", "12.npy"]
     assert local_names(as_videos([np.zeros((3, 4, 4, 1), np.uint8)] * 2, "x")) == ["x[0]", "x[1]"]
-
-
-def test_a_header_that_threads_parse_at_the_same_time_is_parsed_again(tmp_path, monkeypatch):
-    """As CPython 3.11's `ast` may fail by what other threads do."""
-    array = np.zeros((6, 8, 8, 1), np.uint8)
-    np.save(tmp_path / "a.npy", array)
-    failures = [SystemError("AST constructor recursion depth mismatch")] * 3
-    load = np.load
-
-    def fail_first(*args, **kwargs):
-        if failures:
-            raise failures.pop()
-        return load(*args, **kwargs)
-
-    monkeypatch.setattr(np, "load", fail_first)
-    np.testing.assert_array_equal(load_array(File(str(tmp_path / "a.npy"))), array)
-    failures = [SystemError("for ever")] * 20
-    (tmp_path / "b.npy").write_bytes((tmp_path / "a.npy").read_bytes())
-    with pytest.raises(ValueError, match=r"b\.npy: not a readable array file: for ever"):
-        load_array(File(str(tmp_path / "b.npy")))
 
 
 @pytest.mark.filterwarnings("ignore:.*one name but for the suffix")
