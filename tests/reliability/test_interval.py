@@ -94,9 +94,11 @@ def test_constant_features_have_an_interval_of_no_width():
     assert distance_interval(ones, ones, np.random.default_rng(0), MEASURE) == (0, 0)
 
 
-@pytest.mark.parametrize("freedom", [3.0, 4.5, 9.0, 39.0, 78.0])
-def test_student_quantile(freedom: float):
-    assert interval._student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=0.01)
+def test_margins_are_of_students_distribution():
+    one = interval._margin(np.array([4.0]), np.array([9]))
+    assert one == pytest.approx(2 * stats.t.ppf(0.975, 9))
+    two = interval._margin(np.array([4.0, 4.0]), np.array([9, 9]))
+    assert two == pytest.approx(np.sqrt(8) * stats.t.ppf(0.975, 18))
 
 
 @pytest.mark.parametrize(
