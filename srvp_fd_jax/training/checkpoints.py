@@ -16,7 +16,6 @@ import jax
 import numpy as np
 
 from srvp_fd_jax.files import arrays_sha256
-from srvp_fd_jax.inputs import missing_extra
 from srvp_fd_jax.networks.base import Weights
 from srvp_fd_jax.networks.srvp import OWN
 from srvp_fd_jax.training.model import SRVPModel
@@ -40,7 +39,8 @@ def exist(run: Path) -> bool:
 @contextlib.contextmanager
 def manager(run: Path) -> Iterator[Any]:
     """Opens the checkpoints of a run as an `orbax.checkpoint.CheckpointManager`."""
-    ocp = _import_orbax()
+    import orbax.checkpoint as ocp
+
     policies = ocp.checkpoint_managers.preservation_policy
     options = ocp.CheckpointManagerOptions(
         best_fn=lambda metrics: metrics[_PSNR],
@@ -66,7 +66,9 @@ def save(opened: Any, state: State, about: Mapping[str, Any], psnr: float | None
     Raises:
         OSError: If it cannot be written, such as on a full disk. The earlier checkpoints stay.
     """
-    ocp, step = _import_orbax(), int(state.step)
+    import orbax.checkpoint as ocp
+
+    step = int(state.step)
     if opened.latest_step() == step:
         return
     items = ocp.args.Composite(
@@ -89,7 +91,8 @@ def restore(
     sharding: jax.sharding.Sharding | None = None,
 ) -> State:
     """Restores the state of the last checkpoint, or of that of a step, by default on one device."""
-    ocp = _import_orbax()
+    import orbax.checkpoint as ocp
+
     place = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
@@ -162,13 +165,6 @@ def _check_exists(run: Path) -> None:
 
 
 def _about(opened: Any, step: int) -> dict[str, Any]:
-    ocp = _import_orbax()
+    import orbax.checkpoint as ocp
+
     return opened.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-
-
-def _import_orbax() -> Any:
-    try:
-        import orbax.checkpoint
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(missing_extra(error, "training", "train")) from error
-    return orbax.checkpoint
