@@ -11,7 +11,7 @@ import numpy as np
 
 from srvp_fd_jax.files import check_writable, write_atomically
 from srvp_fd_jax.inputs import missing_extra
-from srvp_fd_jax.networks import i3d, weights
+from srvp_fd_jax.networks import hub, i3d, weights
 from srvp_fd_jax.networks.base import Weights
 from srvp_fd_jax.networks.srvp import checkpoint
 from srvp_fd_jax.networks.srvp.architecture import SRVP, TORCH_PARTS, SRVPArchitecture
@@ -87,7 +87,7 @@ def _convert_srvp(source: str, out: Path | None, *, force: bool) -> Conversion:
             f"{folder}: the networks differ by more than {TOLERANCE:g}: {found}; nothing was "
             "written"
         )
-    weights.save(converted, out)
+    weights.save(converted, out, hub.commit(folder))
     return Conversion(converted.name, out, differences)
 
 

@@ -56,6 +56,12 @@ def fetch(repository: str, file: str, revision: str) -> Path:
     )
 
 
+def commit(path: Path) -> str | None:
+    """The commit of the repository that a file or folder in the hub's cache belongs to."""
+    found = re.search("/snapshots/([0-9a-f]{40})/", path.as_posix())
+    return found and found[1]
+
+
 def reason(error: Exception) -> str:
     """Describes in one line why a download failed: the cause, which the hub's messages omit."""
     cause = error.__cause__ or error

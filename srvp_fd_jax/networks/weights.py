@@ -25,6 +25,7 @@ from srvp_fd_jax.files import (
     write_safetensors,
 )
 from srvp_fd_jax.inputs import not_allowed
+from srvp_fd_jax.networks import hub
 from srvp_fd_jax.networks.base import (
     Architecture,
     FrozenNetwork,
@@ -114,9 +115,10 @@ def load_weights(name: str, weights: str | os.PathLike[str] | None = None) -> We
             f"weights: the network {name!r} needs the file of weights that `srvp-fd-jax train` "
             "wrote, see weights= (--weights)"
         )
-    converted = dataclasses.replace(network.read(network.find()), name=name)
+    source = network.find()
+    converted = dataclasses.replace(network.read(source), name=name)
     if network.published:
-        save(converted, cached_path(name))
+        save(converted, cached_path(name), hub.commit(source))
     return converted
 
 
@@ -153,8 +155,14 @@ def load(path: str | os.PathLike[str]) -> Weights:
         ) from error
 
 
-def save(weights: Weights, path: str | os.PathLike[str]) -> None:
-    """Writes weights to a converted file, atomically; an existing file is replaced."""
+def save(weights: Weights, path: str | os.PathLike[str], hub_commit: str | None = None) -> None:
+    """Writes weights to a converted file, atomically; an existing file is replaced.
+
+    Args:
+        weights: The weights.
+        path: Path of the file.
+        hub_commit: Commit of the repository on the Hugging Face Hub that they come from.
+    """
     unknown = "see the source checkpoint"
     network = NETWORKS.get(weights.name)
     metadata = {
@@ -166,6 +174,8 @@ def save(weights: Weights, path: str | os.PathLike[str]) -> None:
         "licence": network.licence if network else unknown,
         "attribution": network.attribution if network else unknown,
     }
+    if hub_commit is not None:
+        metadata["hub_commit"] = hub_commit
     write_safetensors(Path(path), weights.arrays, metadata)
 
 

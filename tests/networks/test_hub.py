@@ -13,6 +13,7 @@ import pytest
 from checkpoints import PUBLISHED, SMALL, assert_same_arrays, write_checkpoint
 from hub import COMMIT, run_client, serve
 from processes import free_port
+from safetensors import safe_open
 
 from srvp_fd_jax.networks.srvp.checkpoint import HUB_FOLDERS, HUB_REPOSITORY, read_checkpoint
 
@@ -68,6 +69,9 @@ def test_the_first_call_downloads_and_the_second_needs_no_hub(repository: Path, 
             assert any(path.endswith(f"resolve/main/{folder}/{name}") for path in asked)
     files = {path.name for path in (tmp_path / "srvp-fd-jax").iterdir()}
     assert files == {f"{dataset}.safetensors" for dataset in HUB_FOLDERS}
+    for file in files:
+        with safe_open(tmp_path / "srvp-fd-jax" / file, "np") as converted:
+            assert converted.metadata()["hub_commit"] == COMMIT
     shutil.rmtree(tmp_path / "hf")
     second = load_in_a_process(hub.url, tmp_path, tmp_path / "second", ["kth", "bair"])
     assert first == second == {"torch": False, "errors": {}}
