@@ -67,8 +67,6 @@ class Ladder:
             as it is.
         rungs: The corruptions with their distances.
         left_out: Names of corruptions that the clips do not allow, each with the reason.
-        videos: Fingerprint of all videos that the clips were chosen from, see
-            `videos.sources.fingerprint`; empty for videos in memory.
     """
 
     reference: FeatureSample
@@ -76,7 +74,6 @@ class Ladder:
     floor: Floor
     rungs: tuple[Rung, ...]
     left_out: tuple[tuple[str, str], ...]
-    videos: str
 
     @property
     def clips(self) -> int:
@@ -181,7 +178,6 @@ def build(
         floor=floor._replace(distance=_distance(compared, clean, measure)),
         rungs=tuple(rungs),
         left_out=tuple(left_out.items()),
-        videos=_identity(videos),
     )
 
 
@@ -249,23 +245,6 @@ def whole_groups(labels: Sequence[Hashable]) -> Int[np.ndarray, " n"]:
     return np.argsort([places.setdefault(label, len(places)) for label in labels], kind="stable")
 
 
-def check_videos(ladder: Ladder, videos: Sequence[Video]) -> None:
-    """Raises a `ValueError` unless a ladder was made from these videos, in this order.
-
-    Videos are recognised by the fingerprint of their files, see `videos.sources.fingerprint`: a
-    copy of a file, or a file that was written again, counts as another one. Videos in memory are
-    never recognised.
-    """
-    found = _identity(videos)
-    if not (found and ladder.videos):
-        raise ValueError("videos: a ruler of videos in memory cannot be recognised, use files")
-    if found != ladder.videos:
-        raise ValueError(
-            "videos: the ruler was made from other real videos, or these have changed since: make "
-            "the ruler again"
-        )
-
-
 def kept_at(videos: Sequence[Video], calculator: Calculator, folder: Path) -> Path | None:
     """Path of the ruler of real videos in a cache, for a calculator of one protocol.
 
@@ -327,7 +306,6 @@ def save(ladder: Ladder, path: str | os.PathLike[str]) -> None:
         "floor": ladder.floor._asdict(),
         "rungs": ladder.rungs,
         "left_out": ladder.left_out,
-        "videos": ladder.videos,
     }
     metadata = {
         "format": _FORMAT,
@@ -358,7 +336,6 @@ def load(path: str | os.PathLike[str]) -> Ladder:
             floor=Floor(**described["floor"]),
             rungs=tuple(Rung(n, tuple(s), tuple(d)) for n, s, d in described["rungs"]),
             left_out=tuple((name, reason) for name, reason in described["left_out"]),
-            videos=described["videos"],
         )
         for rung in ladder.rungs:
             if rung.corruption not in CORRUPTIONS:
@@ -479,10 +456,6 @@ def _on_rung(ladder: Ladder, rung: Rung, distance: float) -> Standing:
     if distance <= told_apart:
         return Standing(rung.corruption, "below", None, f"nearer than {phrase(strength)}")
     return Standing(rung.corruption, "at", strength, f"as far as {phrase(strength)}")
-
-
-def _identity(videos: Sequence[Video]) -> str:
-    return fingerprint(videos) if all(video.files for video in videos) else ""
 
 
 def _check_metadata(metadata: Mapping[str, str]) -> None:

@@ -546,12 +546,11 @@ def read_cd_fvd(path: Path) -> None:
 
 def read_videos(path: Path) -> None:
     from srvp_fd_jax.protocols import find_protocol
-    from srvp_fd_jax.videos.loading import _Load
+    from srvp_fd_jax.videos.loading import load_clips
     from srvp_fd_jax.videos.sources import find_videos
 
-    load = _Load((find_protocol("tensorflow", frames=2),), "real")
-    for numbered in enumerate(find_videos(path)[:10]):
-        loaded = load(numbered)
+    protocol = find_protocol("tensorflow", frames=2)
+    for loaded in load_clips(find_videos(path)[:10], [protocol], "real"):
         if loaded.clips[0] is not None:
             check(loaded.clips[0].shape[0] == 2, f"a clip of the shape {loaded.clips[0].shape}")
 
