@@ -1,7 +1,7 @@
 """Checkpoints of a run, and the weights that come out of it.
 
 Orbax writes a checkpoint under a temporary name and renames it, so an interrupted write leaves the
-earlier ones. The last checkpoint is kept, and the one of the best validation.
+earlier ones. The last checkpoint stays, and the one of the best validation.
 """
 
 import contextlib
@@ -111,11 +111,6 @@ def last_about(run: Path) -> dict[str, Any]:
     _check_exists(run)
     with manager(run) as opened:
         return _about(opened, opened.latest_step())
-
-
-def kept_recipe(run: Path) -> Recipe:
-    """The recipe of the last checkpoint of a run."""
-    return Recipe.from_described(last_about(run)["recipe"])
 
 
 def load_best(run: str | os.PathLike[str]) -> tuple[Recipe, Arrays]:

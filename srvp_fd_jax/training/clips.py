@@ -81,10 +81,10 @@ def split(
             else:
                 usable[names[i]] = videos[i]
             on_progress(i + 1, len(videos))
-    _tell_left_out(
+    _warn_left_out(
         len(videos), f"which are shorter than the {shortest} frames of a clip", too_short
     )
-    _tell_left_out(
+    _warn_left_out(
         len(videos), "which cannot be used", [f"{n} ({e})" for n, e in unreadable.items()]
     )
 
@@ -238,7 +238,7 @@ def _clip_of(one: Loaded, recipe: Recipe) -> UInt8[np.ndarray, "t 64 64 c"] | st
     return _prepared(one.clips[0], recipe)
 
 
-def _tell_left_out(found: int, why: str, names: Sequence[str]) -> None:
+def _warn_left_out(found: int, why: str, names: Sequence[str]) -> None:
     if names:
         named = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
         warn(f"left out {len(names)} of {found} videos, {why}: {named}")

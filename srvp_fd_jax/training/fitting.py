@@ -28,7 +28,7 @@ _REFERENCE = 0.010  # seconds of `_convolutions` on the 2 cores where `_clip_sec
 
 # Number of validations and of predictions per clip, the preferred ones first.
 _VALIDATIONS = ((10, 100), (10, 10), (5, 10), (3, 5), (1, 5), (1, 1))
-_CLIPS, _CLIPS_ON_CPU, _FEWEST_CLIPS = 400, 64, 16
+_CLIPS, _CLIPS_ON_CPU, _MIN_CLIPS = 400, 64, 16
 
 
 class Machine(NamedTuple):
@@ -47,6 +47,24 @@ class Machine(NamedTuple):
     speed: float
 
 
+class Circumstances(NamedTuple):
+    """What a recipe is fitted to.
+
+    Attributes:
+        training: Number of videos to train on.
+        held_out: Number of videos that are held out.
+        machine: What the model is trained on.
+        steps: Number of steps, if they are limited.
+        minutes: Time of the run, if it is limited.
+    """
+
+    training: int
+    held_out: int
+    machine: Machine
+    steps: int | None = None
+    minutes: float | None = None
+
+
 def find_machine() -> Machine:
     """Finds out what this process trains on, and measures how fast a CPU is at present."""
     kind = jax.default_backend()
@@ -57,31 +75,19 @@ def find_machine() -> Machine:
     return Machine(kind, jax.device_count(), cores or 1, speed)
 
 
-def fit(
-    recipe: Recipe,
-    changes: Mapping[str, Any],
-    *,
-    training: int,
-    held_out: int,
-    machine: Machine,
-    steps: int | None = None,
-    minutes: float | None = None,
-) -> Recipe:
+def fit(recipe: Recipe, changes: Mapping[str, Any], given: Circumstances) -> Recipe:
     """Fits a recipe to the circumstances of a run.
 
     On a CPU the number of filters and the batch are the largest ones for which the time allows some
-    thousands of steps. A batch has at most as many clips as there are videos. Validations take at
-    most a tenth of the time, as far as that can be foreseen.
+    thousands of steps. A batch has no more clips than there are videos. Validations take no more
+    than a tenth of the time, as far as that can be foreseen.
 
     Args:
         recipe: Recipe to fit.
         changes: Values that are chosen already, by name, see `recipes.change`. They stay.
-        training: Number of videos to train on.
-        held_out: Number of videos that are held out.
-        machine: What the model is trained on.
-        steps: Number of steps, if they are limited.
-        minutes: Time of the run, if it is limited.
+        given: The circumstances.
     """
+    training, held_out, machine, steps, minutes = given
     recipe = change(recipe, **changes)
     on_cpu, parts = machine.kind == "cpu", recipe.accumulate * machine.devices
     sizes = [(recipe.architecture.nf, recipe.batch_size)]
@@ -98,28 +104,21 @@ def fit(
     if steps or (on_cpu and not minutes):
         recipe = recipe.shortened(steps or _STEPS_ON_CPU)
     total = min(possible, recipe.steps)
-    # A prediction takes at most as long as a step takes per clip.
+    # A prediction takes no longer than a step takes per clip.
     allowed = int(VALIDATION_SHARE * total * recipe.batch_size)
     largest = min(held_out, _CLIPS_ON_CPU if on_cpu else _CLIPS)
     for validations, samples in _VALIDATIONS:
         clips = min(largest, allowed // (validations * samples))
-        if clips >= min(largest, _FEWEST_CLIPS):
+        if clips >= min(largest, _MIN_CLIPS):
             break
     every = max(1, recipe.steps // (1 if minutes else validations))
     values = {"validate_every": every, "validation_clips": max(1, clips), "samples": samples}
     return change(recipe, **{**values, **changes})
 
 
-def described(
-    recipe: Recipe,
-    *,
-    training: int,
-    held_out: int,
-    machine: Machine,
-    steps: int | None = None,
-    minutes: float | None = None,
-) -> str:
+def described(recipe: Recipe, given: Circumstances) -> str:
     """What a recipe was fitted to and what came out, in one line."""
+    training, held_out, machine, steps, minutes = given
     limits = [f"{steps:,} steps" if steps else "", f"{minutes:g} minutes" if minutes else ""]
     device = _counted(machine.cores, "CPU core")
     if machine.kind != "cpu":

@@ -160,9 +160,9 @@ class Posterior(nnx.Module):
         ) -> tuple[tuple[Float[Array, "n h"], Float[Array, "n h"]], Float[Array, "n h"]]:
             hidden, cell = state
             gates = jnp.split(x + self.recurrent(hidden), 4, axis=-1)
-            admit, keep, show = (jax.nn.sigmoid(gates[i]) for i in (0, 1, 3))
-            cell = keep * cell + admit * jnp.tanh(gates[2])
-            hidden = show * jnp.tanh(cell)
+            admitted, retained, shown = (jax.nn.sigmoid(gates[i]) for i in (0, 1, 3))
+            cell = retained * cell + admitted * jnp.tanh(gates[2])
+            hidden = shown * jnp.tanh(cell)
             return (hidden, cell), hidden
 
         inputs = self.input(encodings).swapaxes(0, 1)
@@ -390,9 +390,9 @@ def _scan(
     return y, (states, residuals)
 
 
-def _check_frames(name: str, frames: int, least: int) -> None:
-    if frames < least:
-        raise ValueError(f"{name}: got {frames} frames, expected at least the {least} of nt_inf")
+def _check_frames(name: str, frames: int, nt_inf: int) -> None:
+    if frames < nt_inf:
+        raise ValueError(f"{name}: got {frames} frames, expected at least the {nt_inf} of nt_inf")
 
 
 def _decoder_layers(archi: str) -> dict[str, str]:

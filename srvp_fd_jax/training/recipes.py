@@ -1,4 +1,4 @@
-"""Recipes of training as data: those of the published models, and one for videos of one's own.
+"""Recipes of training as data: those of the published models, and one for your videos.
 
 The values are those of Franceschi et al. (ICML 2020, arXiv 2002.09219, appendix) and of the
 authors' code (https://github.com/edouardelasalles/srvp).
@@ -70,9 +70,9 @@ class Recipe:
     def __post_init__(self) -> None:
         """Raises a `ValueError` if values are not allowed or do not fit each other."""
         for field in dataclasses.fields(self):
-            value, least = getattr(self, field.name), int(field.name not in _MAY_BE_ZERO)
-            if field.type is int and value < least:
-                raise ValueError(f"{field.name}: got {value}, expected at least {least}")
+            value, smallest = getattr(self, field.name), int(field.name not in _MAY_BE_ZERO)
+            if field.type is int and value < smallest:
+                raise ValueError(f"{field.name}: got {value}, expected at least {smallest}")
             if field.type is float and not 0 < value < float("inf"):
                 raise ValueError(f"{field.name}: got {value}, expected a positive number")
         if self.precision not in get_args(Precision):
@@ -224,5 +224,5 @@ RECIPES = {
         ),
     )
 }
-"""The recipes by name: "own" for videos of one's own, those of the published models, and that of
+"""The recipes by name: "own" for your videos, those of the published models, and that of
 the bundled model "digits"."""

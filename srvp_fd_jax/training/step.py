@@ -2,7 +2,7 @@
 
 The state of a run is a pytree of plain arrays under the dotted names of the converted weights. A
 step is a pure function of the state, the clips and the recipe: its noise follows from the recipe's
-seed and the number of the step, so that a run which goes on from a kept state gives the same bits.
+seed and the number of the step, so that a run continues from a saved state with the same bits.
 """
 
 import functools
@@ -134,7 +134,7 @@ def _loss(
 
 
 def _parts(x: Array, parts: int) -> Array:
-    """Deals the rows of a batch out to parts, so that each device keeps its own rows."""
+    """Deals the rows of a batch out to parts, so that each row stays on its device."""
     return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
 
 

@@ -99,8 +99,8 @@ def predict(
         return model(given, draw(key), euler_steps=recipe.euler_steps).frames
 
     # A CPU gains nothing from larger parts. A divisor leaves no rest, and so one program.
-    most = 1 if jax.default_backend() == "cpu" else _SAMPLES_AT_ONCE
-    at_once = max(k for k in range(1, most + 1) if recipe.samples % k == 0)
+    largest = 1 if jax.default_backend() == "cpu" else _SAMPLES_AT_ONCE
+    at_once = max(k for k in range(1, largest + 1) if recipe.samples % k == 0)
 
     def better(best: _Best, keys: Key[Array, " s"]) -> tuple[_Best, None]:
         frames = jax.vmap(sample)(keys)  # encodes the given frames once

@@ -1,9 +1,9 @@
 """The SRVP networks, and the mapping of their checkpoints from PyTorch."""
 
-import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -48,23 +48,6 @@ def test_config_takes_what_it_needs_from_a_checkpoints():
     architecture = SRVPArchitecture.from_config(PUBLISHED["bair"])
     assert (architecture.archi, architecture.nt_inf, architecture.skipco) == ("vgg", 2, True)
     assert architecture.channels == 3
-
-
-@pytest.mark.parametrize("dataset", PUBLISHED)
-def test_every_published_configuration_has_torchs_parameters(dataset: str):
-    network = nnx.eval_shape(
-        lambda: SRVP(SRVPArchitecture.from_config(PUBLISHED[dataset]), rngs=nnx.Rngs(0))
-    )
-    ours = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network)))
-    model = random_model(PUBLISHED[dataset])
-    parts = (model.encoder, model.w_proj, model.w_inf, model.q_y)
-    theirs = sum(
-        tensor.numel()
-        for part in parts
-        for name, tensor in part.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    )
-    assert ours == theirs
 
 
 @pytest.mark.parametrize("archi", ["dcgan", "vgg"])
@@ -171,16 +154,11 @@ def test_every_parameter_comes_from_one_of_pytorchs(config: dict[str, Any]):
     assert all(array.dtype == np.float32 and array.flags.c_contiguous for array in arrays.values())
 
 
-def test_parts_that_are_not_used_may_be_absent(converted: Weights):
-    unused = ("decoder.", "dynamics.", "p_z.", "inf_z.", "q_z.")
-    state_dict = {k: v for k, v in state_dict_of(SMALL).items() if not k.startswith(unused)}
-    assert len(state_dict) < len(state_dict_of(SMALL))
-    arrays = from_torch(state_dict, SRVPArchitecture.from_config(SMALL))
-    assert_same_arrays(arrays, converted.arrays)
-
-
-def test_the_counters_of_batch_normalisation_may_be_absent(converted: Weights):
-    state_dict = {k: v for k, v in state_dict_of(SMALL).items() if "num_batches" not in k}
+@pytest.mark.parametrize("unused", [r"(decoder|dynamics|p_z|inf_z|q_z)\.", ".*num_batches"])
+def test_what_is_not_used_may_be_absent(converted: Weights, unused: str):
+    whole = state_dict_of(SMALL)
+    state_dict = {k: v for k, v in whole.items() if not re.match(unused, k)}
+    assert len(state_dict) < len(whole)
     arrays = from_torch(state_dict, SRVPArchitecture.from_config(SMALL))
     assert_same_arrays(arrays, converted.arrays)
 
@@ -321,14 +299,6 @@ def test_one_line_of_many_problems_ends(folder: Path):
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(SRVPArchitecture)])
-def test_a_missing_field_of_the_configuration_is_named(folder: Path, field: str):
-    config = {key: value for key, value in SMALL.items() if key != field}
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=f"^{folder}/config.json: .*no field '{field}'"):
-        read_checkpoint(folder)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -336,7 +306,6 @@ def test_a_missing_field_of_the_configuration_is_named(folder: Path, field: str)
         (json.dumps(SMALL | {"nf": 4.0}), "nf is 4.0, expected a positive integer"),
         (json.dumps(SMALL | {"nt_inf": True}), "nt_inf is True, expected a positive integer"),
         (json.dumps(SMALL | {"nhx": 0}), "nhx is 0, expected a positive integer"),
-        (json.dumps(SMALL | {"ny": 2.5}), "ny is 2.5, expected a positive integer"),
         (json.dumps(SMALL | {"skipco": "no"}), "skipco is 'no', expected true or false"),
         (json.dumps(SMALL | {"archi": "resnet"}), "archi is 'resnet', allowed are 'dcgan', 'vgg'"),
         (json.dumps(SMALL | {"archi": ["vgg"]}), r"archi is \['vgg'\], allowed are"),
@@ -344,15 +313,12 @@ def test_a_missing_field_of_the_configuration_is_named(folder: Path, field: str)
         (json.dumps(SMALL | {"nlayers_inf": 10**7}), "nlayers_inf is 10000000, expected at most"),
         (json.dumps(SMALL | {"nf": 10**4000}), r"nf is 10{79}, expected at most 65536"),
         ('{"nx": ' + "9" * 5000 + "}", "Exceeds the limit"),
+        (json.dumps({k: v for k, v in SMALL.items() if k != "nf"}), "no field 'nf'"),
         (json.dumps({"a\nb" * 10_000: 1}), "no field 'archi', got .{400}$"),
         ("[" * 10**5, "nested too deeply"),
-        ('{"a":' * 10**5, "nested too deeply"),
         (" " * 2**20 + "{}", "longer than the 1048576 bytes allowed"),
         (json.dumps([SMALL]), "got a list, expected an object"),
-        (json.dumps("archi"), "got a str, expected an object"),
-        ("null", "got a NoneType, expected an object"),
         ("nf: 64", "Expecting value"),
-        ("", "Expecting value"),
         ("\0\udcff", "."),
     ],
 )

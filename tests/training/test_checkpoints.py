@@ -33,7 +33,6 @@ def test_a_state_comes_back_bit_by_bit(tmp_path: Path):
         kept = checkpoints.restore(opened, RECIPE)
     chex.assert_trees_all_equal(kept, state)
     assert checkpoints.last_about(tmp_path) == ABOUT
-    assert checkpoints.kept_recipe(tmp_path) == RECIPE
 
 
 def test_the_last_and_the_best_checkpoint_are_kept(tmp_path: Path):
@@ -97,7 +96,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path):
 def test_folders_without_a_checkpoint_are_told(tmp_path: Path):
     (tmp_path / checkpoints.FOLDER / "5.orbax-checkpoint-tmp").mkdir(parents=True)
     assert not checkpoints.exist(tmp_path)
-    for load in (checkpoints.load_model, checkpoints.kept_recipe):
+    for load in (checkpoints.load_model, checkpoints.last_about):
         with pytest.raises(FileNotFoundError, match="no such run, or it has no checkpoint"):
             load(tmp_path)
 

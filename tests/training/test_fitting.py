@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from srvp_fd_jax.training.fitting import Machine, described, fit
+from srvp_fd_jax.training.fitting import Circumstances, Machine, described, fit
 from srvp_fd_jax.training.recipes import RECIPES, Recipe
 
 OWN = RECIPES["own"]
@@ -14,8 +14,8 @@ GPU = Machine("gpu", devices=1, cores=16, speed=1.0)
 
 def fitted(machine: Machine = CPU, videos: int = 1000, changes: Any = (), **limits: Any) -> Recipe:
     held_out = max(1, round(0.05 * videos))
-    counts = {"training": videos - held_out, "held_out": held_out}
-    return fit(OWN, dict(changes), **counts, machine=machine, **limits)
+    given = Circumstances(videos - held_out, held_out, machine, **limits)
+    return fit(OWN, dict(changes), given)
 
 
 def sizes(recipe: Recipe) -> tuple[int, int]:
@@ -81,9 +81,8 @@ def test_chosen_values_stay():
 
 
 def test_a_line_says_what_was_fitted_to_what():
-    counts: Any = {"training": 57, "held_out": 3}
-    recipe = fit(OWN, {}, **counts, machine=CPU, minutes=3.0)
-    assert described(recipe, **counts, machine=CPU, minutes=3.0) == (
+    given = Circumstances(57, 3, CPU, minutes=3.0)
+    assert described(fit(OWN, {}, given), given) == (
         "recipe own: batch 8, 8 filters, 3 validation clips: fitted to 60 videos, 2 CPU cores, "
         "3 minutes"
     )

@@ -28,7 +28,7 @@ from srvp_oracle import (
     to_torch_clips,
 )
 
-from srvp_fd_jax.networks.base import Weights, dotted, parameter_shapes
+from srvp_fd_jax.networks.base import Weights, arrays_of, parameter_shapes
 from srvp_fd_jax.networks.srvp import checkpoint
 from srvp_fd_jax.networks.srvp.architecture import SRVPArchitecture
 from srvp_fd_jax.networks.srvp.checkpoint import from_torch, read_checkpoint, to_torch
@@ -99,10 +99,7 @@ def test_a_training_pass_is_pytorchs(name: str, euler_steps: int):
     assert_same(ours, *(torchs(oracle, clips, draws, euler_steps) for oracle in oracles))
 
     # The running statistics moved as PyTorch's did.
-    arrays = {
-        dotted(path): np.asarray(variable[...])
-        for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))
-    }
+    arrays = jax.tree.map(np.asarray, arrays_of(model))
     states = to_torch(arrays, architecture_of(config)), *map(numpy_state, oracles)
     moved = [{key: state[key] for key in before if "running" in key} for state in states]
     for key, exact in moved[-1].items():
@@ -272,12 +269,8 @@ def test_fields_of_the_dynamics_are_checked(change: dict[str, Any], message: str
 def test_initial_weights_are_the_authors():
     config = DCGAN | {"nf": 8, "nh_res": 32, "nh_inf": 24}
     key = jax.random.key(0)
-    arrays = {
-        ".".join(map(str, path)): np.asarray(variable[...])
-        for path, variable in nnx.to_flat_state(
-            nnx.state(initialise(key, architecture_of(config), res_gain=1.2))
-        )
-    }
+    model = initialise(key, architecture_of(config), res_gain=1.2)
+    arrays = jax.tree.map(np.asarray, arrays_of(model))
     convolutions = [name for name in arrays if name.startswith(("encoder.", "decoder."))]
     by_parameter = {
         parameter: np.concatenate(

@@ -17,7 +17,7 @@ from processes import free_port
 from srvp_fd_jax import compute
 from srvp_fd_jax.demo.moving_digits import moving_digits
 from srvp_fd_jax.networks import weights
-from srvp_fd_jax.training import trainer
+from srvp_fd_jax.training import clock as clocks
 from srvp_fd_jax.training.checkpoints import load_model
 from srvp_fd_jax.training.recipes import RECIPES, Recipe, change
 from srvp_fd_jax.training.trainer import Moment, train
@@ -130,7 +130,7 @@ def test_a_run_writes_what_it_has_done(trained: Path):
     np.testing.assert_array_equal(model.encoder.conv[0].conv.kernel[...], kernel)
 
 
-def test_an_interrupted_run_keeps_a_checkpoint(tmp_path: Path):
+def test_an_interrupted_run_saves_a_checkpoint(tmp_path: Path):
     def interrupt(moment: Moment) -> None:
         if moment.step == 2:
             raise KeyboardInterrupt
@@ -138,7 +138,7 @@ def test_an_interrupted_run_keeps_a_checkpoint(tmp_path: Path):
     output = tmp_path / "model.safetensors"
     with (
         pytest.raises(KeyboardInterrupt),
-        pytest.warns(UserWarning, match=r"model.run: kept at step 2, resume the run"),
+        pytest.warns(UserWarning, match=r"model.run: saved at step 2, resume the run"),
     ):
         train(digits(), output, tiny(), steps=STEPS, on_progress=interrupt)
     assert [path.name for path in (tmp_path / "model.run/checkpoints").iterdir()] == ["2"]
@@ -166,9 +166,9 @@ def test_the_shortest_run_has_a_step_and_weights(tmp_path: Path, budget: dict[st
 
 def simulated(monkeypatch: pytest.MonkeyPatch, minutes: float, step: float) -> list[float]:
     """When a run with steps of equal time validates, and what it says of its time at each step."""
-    now, validations, told = 0.0, [], []
-    monkeypatch.setattr(trainer.time, "monotonic", lambda: now)
-    clock, done = trainer._Clock(10**6, minutes, 0.0), 0
+    now, validations, noted = 0.0, [], []
+    monkeypatch.setattr(clocks.time, "monotonic", lambda: now)
+    clock, done = clocks.Clock(10**6, minutes, 0.0), 0
     share, _ = clock.look(done)
     while share < 1:
         share, is_due = clock.look(done + 1)
@@ -180,20 +180,21 @@ def simulated(monkeypatch: pytest.MonkeyPatch, minutes: float, step: float) -> l
             now += 2 + 8 * (not validations)
             clock.validated(begun)
             validations.append(now)
-        told.append((now, clock.left(done)))
-    assert told[0][1] is None
-    assert all(left == pytest.approx(60 * minutes - at, abs=2) for at, left in told[1:-1])
+        noted.append((now, clock.left(done)))
+    assert noted[0][1] is None
+    assert all(left == pytest.approx(60 * minutes - at, abs=2) for at, left in noted[1:-1])
     return validations
 
 
 @pytest.mark.parametrize(
-    ("minutes", "step", "most", "first"), [(0.5, 0.1, 1, 0.9), (3.0, 0.2, 5, 0.5), (60, 1.0, 10, 0)]
+    ("minutes", "step", "limit", "first"),
+    [(0.5, 0.1, 1, 0.9), (3.0, 0.2, 5, 0.5), (60, 1.0, 10, 0)],
 )
 def test_validations_take_a_tenth_of_the_time_and_end_with_it(
-    monkeypatch: pytest.MonkeyPatch, minutes: float, step: float, most: int, first: float
+    monkeypatch: pytest.MonkeyPatch, minutes: float, step: float, limit: int, first: float
 ):
     validations = simulated(monkeypatch, float(minutes), step)
-    assert 1 <= len(validations) <= most
+    assert 1 <= len(validations) <= limit
     assert validations[0] >= first * 60 * minutes
     assert 57 * minutes <= validations[-1] <= 60 * minutes + 1
     early = 2 * len(validations[:-1]) + 8 * (len(validations) > 1)

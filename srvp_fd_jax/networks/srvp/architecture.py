@@ -144,17 +144,12 @@ class SRVPArchitecture(Architecture):
     ) -> Mapping[str, Float[Array, "n k _"]]:
         """Computes encodings, w, and means with raw scales of q(y₀); encodes each frame once."""
         encodings = _encodings(module.encoder, clips, 4 * self.frames_at_once())
-
-        def features_of(output: str) -> Float[Array, "n k _"]:
-            match output:
-                case "frame":
-                    return encodings
-                case "static_content":
-                    return module.content(encodings[:, -self.nt_inf :])[:, None]
-                case _:
-                    return module.initial_state(encodings[:, : self.nt_inf])[:, None]
-
-        return {output: features_of(output) for output in outputs}
+        first, last = encodings[:, : self.nt_inf], encodings[:, -self.nt_inf :]
+        of_clips = {
+            "static_content": lambda: module.content(last)[:, None],
+            "dynamics": lambda: module.initial_state(first)[:, None],
+        }
+        return {o: encodings if o == "frame" else of_clips[o]() for o in outputs}
 
     def windows(
         self, module: "SRVP", clips: Float[Array, "n t h w c"], outputs: tuple[str, ...]
@@ -176,15 +171,15 @@ class SRVPArchitecture(Architecture):
 
 
 def _encodings(
-    encoder: Callable[[Array], Array], clips: Float[Array, "n t h w c"], most: int
+    encoder: Callable[[Array], Array], clips: Float[Array, "n t h w c"], at_once: int
 ) -> Float[Array, "n t nhx"]:
-    """Encodes the frames of clips, about `most` at a time to bound the memory."""
+    """Encodes the frames of clips, about `at_once` of them at a time to bound the memory."""
 
     def encode(part: Float[Array, "n s h w c"]) -> Float[Array, "n s nhx"]:
         return encoder(part.reshape(-1, *part.shape[2:])).reshape(*part.shape[:2], -1)
 
     n, t = clips.shape[:2]
-    length = -(-t // max(1, n * t // most))
+    length = -(-t // max(1, n * t // at_once))
     if length == t:
         return encode(clips)
     steps = -(-t // length)
