@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import srvp_fd_jax
-from srvp_fd_jax import calculator, encoding
+from srvp_fd_jax import calculator
 from srvp_fd_jax.distances import statistics
+from srvp_fd_jax.features import extract
 
 
 def microseconds(function: Callable[[], object], calls: int = 200) -> float:
@@ -35,12 +36,12 @@ def main() -> None:
     """Prints a row per method."""
     features = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8)), jnp.float32)
     empty = srvp_fd_jax.FeatureStatistics.empty(8)
-    fold = (empty, features, None, None, None, 1)
+    fold = (empty, {"features": features[:, None]}, None, None, None)
 
     scorer = srvp_fd_jax.Calculator("digits").only("dynamics")
     clips = jnp.zeros((1, 5, 64, 64, 1), jnp.uint8)
     states = scorer.nothing()
-    extract = encoding.Extract(calculator._moments_of_arrays, scorer.network, scorer.protocols)
+    of_arrays = extract.Extract(calculator._moments_of_arrays, scorer.network, scorer.protocols)
     block = jax.device_put((np.asarray(clips), np.ones(1, bool), np.int32(1)))
     rows: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         "FeatureStatistics.update": (
@@ -49,11 +50,11 @@ def main() -> None:
         ),
         "Calculator.update": (
             lambda: scorer.update({"dynamics": states[0]}, clips),
-            lambda: encoding.fold_samples(states, extract, clips, 1, 1),
+            lambda: extract._fold_divided(states, of_arrays, clips, None, None, 1, 1),
         ),
         "Calculator.statistics": (
             lambda: scorer.statistics([clips]),
-            lambda: encoding._fold_block(states, extract, *block, 1),
+            lambda: extract._fold_block(states, of_arrays, *block, None, 1),
         ),
     }
     print(f"{'microseconds per call':28}{'method':>10}{'jitted':>10}{'beyond':>10}")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srvp_fd_jax import FeatureSample
+from srvp_fd_jax.distances.sample import FeatureSample
 from srvp_fd_jax.reliability.draws import Measure
 from srvp_fd_jax.reliability.floor import find_floor
 
@@ -36,10 +36,10 @@ def floor(n: int) -> None:
 
 def stream(count: int) -> None:
     """Prints the time and the peak memory of a sample."""
-    sample, batch = FeatureSample.empty(2048, DIM), 10_000
+    sample, batch = FeatureSample.empty(2048, DIM, mixture=False), 10_000
     start = time.perf_counter()
     for key in jax.random.split(jax.random.key(0), count // batch):
-        sample = sample.update(jax.random.normal(key, (batch, DIM), jnp.float32))
+        sample = sample.offer({"features": jax.random.normal(key, (batch, 1, DIM), jnp.float32)})
         jax.block_until_ready(sample)  # no batches wait in memory
     assert int(sample.count) == count
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

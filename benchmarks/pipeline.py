@@ -22,7 +22,7 @@ import av
 import numpy as np
 
 from srvp_fd_jax.demo.moving_digits import moving_digits
-from srvp_fd_jax.passes import evaluate, load_calculators
+from srvp_fd_jax.features.shards import load_calculators, statistics_of_videos
 from srvp_fd_jax.protocols import find_protocol
 from srvp_fd_jax.videos.loading import load_clips
 from srvp_fd_jax.videos.sources import as_videos, find_videos
@@ -70,12 +70,12 @@ def main() -> None:
         videos = find_videos(name)
         clips = [loaded.clips[0] for loaded in load_clips(videos, [protocol], "real")]
         in_memory = as_videos(clips, "clips")
-        evaluate(in_memory[:16], calculators, "fake")  # compiles
+        statistics_of_videos(in_memory[:16], calculators, "fake")  # compiles
         parts: dict[str, Callable[[], object]] = {
             "PyAV loop": lambda: decode_all(Path(name)),
             "our loader": lambda: list(load_clips(videos, [protocol], "real")),
-            "computing": lambda: evaluate(in_memory, calculators, "fake"),
-            "evaluation": lambda: evaluate(videos, calculators, "real"),
+            "computing": lambda: statistics_of_videos(in_memory, calculators, "fake"),
+            "evaluation": lambda: statistics_of_videos(videos, calculators, "real"),
         }
         seconds: dict[str, list[float]] = {part: [] for part in parts}
         for _ in range(REPEATS):

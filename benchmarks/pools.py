@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from srvp_fd_jax import Calculator
-from srvp_fd_jax.passes import encode_clips
+from srvp_fd_jax.features.shards import moments_of_clips
 from srvp_fd_jax.reliability.draws import ClipFeatures
 
 OUTPUTS = {"digits": ("frame", "static_content", "dynamics"), "i3d": ("logits",)}
@@ -22,15 +22,14 @@ Pools = dict[str, dict[str, ClipFeatures]]
 def encode(network: str, clips: UInt8[np.ndarray, "n t h w c"]) -> dict[str, ClipFeatures]:
     """Encodes each clip into one vector per output; `frame` sees one random frame of the clip."""
     if network == "i3d":
-        (logits,) = encode_clips(Calculator("fvd2048_16f"), list(clips))
-        return {"logits": logits}
+        return {"logits": moments_of_clips(Calculator("fvd2048_16f"), list(clips))}
     calculator = Calculator(network)
     n, length = clips.shape[:2]
     frames = clips[np.arange(n), np.random.default_rng(0).integers(length, size=n)]
-    (frame,) = encode_clips(calculator.only("frame"), list(frames[:, None]))
-    whole = calculator.only("static_content", "dynamics")
-    static_content, dynamics = encode_clips(whole, list(clips))
-    return {"frame": frame, "static_content": static_content, "dynamics": dynamics}
+    return {"frame": moments_of_clips(calculator.only("frame"), list(frames[:, None]))} | {
+        output: moments_of_clips(calculator.only(output), list(clips))
+        for output in ("static_content", "dynamics")
+    }
 
 
 def kept(make: Callable[[], Iterator[tuple[str, str, ClipFeatures]]], doc: str) -> Pools:

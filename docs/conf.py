@@ -48,7 +48,8 @@ nitpick_ignore_regex = [
         "Any|Callable|Iterable|Mapping|Sequence|Literal|NamedTuple|Path|os|collections|pathlib",
         "jax|np|nnx|DTypeLike|ArrayLike|Array|AnyArray",
         "Bool|Float|Int|Shaped|UInt8|UInt32|Hashable",
-        "jaxtyping|jaxlib|numpy|ndarray|int64|Arrays|Key|States|Moments|Source|Division|OfPoints|_S|_M|_T",
+        "jaxtyping|jaxlib|numpy|ndarray|int64|Arrays|Key|States|Moments|Source|Division|OfPoints",
+        "Protocols|Groups|OnProgress|OnSet|Findings|Clip",
     )
 ]
 

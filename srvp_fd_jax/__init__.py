@@ -13,11 +13,12 @@ from srvp_fd_jax.distances.frechet import (
 from srvp_fd_jax.distances.frechet import (
     frechet_distance_from_statistics as frechet_distance_from_statistics,
 )
-from srvp_fd_jax.distances.sample import FeatureSample as FeatureSample
-from srvp_fd_jax.distances.sample import load_sample as load_sample
 from srvp_fd_jax.distances.statistics import FeatureStatistics as FeatureStatistics
-from srvp_fd_jax.evaluation import Result as Result
-from srvp_fd_jax.evaluation import compute as compute
+from srvp_fd_jax.evaluate import compare as compare
+from srvp_fd_jax.evaluate import compute as compute
+from srvp_fd_jax.evaluate import report as report
+from srvp_fd_jax.evaluate import severity as severity
+from srvp_fd_jax.evaluate import statistics as statistics
 from srvp_fd_jax.metric import DistanceMetric as DistanceMetric
 from srvp_fd_jax.networks.registry import NETWORKS as NETWORKS
 from srvp_fd_jax.networks.srvp import DATASETS as DATASETS
@@ -26,3 +27,4 @@ from srvp_fd_jax.protocols import PROTOCOLS as PROTOCOLS
 from srvp_fd_jax.protocols import Protocol as Protocol
 from srvp_fd_jax.protocols import Sampling as Sampling
 from srvp_fd_jax.protocols import find_protocol as find_protocol
+from srvp_fd_jax.result import Result as Result

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Shaped
 from numpy.typing import ArrayLike
 
-from srvp_fd_jax import encoding, overlap
+from srvp_fd_jax import overlap
 from srvp_fd_jax.checkpoint import check_arrays
 from srvp_fd_jax.devices import (
     AnyArray,
@@ -26,10 +26,13 @@ from srvp_fd_jax.devices import (
     values,
     varying,
 )
-from srvp_fd_jax.distances import DISTANCES, check_type, states
+from srvp_fd_jax.distances import DISTANCES
+from srvp_fd_jax.distances.base import check_counts, check_ranges
 from srvp_fd_jax.distances.frechet import Method, check_method
-from srvp_fd_jax.distances.statistics import FeatureStatistics
-from srvp_fd_jax.encoding import Extract, States
+from srvp_fd_jax.distances.provenance import check_comparable, mark
+from srvp_fd_jax.distances.statistics import FeatureStatistics, of_nothing
+from srvp_fd_jax.features import extract
+from srvp_fd_jax.features.extract import Batch, Encoded, Extract, States
 from srvp_fd_jax.inputs import as_array, as_clips, as_count, as_mask, not_allowed, warn
 from srvp_fd_jax.networks.base import FrozenNetwork, Moments, Output, parameter_shapes
 from srvp_fd_jax.networks.kernels.convolution import Precision
@@ -190,17 +193,16 @@ class Calculator:
             States of the distances (`FeatureStatistics` for Fréchet distances) under the names of
             the outputs, marked with the network, the weights and the protocol.
         """
-        first, clips = encoding.peek(encoding.checked(batches, self._batch))
-        empty = self.nothing(None if first is None else first[0].shape[1])
+        first, given = extract.peek(extract.checked(batches, self._batch))
+        empty = self.nothing(None if first is None else first.clips.shape[1])
         if first is None:
             return self._named(empty)
-        size = self._batch_size(encoding.used_frames(first[0], self.outputs), batch_size)
-        used = ((encoding.used_frames(c, self.outputs), mask) for c, mask in clips)
-        return self._named(
-            encoding.stream(
-                Extract(_moments_of_arrays, self.network, self.protocols), used, size, empty
-            )
+        size = self._batch_size(extract.used_frames(first.clips, self.outputs), batch_size)
+        used = (
+            batch._replace(clips=extract.used_frames(batch.clips, self.outputs)) for batch in given
         )
+        of_arrays = Extract(_moments_of_arrays, self.network, self.protocols)
+        return self._named(extract.stream(empty, of_arrays, used, size))
 
     def update(
         self,
@@ -215,9 +217,9 @@ class Calculator:
         Returns:
             New statistics; the given ones are unchanged.
         """
-        checked, counting = self._batch(clips, mask, "clips", "mask")
-        state = tuple(statistics[protocol.output] for protocol in self.protocols)
-        return self._named(self._folded(state, (own(checked), counting), batch_size))
+        batch = self._batch(clips, mask, "clips", "mask")
+        before = tuple(statistics[protocol.output] for protocol in self.protocols)
+        return self._named(self._folded(before, batch._replace(clips=own(batch.clips)), batch_size))
 
     def empty(self) -> dict[str, Any]:
         """Returns statistics of no clips, for a loop that updates or merges them."""
@@ -238,13 +240,12 @@ class Calculator:
         protocols = [p for p in self.protocols if not marked or p.output == marked[0]]
         expected = self.under(protocols or self.protocols).nothing()[0]
         for name, s in named.items():
-            check_type((protocols or self.protocols)[0].distance, name, s)
-            states.check_comparable(expected, s)
+            check_comparable(expected, s)
             # Statistics that lack marks get those of this calculator, among them the divisor.
-            named[name] = states.mark(s, **dict(expected.source))
+            named[name] = mark(s, **dict(expected.source))
         compare = DISTANCES[protocols[0].distance]
-        states.check_counts(compare, {k: s.count for k, s in named.items()}, real.dim)
-        states.check_ranges(named)
+        check_counts(compare, {k: s.count for k, s in named.items()}, real.dim)
+        check_ranges(named)
         return compare.between(named)
 
     def distances(
@@ -267,9 +268,10 @@ class Calculator:
             name: self._batch(given, mask, name)
             for name, given, mask in (("x", x, x_mask), ("y", y, y_mask))
         }
-        lengths = [c.shape[1] for c, _ in clips.values()]
+        lengths = [batch.clips.shape[1] for batch in clips.values()]
         numbers = {
-            name: len(c) if mask is None else mask.sum() for name, (c, mask) in clips.items()
+            name: len(batch.clips) if batch.mask is None else batch.mask.sum()
+            for name, batch in clips.items()
         }
         if lengths[0] != lengths[1]:
             one, other = (length + self.protocols[0].skip for length in lengths)
@@ -277,7 +279,7 @@ class Calculator:
         for protocol, output in zip(self.protocols, self.outputs, strict=True):
             samples = lengths[0] if output.per_frame else 1
             counts = {name: samples * n for name, n in numbers.items()}
-            states.check_counts(DISTANCES[protocol.distance], counts, output.dim)
+            check_counts(DISTANCES[protocol.distance], counts, output.dim)
         asked = self.protocols[0].clips
         known = [int(n) for n in map(values, numbers.values()) if n is not None]
         if asked is not None and any(n != asked for n in known):
@@ -287,13 +289,15 @@ class Calculator:
                 "do not compare the distance with published ones"
             )
         for protocol, output in zip(self.protocols, self.outputs, strict=True):
-            if text := overlap.of_arrays(protocol.output, output, *(c for c, _ in clips.values())):
+            if text := overlap.of_arrays(
+                protocol.output, output, *(batch.clips for batch in clips.values())
+            ):
                 warn(text)
         of_x, of_y = (
-            self._folded(self.nothing(lengths[0], len(of[0])), of, batch_size)
-            for of in clips.values()
+            self._folded(self.nothing(lengths[0], len(batch.clips)), batch, batch_size)
+            for batch in clips.values()
         )
-        states.check_ranges({"x": of_x[0], "y": of_y[0]}, checked=True)
+        check_ranges({"x": of_x[0], "y": of_y[0]}, checked=True)
         return {
             protocol.output: DISTANCES[protocol.distance].between({"x": s1, "y": s2})
             for protocol, s1, s2 in zip(self.protocols, of_x, of_y, strict=True)
@@ -331,36 +335,37 @@ class Calculator:
         with clips folded in they vary only over the axes over which the clips vary.
         """
         self.network.check(self.weights_sha256)
-        return tuple(
-            states.mark(
-                DISTANCES[protocol.distance].empty(
-                    output.dim,
-                    output.gaussian is not None,
-                    most and frames and most * (frames if output.per_frame else 1),
-                ),
-                network=protocol.network,
-                output=protocol.output,
-                precision=self.network.precision,
-                weights_sha256=self.weights_sha256,
-                **(protocol.marks(frames) if protocol.name else {}),
+        made = []
+        for protocol, output in zip(self.protocols, self.outputs, strict=True):
+            size = DISTANCES[protocol.distance].size
+            if size and most and frames:
+                size = min(size, most * (frames if output.per_frame else 1))
+            made.append(
+                mark(
+                    of_nothing(output.dim, output.gaussian is not None, size),
+                    network=protocol.network,
+                    output=protocol.output,
+                    precision=self.network.precision,
+                    weights_sha256=self.weights_sha256,
+                    **(protocol.marks(frames) if protocol.name else {}),
+                )
             )
-            for protocol, output in zip(self.protocols, self.outputs, strict=True)
-        )
+        return tuple(made)
 
     def _named(self, of_protocols: Sequence[Any]) -> dict[str, Any]:
         return {p.output: one for p, one in zip(self.protocols, of_protocols, strict=True)}
 
     def _batch(
         self, clips: ArrayLike, mask: ArrayLike | None, name: str, mask_name: str = ""
-    ) -> encoding.Batch:
+    ) -> Batch:
         """Checks clips and their mask, the name of which follows from that of the clips."""
         if mask is None:
-            return self._clips(clips, name), None
+            return Batch(self._clips(clips, name))
         clips = as_array(clips, name)
         counting = as_mask(mask, mask_name or f"{name}_mask", len(clips) if clips.ndim else 0)
         known = values(counting)
         counting = counting if known is None else own(known)
-        return self._clips(clips, name, counting), counting
+        return Batch(self._clips(clips, name, counting), counting)
 
     def _clips(
         self, clips: ArrayLike, name: str, mask: Bool[AnyArray, " n"] | None = None
@@ -377,30 +382,26 @@ class Calculator:
         except ValueError as error:
             raise ValueError(f"{name}: got {error}") from error
         self.check_length(frames - skip, name, skip)
-        return encoding.frames_between(checked, skip, frames) if skip else checked
+        return extract.frames_between(checked, skip, frames) if skip else checked
 
     def _batch_size(self, clips: Shaped[AnyArray, "n t ..."], batch_size: int | None) -> int:
         if batch_size is not None:
             return as_count(batch_size, "batch_size", least=1)
         return max(1, self.network.architecture.frames_at_once() // clips.shape[1])
 
-    def _folded(self, empty: States, batch: encoding.Batch, batch_size: int | None) -> States:
-        used = encoding.used_frames(batch[0], self.outputs)
+    def _folded(self, states: States, batch: Batch, batch_size: int | None) -> States:
+        used = extract.used_frames(batch.clips, self.outputs)
         size = self._batch_size(used, batch_size)
-        return encoding.statistics(
-            Extract(_moments_of_arrays, self.network, self.protocols),
-            (used, batch[1]),
-            size,
-            empty,
-        )
+        of_arrays = Extract(_moments_of_arrays, self.network, self.protocols)
+        return extract.fold(states, of_arrays, batch._replace(clips=used), size)
 
     def _features(
         self, clips: ArrayLike, name: str, batch_size: int | None
     ) -> dict[str, Float[Array, "n *t _"]]:
         checked = self._clips(clips, name)
-        used = encoding.used_frames(checked, self.outputs)
+        used = extract.used_frames(checked, self.outputs)
         size, division = self._batch_size(used, batch_size), find_division(used)
-        made = encoding.encode(
+        made = extract.encode(
             Extract(_features_of_arrays, self.network, self.protocols), own(used), size, division
         )
         is_frames = as_array(clips, name).ndim == 4
@@ -524,7 +525,7 @@ class FrechetDistanceCalculator(Calculator):
         if d1 != d2:
             raise ValueError(f"f2: got {d2} feature dimensions, expected {d1} as in f1")
         compare = DISTANCES[self.protocols[0].distance]
-        states.check_counts(compare, {k: len(f) for k, f in features.items()}, d1)
+        check_counts(compare, {k: len(f) for k, f in features.items()}, d1)
         both = {name: FeatureStatistics.from_features(f) for name, f in features.items()}
         return compare.between(both)
 
@@ -673,22 +674,27 @@ def moments(
     network: FrozenNetwork,
     protocols: tuple[Protocol, ...],
     clips: Float[Array, "n t size size channels"],
-) -> tuple[Moments, ...]:
+) -> tuple[Encoded, ...]:
     """Encodes clips, each frame once, and returns the moments of each protocol's output.
 
     `clips` are prepared by `resizing.prepare`. Frames that no output looks at may be missing
     between the first and the last ones.
     """
-    return _moments(network, protocols, network.features(clips, _outputs(protocols)))
+    features = network.features(clips, _outputs(protocols))
+    return tuple(map(Encoded, _moments(network, protocols, features)))
 
 
 def moments_along(
     network: FrozenNetwork,
     protocols: tuple[Protocol, ...],
     clips: Float[Array, "n t size size channels"],
-) -> tuple[Moments, ...]:
-    """Encodes whole clips as `moments` does, at all places along them, see `Output.places`."""
-    return _moments(network, protocols, network.windows(clips, _outputs(protocols)))
+) -> tuple[Encoded, ...]:
+    """Encodes whole clips as `moments` does, and at all time steps, see `Output.places`."""
+    known = network.architecture.outputs
+    along = _moments(network, protocols, network.windows(clips, _outputs(protocols)))
+    return tuple(
+        Encoded(known[p.output].of_clip(m), m) for p, m in zip(protocols, along, strict=True)
+    )
 
 
 def _outputs(protocols: tuple[Protocol, ...]) -> tuple[str, ...]:
@@ -711,7 +717,7 @@ def _prepared(
 
 def _moments_of_arrays(
     network: FrozenNetwork, protocols: tuple[Protocol, ...], clips: Shaped[Array, "n t h w c"]
-) -> tuple[Moments, ...]:
+) -> tuple[Encoded, ...]:
     return moments(network, protocols, _prepared(network, protocols, clips))
 
 

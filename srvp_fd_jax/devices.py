@@ -2,7 +2,8 @@
 
 import functools
 import math
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Shaped
 
 AnyArray = Array | np.ndarray
+
+_T = TypeVar("_T")
 
 Shards = tuple[jax.sharding.Mesh | jax.sharding.AbstractMesh, Any]
 """A mesh, and the axes of it over which the samples are sharded."""
@@ -151,6 +154,59 @@ def replicated(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     if isinstance(division, int) or not division[0].explicit_axes:
         return x
     return jax.reshard(x, NamedSharding(division[0], P()))
+
+
+def everywhere(x: Shaped[Array, "n ..."], division: Division) -> Shaped[Array, "n ..."]:
+    """Replicates a traced array that is divided over devices, see `find_division`."""
+    if isinstance(division, int):  # the compiler sees to it
+        return x
+    mesh = division[0]
+    if mesh.explicit_axes:
+        return jax.reshard(x, NamedSharding(mesh, P()))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P()))
+
+
+def gathered(x: Shaped[AnyArray, "n ..."]) -> Shaped[AnyArray, "n ..."]:
+    """Replicates an array that is sharded over devices; others are returned as they are."""
+    if not isinstance(x, jax.Array):
+        return x
+    if isinstance(x, jax.core.Tracer):
+        return replicated(x)
+    if not isinstance(x.sharding, NamedSharding) or x.sharding.is_fully_replicated:
+        return x
+    everywhere = NamedSharding(x.sharding.mesh, P())
+    if x.sharding.mesh.explicit_axes:
+        return jax.reshard(x, everywhere)
+    return _identity(everywhere)(x)
+
+
+@functools.cache
+def _identity(sharding: NamedSharding) -> Any:
+    return jax.jit(lambda x: x, out_shardings=sharding)
+
+
+def gather(state: _T, axis_name: Hashable | tuple[Hashable, ...]) -> _T:
+    """Stacks the states of all devices along axes of `jax.shard_map` (or `jax.vmap`).
+
+    Raises:
+        ValueError: If the states are equal on all devices of an axis, so that samples would be
+            counted several times. `jax.shard_map` detects this unless `check_vma=False`.
+    """
+    # `shard_map` infers that the result of a `psum` is replicated, but not that of a gather.
+    place, places = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
+    varying = frozenset().union(*map(varying_axes, jax.tree.leaves(state)))
+    same = varying_axes(place) - varying
+    if same:
+        raise ValueError(
+            f"axis_name: got {axis_name!r}, but the statistics are the same along "
+            f"{', '.join(map(repr, sorted(same)))}: each sample would be counted several times"
+        )
+
+    def stacked(x: Shaped[Array, "..."]) -> Shaped[Array, "places ..."]:
+        own = jnp.arange(places).reshape(-1, *[1] * x.ndim) == place
+        return jax.lax.psum(jnp.where(own, x[None], jnp.zeros((), x.dtype)), axis_name)
+
+    return jax.tree.map(stacked, state)
 
 
 def varying(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:

@@ -11,7 +11,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from jaxtyping import Float, Shaped
 
 from srvp_fd_jax.devices import AnyArray, is_tracing, on_host, values
 from srvp_fd_jax.distances.sample import FeatureSample
+from srvp_fd_jax.distances.statistics import FeatureStatistics
 from srvp_fd_jax.networks.base import Output
 from srvp_fd_jax.protocols import Side
 from srvp_fd_jax.videos.sources import Video
@@ -131,6 +132,36 @@ def of_features(
         else:
             text = f"{count} have the same features ({name}) as {other}"
         texts[kind] = f"{text}: {_reason(kind, output)}"
+    return texts
+
+
+def of_statistics(
+    sets: Sequence[tuple[FeatureStatistics, FeatureStatistics]],
+    outputs: Sequence[Output | None],
+    known: Collection[str] = (),
+) -> list[list[str]]:
+    """Compares the clips of two sets by their features, under each of several protocols.
+
+    Args:
+        sets: Statistics of both sets under each protocol.
+        outputs: The outputs whose features they have, None if not known.
+        known: Fields of `Repeats` that are reported already.
+
+    Returns:
+        Warning texts for each protocol. What one of them finds in whole clips is not repeated for
+        the others.
+    """
+    seen = set(known)
+    texts: list[list[str]] = [[] for _ in sets]
+    parts = [output is not None and output.looks_at != "all" for output in outputs]
+    for i in sorted(range(len(sets)), key=lambda i: parts[i]):
+        real, fake = sets[i]
+        name = dict(real.source).get("output", "features")
+        samples: dict[Side, Any] = {"real": real.sample, "fake": fake.sample}
+        found = of_features(name, samples, outputs[i], seen)
+        texts[i] = list(found.values())
+        if not parts[i]:
+            seen |= found.keys()
     return texts
 
 

@@ -11,15 +11,14 @@ import torch
 from checkpoints import SMALL, write_checkpoint
 
 from srvp_fd_jax import (
-    FeatureSample,
     FeatureStatistics,
     FrechetDistanceCalculator,
     frechet_distance_from_moments,
 )
 from srvp_fd_jax.distances.kvd import kvd
 from srvp_fd_jax.distances.mind import mind
+from srvp_fd_jax.features.shards import prepared
 from srvp_fd_jax.inputs import as_clips, not_allowed, to_unit_range
-from srvp_fd_jax.passes import prepared
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
 CLIPS = np.random.default_rng(1).random((2, 6, 64, 64, 1), np.float32)
@@ -205,7 +204,7 @@ FEATURES = np.random.default_rng(2).normal(size=(60, 5)).astype(np.float32)
 def test_features_from_anywhere(convert):
     for made in (
         FeatureStatistics.from_features(convert(FEATURES)),
-        FeatureStatistics.empty(5).update(convert(FEATURES)),
+        FeatureStatistics.empty(5, sample=3).update(convert(FEATURES)),
     ):
         np.testing.assert_allclose(made.covariance(), np.cov(FEATURES.T), atol=1e-5)
 
@@ -261,7 +260,7 @@ def statistics_of(features, **others):
         (clips, [CLIPS]),
         (statistics_of, [FEATURES]),
         (lambda x: statistics_of(x, variances=x**2), [FEATURES]),
-        (lambda x: FeatureSample.empty(9, 5).update(x).features, [FEATURES]),
+        (lambda x: FeatureStatistics.from_features(x, sample=9).sample.features, [FEATURES]),
         (mind, [FEATURES, FEATURES + 1]),
         (kvd, [FEATURES, FEATURES + 1]),
         (frechet_distance_from_moments, [FEATURES[0], np.eye(5), FEATURES[1], 2 * np.eye(5)]),

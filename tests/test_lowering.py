@@ -53,9 +53,9 @@ def of_features(name: str) -> Callable[..., jax.Array]:
     """A distance of the registry, between two arrays of features."""
 
     def between(x: jax.Array, y: jax.Array) -> jax.Array:
-        empty = DISTANCES[name].empty(x.shape[1], False)
-        made = {"x": empty.fold(x, None, None, 1), "y": empty.fold(y, None, None, 1)}
-        return DISTANCES[name].between(made)
+        size = DISTANCES[name].size
+        made = (FeatureStatistics.from_features(f, sample=size) for f in (x, y))
+        return DISTANCES[name].between(dict(zip("xy", made, strict=True)))
 
     return between
 

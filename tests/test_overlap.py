@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import srvp_fd_jax
-from srvp_fd_jax import cli, compute, overlap
+from srvp_fd_jax import compute, overlap, report
 from srvp_fd_jax.demo.moving_digits import moving_digits
+from srvp_fd_jax.distances.sample import FeatureSample, in_order
 from srvp_fd_jax.networks.base import Output
 from srvp_fd_jax.overlap import Repeats, of_arrays, of_features, of_files, repeats
 from srvp_fd_jax.videos.sources import as_videos, find_videos
@@ -27,9 +28,8 @@ def clips() -> tuple[np.ndarray, np.ndarray]:
     return real, np.concatenate([real[:, :GIVEN], other[:, GIVEN:]], axis=1)
 
 
-def sample(features: np.ndarray) -> srvp_fd_jax.FeatureSample:
-    empty = srvp_fd_jax.FeatureSample.empty(len(features), features.shape[-1])
-    return empty.update(features.astype(np.float32), names=[str(i) for i in range(len(features))])
+def sample(features: np.ndarray) -> FeatureSample:
+    return in_order({"features": jnp.asarray(features[:, None], jnp.float32)})
 
 
 def write(folder: Path, clips: np.ndarray, first: int = 0) -> Path:
@@ -88,9 +88,9 @@ def test_dynamics_of_predictions_that_keep_the_given_frames(clips):
         result = compute(*clips, DYNAMICS)
     assert len(caught) == 1
     assert float(result) == pytest.approx(0, abs=1e-5)
-    assert "24 of 24 generated clips" in result.cautions[0]
+    assert "24 of 24 generated clips" in result.warnings[0]
     skipped = compute(*clips, f"{DYNAMICS}+skip={GIVEN}")
-    assert skipped.cautions == ()
+    assert skipped.warnings == ()
     cut = [c[:, GIVEN:] for c in clips]
     expected = srvp_fd_jax.frechet_distance(*cut, "digits", "dynamics")
     assert float(skipped) == pytest.approx(float(expected), rel=1e-4)
@@ -103,7 +103,7 @@ def test_a_set_against_itself_is_reported_once(clips):
     with pytest.warns(UserWarning, match="24 of 24 generated clips are equal to") as caught:
         results = compute(clips[0], clips[0].copy(), names)
     assert sum("covariance" not in str(one.message) for one in caught) == 1
-    assert ["overlap" in "".join(one.cautions) for one in results] == [False, True, False]
+    assert ["overlap" in "".join(one.warnings) for one in results] == [False, True, False]
 
 
 def test_clips_that_repeat_within_a_set(clips):
@@ -115,7 +115,7 @@ def test_clips_that_repeat_within_a_set(clips):
 def test_sets_with_files_in_common_are_reported_before_they_are_read(clips, tmp_path, monkeypatch):
     fake = write(tmp_path / "real" / "predictions", clips[0][12:])
     write(tmp_path / "real" / "truth", clips[0][:12])
-    monkeypatch.setattr("srvp_fd_jax.evaluation.evaluate", None)
+    monkeypatch.setattr("srvp_fd_jax.evaluate.statistics_of_videos", None)
     with (
         pytest.warns(UserWarning, match="12 of 12 generated videos are real ones too, such as"),
         pytest.raises(TypeError),
@@ -191,11 +191,10 @@ def test_nothing_is_compared_while_a_function_is_traced(clips, digits):
 
 
 @pytest.mark.filterwarnings("ignore:.*leave the covariance")
-def test_a_report_says_so(clips, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_a_report_says_so(clips, tmp_path):
     real, fake = write(tmp_path / "real", clips[0]), write(tmp_path / "fake", clips[1])
-    page = tmp_path / "page.html"
-    assert cli.main(["report", str(real), str(fake), "--protocol", DYNAMICS, "-o", str(page)]) == 0
     text = "24 of 24 generated clips have in common with a real clip"
-    assert capsys.readouterr().err.count(text) == 1
-    assert text in page.read_text()
+    with pytest.warns(UserWarning, match=text) as caught:
+        report(real, fake, tmp_path / "page.html", DYNAMICS)
+    assert len([one for one in caught if text in str(one.message)]) == 1
+    assert text in (tmp_path / "page.html").read_text()

@@ -1,43 +1,16 @@
-"""A distance of one's own: one state, one function of two, one entry in the registry."""
+"""A distance of one's own: one function of two statistics, and one entry in the registry."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import Array, Float
 
 import srvp_fd_jax
-from srvp_fd_jax import DISTANCES, cli, load_statistics
+from srvp_fd_jax import DISTANCES
 from srvp_fd_jax.demo.moving_digits import moving_digits
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Sums:
-    """The number of samples and the sum of their features."""
-
-    number: Float[Array, "*stack"]
-    total: Float[Array, "*stack d"]
-    source: tuple[tuple[str, str], ...] = dataclasses.field(default=(), metadata={"static": True})
-
-    dim = property(lambda self: self.total.shape[-1])
-    count = property(lambda self: self.number)
-
-    def fold(self, features, mask, variances, division):
-        counts = jnp.ones(len(features)) if mask is None else jnp.float32(mask)
-        return self._plus(counts.sum(), counts @ features)
-
-    def merge(self, other):
-        return self._plus(other.number, other.total)
-
-    def reduce(self):
-        return dataclasses.replace(self, number=self.number.sum(0), total=self.total.sum(0))
-
-    def _plus(self, number, total):
-        return dataclasses.replace(self, number=self.number + number, total=self.total + total)
+from srvp_fd_jax.distances.points import PointDistance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,22 +19,29 @@ class MeanDistance:
 
     least = 1
     kind = "distance"
-
-    def empty(self, dim, mixture, most=None):
-        return Sums(jnp.zeros(()), jnp.zeros(dim))
+    size = 0
 
     def caution(self, count, dim):
         return "one sample has no spread" if count == 1 else None
 
     def between(self, named):
         s1, s2 = named.values()
-        return jnp.sum((s1.total / s1.number - s2.total / s2.number) ** 2)
+        return jnp.sum(((s1.mean - s2.mean) + (s1.mean_error - s2.mean_error)) ** 2)
 
 
-@pytest.fixture(autouse=True)
-def registered(monkeypatch, tmp_path):
-    monkeypatch.setitem(DISTANCES, "means", MeanDistance())
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def of_points(x, y, x_counts, y_counts):
+    """The same of points."""
+    means = (jnp.mean(f, axis=0, where=c[:, None]) for f, c in ((x, x_counts), (y, y_counts)))
+    return jnp.sum(jnp.subtract(*means) ** 2)
+
+
+OWN = {"means": MeanDistance(), "means_of_points": PointDistance(of_points, least=1)}
+
+
+@pytest.fixture(params=OWN)
+def name(request, monkeypatch):
+    monkeypatch.setitem(DISTANCES, request.param, OWN[request.param])
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -71,43 +51,31 @@ def clips():
     return real, fake // 2
 
 
+@pytest.fixture(scope="module")
 def expected(digits, clips):
     """From features of the network, by NumPy in float64."""
     means = (np.float64(digits.extract_features(c.reshape(-1, 64, 64, 1))).mean(0) for c in clips)
-    return float(np.sum(np.subtract(*means) ** 2))
+    return pytest.approx(float(np.sum(np.subtract(*means) ** 2)), rel=1e-4)
 
 
-def test_calculator(digits, clips):
-    calculator = srvp_fd_jax.Calculator("digits", distance="means").only("frame")
+def test_calculator(name, expected, clips):
+    calculator = srvp_fd_jax.Calculator("digits", distance=name).only("frame")
     real, fake = clips
-    assert float(calculator.distances(real, fake)["frame"]) == pytest.approx(
-        expected(digits, clips), rel=1e-4
-    )
+    assert float(calculator.distances(real, fake)["frame"]) == expected
     statistics = calculator.statistics([fake[:10]])
     statistics = jax.jit(calculator.update)(statistics, fake[10:])
     distance = calculator.distance(calculator.statistics([real])["frame"], statistics["frame"])
-    assert float(distance) == pytest.approx(expected(digits, clips), rel=1e-4)
+    assert float(distance) == expected
 
 
-def test_commands(digits, clips, tmp_path, capsys):
-    sides = [str(tmp_path / f"{side}.npy") for side in ("real", "fake")]
-    outputs = [str(tmp_path / f"{side}.safetensors") for side in ("real", "fake")]
-    for path, side in zip(sides, clips, strict=True):
-        np.save(path, side)
-    options = ["--protocol", "srvp:digits:frame+distance=means"]
-    commands = [
-        ["compute", *sides, *options, "--json"],
-        ["statistics", sides[0], *options, "-o", outputs[0]],
-        ["statistics", sides[1], *options, "-o", outputs[1], "--generated"],
-        ["compare", *outputs, "--distance", "means", "--json"],
-        ["report", *sides, *options, "-o", str(tmp_path / "report.html"), "--json"],
-    ]
-    printed = []
-    for command in commands:
-        assert cli.main(command) == 0
-        printed.append(capsys.readouterr().out)
-    distances = [json.loads(printed[i])["results"][0]["distance"] for i in (0, 3, 4)]
-    assert distances == pytest.approx([expected(digits, clips)] * 3, rel=1e-4)
-    assert isinstance(load_statistics(outputs[0]), Sums)
-    assert cli.main(["compare", *outputs]) == 1
-    assert "Sums" in capsys.readouterr().err
+def test_jobs(name, expected, clips, tmp_path):
+    protocol = f"srvp:digits:frame+distance={name}"
+    assert float(srvp_fd_jax.compute(*clips, protocol)) == expected
+    paths = []
+    for side, of_side in zip(("real", "fake"), clips, strict=True):
+        paths.append(tmp_path / f"{side}.safetensors")
+        srvp_fd_jax.statistics(of_side, protocol, side=side).save(paths[-1])
+    assert float(srvp_fd_jax.compare(*paths, distance=name)) == expected
+    (findings,) = srvp_fd_jax.report(*clips, tmp_path / "report.html", protocol)
+    assert findings.distance == expected
+    assert findings.floor.p_value == 0.005

@@ -1,7 +1,6 @@
 """A network of one's own: one class and one entry in the registry, and everything works with it."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import chex
@@ -13,7 +12,7 @@ from clips import moving, write_video
 from flax import nnx
 
 import srvp_fd_jax
-from srvp_fd_jax import NETWORKS, PROTOCOLS, Calculator, Protocol, cli, load_network
+from srvp_fd_jax import NETWORKS, PROTOCOLS, Calculator, Protocol, load_network
 from srvp_fd_jax.demo.moving_digits import moving_digits
 from srvp_fd_jax.networks import weights
 from srvp_fd_jax.networks.base import (
@@ -145,22 +144,13 @@ def test_compute(folders):
     assert float(result) == pytest.approx(expected_distance(folders), rel=1e-4)
 
 
-def test_commands(folders, tmp_path, capsys):
-    real, fake = map(str, folders)
-    outputs = [str(tmp_path / f"{side}.safetensors") for side in ("real", "fake")]
-    commands = [
-        ["compute", real, fake, "--protocol", "own", "--json"],
-        ["statistics", real, "--protocol", "own", "-o", outputs[0]],
-        ["statistics", fake, "--protocol", "own", "-o", outputs[1], "--generated"],
-        ["compare", *outputs, "--json"],
-        ["report", real, fake, "--protocol", "own", "-o", str(tmp_path / "own.html"), "--json"],
-    ]
-    printed = []
-    for command in commands:
-        assert cli.main(command) == 0
-        printed.append(capsys.readouterr().out)
-    distances = [json.loads(printed[i])["results"][0]["distance"] for i in (0, 3, 4)]
-    assert distances == pytest.approx([expected_distance(folders)] * 3, rel=1e-4)
+def test_jobs(folders, tmp_path):
+    paths = [tmp_path / f"{side}.safetensors" for side in ("real", "fake")]
+    for side, folder, path in zip(("real", "fake"), folders, paths, strict=True):
+        srvp_fd_jax.statistics(folder, "own", side=side).save(path)
+    compared = float(srvp_fd_jax.compare(*paths))
+    (found,) = srvp_fd_jax.report(*folders, tmp_path / "own.html", "own")
+    assert [compared, found.distance] == pytest.approx([expected_distance(folders)] * 2, rel=1e-4)
     assert "own" in (tmp_path / "own.html").read_text()
 
 
@@ -181,4 +171,4 @@ def test_nothing_of_it_is_cached(folders, monkeypatch):
     monkeypatch.setitem(NETWORKS, "colours", entry)
     second = srvp_fd_jax.compute(*folders, "own", cache=Path("cache"))
     assert float(second) == pytest.approx(4 * float(first), rel=1e-4)
-    assert [first.real.cached, second.real.cached] == [False, False]
+    assert [first.real.videos.cached, second.real.videos.cached] == [False, False]

@@ -7,8 +7,9 @@ import pytest
 import uses
 
 import srvp_fd_jax
-from srvp_fd_jax import FeatureStatistics, encoding, files
-from srvp_fd_jax.distances import states
+from srvp_fd_jax import FeatureStatistics
+from srvp_fd_jax.distances.base import range_cautions
+from srvp_fd_jax.features import extract
 
 
 @pytest.mark.filterwarnings("ignore:.*leave the covariance singular")
@@ -47,7 +48,7 @@ def test_masked_clips_do_not_count(name, place, monkeypatch):
     if place == "numpy":
         got = MASKED[name](*arrays)
     elif place == "device":
-        monkeypatch.setattr(encoding, "on_host", lambda _: False)
+        monkeypatch.setattr(extract, "on_host", lambda _: False)
         got = MASKED[name](*map(jnp.asarray, arrays))
     elif place == "jit":
         got = jax.jit(MASKED[name])(*arrays)
@@ -87,7 +88,7 @@ def test_wrong_masks_are_told(mask):
 
 
 def range_of(statistics):
-    return pytest.approx(states.range_of(statistics["static_content"]), abs=1e-7)
+    return pytest.approx(tuple(np.asarray(statistics["static_content"].value_range)), abs=1e-7)
 
 
 def test_statistics_carry_the_range_of_their_values(tmp_path):
@@ -106,21 +107,12 @@ def test_statistics_carry_the_range_of_their_values(tmp_path):
     ):
         both.save(tmp_path / "s.safetensors")
         read = srvp_fd_jax.load_statistics(tmp_path / "s.safetensors")
-        assert states.range_of(read) == pytest.approx((of.min(), of.max()), abs=1e-7)
-    assert states.range_of(CALCULATOR.empty()["static_content"]) is None
-    assert states.range_of(FeatureStatistics.from_features(np.eye(3))) is None
-
-
-def test_files_without_a_range_are_read(tmp_path):
-    path = tmp_path / "s.safetensors"
-    statistics = CALCULATOR.statistics([uses.REAL])["static_content"]
-    statistics.save(path)
-    metadata, arrays = files.read_safetensors(path, lambda _: None)
-    del arrays["value_range"]
-    files.write_safetensors(path, arrays, metadata)
-    read = srvp_fd_jax.load_statistics(path)
-    assert states.range_of(read) is None
-    assert float(CALCULATOR.distance(statistics, read)) < 1e-6
+        assert tuple(read.value_range) == pytest.approx((of.min(), of.max()), abs=1e-7)
+    for unknown in (
+        CALCULATOR.empty()["static_content"],
+        FeatureStatistics.from_features(np.eye(3)),
+    ):
+        assert range_cautions("x", unknown) == []
 
 
 @pytest.mark.parametrize("dark", [uses.FAKE / 255, np.uint8(uses.FAKE > 0.5)])

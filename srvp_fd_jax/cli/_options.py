@@ -5,11 +5,13 @@ import inspect
 import re
 from argparse import Namespace
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import jax
 
-from srvp_fd_jax.evaluation import DEFAULT
+from srvp_fd_jax.evaluate import DEFAULT
+from srvp_fd_jax.networks.kernels.convolution import Precision
 from srvp_fd_jax.networks.srvp import COMPARISON_TYPES, DATASETS
 from srvp_fd_jax.protocols import OVERRIDES, Protocol, Sampling, find_protocol
 
@@ -60,6 +62,7 @@ def _grouping(text: str) -> Callable[[str], str]:
 _SHARED: dict[str, str | dict[str, Any]] = {
     "--distributed": "run as one of many processes (jax.distributed.initialize) that share the "
     "videos",
+    "--no-cache": "neither read nor write cached statistics",
     "--significance": "also compute the null distribution of the distance, by a permutation test",
     "--paired": "the i-th video of GENERATED is a prediction of the i-th video of REAL; videos in "
     "files of the same name are paired in any case",
@@ -90,6 +93,11 @@ _EVALUATION: dict[str, str | dict[str, Any]] = {
         "type": name,
         "help": "weights of the network: a converted file, a checkpoint folder or a state dict "
         "(default: the bundled, cached or downloaded ones)",
+    },
+    "--precision": {
+        "choices": get_args(Precision),
+        "default": "float32",
+        "help": "precision of the convolutions (default: float32)",
     },
     "--match": {
         "type": name,
@@ -160,7 +168,14 @@ def _attributes(cls: type) -> dict[str, str]:
 def start_distributed(args: Namespace) -> None:
     """Joins the other processes if there are any."""
     if args.distributed:
+        if getattr(args, "no_cache", False):
+            raise ValueError("no_cache: the processes of --distributed share the work in the cache")
         jax.distributed.initialize()
+
+
+def find_cache(args: Namespace) -> Path | None:
+    """The folder of statistics; None if the command uses none."""
+    return None if args.no_cache or not args.cache else args.cache / "statistics"
 
 
 def find_glob(args: Namespace) -> str | None:

@@ -2,16 +2,16 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 from srvp_fd_jax._version import __version__
-from srvp_fd_jax.evaluation import Result
+from srvp_fd_jax.distances.statistics import FeatureStatistics
 from srvp_fd_jax.files import printable
-from srvp_fd_jax.passes import Evaluated
-from srvp_fd_jax.protocols import Side
+from srvp_fd_jax.protocols import Protocol, Side
+from srvp_fd_jax.result import Result
 
 SETS: dict[Side, str] = {"real": "real", "fake": "generated"}
 """The names of the two sets in messages."""
@@ -27,21 +27,21 @@ def print_json(**values: Any) -> None:
     print(json.dumps({**values, "version": __version__}))
 
 
-def log_set(side: Side, results: Sequence[Evaluated]) -> None:
+def log_set(side: Side, name: str, made: Mapping[Protocol, FeatureStatistics]) -> None:
     """Prints how many videos of a set were used, and the reasons why others were not."""
-    for result in results:
-        source = dict(result.statistics.source)
+    for statistics in made.values():
+        source, videos = dict(statistics.source), statistics.videos
         cached = "; statistics from the cache (--no-cache computes them again)"
         log(
-            f"{SETS[side]}: {result.name}: {result.found} videos, {result.used} used, "
-            f"{len(result.too_short)} too short, {len(result.unreadable)} unreadable; "
+            f"{SETS[side]}: {name}: {videos.found} videos, {videos.used} used, "
+            f"{len(videos.too_short)} too short, {len(videos.unreadable)} unreadable; "
             f"{source['protocol']}, weights {source['weights_sha256'][:8]}"
-            + (cached if result.cached else "")
+            + (cached if videos.cached else "")
         )
-        for name in result.too_short:
-            log(f"  too short: {name}")
-        for name, error in result.unreadable:
-            log(f"  unreadable: {name}: {error}")
+        for video in videos.too_short:
+            log(f"  too short: {video}")
+        for video, error in videos.unreadable:
+            log(f"  unreadable: {video}: {error}")
 
 
 def print_results(results: Sequence[Result], *, as_json: bool) -> None:
@@ -54,8 +54,9 @@ def print_results(results: Sequence[Result], *, as_json: bool) -> None:
         return
     print_distances([(summary["protocol"], summary["distance"]) for summary in summaries])
     for result in results:
-        if result.floor:
-            print(f"null distribution\t{prefix(result, results)}{result.floor.described()}")
+        if result.significance:
+            text = result.significance.described()
+            print(f"null distribution\t{prefix(result, results)}{text}")
 
 
 def print_distances(distances: Sequence[tuple[str | None, float]]) -> None:

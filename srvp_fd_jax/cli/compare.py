@@ -7,11 +7,11 @@ Examples:
 from argparse import Namespace
 from typing import Any
 
-from srvp_fd_jax import evaluation
+from srvp_fd_jax import evaluate
 from srvp_fd_jax.cli import _options
 from srvp_fd_jax.cli._output import log, print_results
-from srvp_fd_jax.distances import DISTANCES
-from srvp_fd_jax.evaluation import load_kept
+from srvp_fd_jax.distances import DISTANCES, load_statistics
+from srvp_fd_jax.result import described
 
 
 def add_options(command: Any) -> None:
@@ -27,8 +27,9 @@ def add_options(command: Any) -> None:
 
 def run(args: Namespace) -> None:
     """Runs the command."""
-    real, fake = map(load_kept, (args.real, args.fake))
-    log(f"real: {real.described()}")
-    log(f"generated: {fake.described()}")
-    result = evaluation.compare(real, fake, distance=args.distance, floor=args.significance)
+    for kind, path in (("real", args.real), ("generated", args.fake)):
+        log(f"{kind}: {described(load_statistics(path), path)}")
+    result = evaluate.compare(
+        args.real, args.fake, distance=args.distance, significance=args.significance
+    )
     print_results([result], as_json=args.json)

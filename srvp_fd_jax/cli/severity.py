@@ -4,19 +4,16 @@ Examples:
   srvp-fd-jax severity real/ --protocol fvd2048_16f
 """
 
-import functools
 from argparse import Namespace
 from typing import Any
 
+import jax
+
+from srvp_fd_jax import evaluate
 from srvp_fd_jax.cli import _options
 from srvp_fd_jax.cli._output import log, print_json
 from srvp_fd_jax.cli._progress import progress
-from srvp_fd_jax.evaluation import calculator_of, find_videos, group_labels
-from srvp_fd_jax.passes import load_calculators
 from srvp_fd_jax.ruler import ladder
-from srvp_fd_jax.ruler.ladder import LEAST_CLIPS, kept_at
-
-_MAX_CLIPS = 128
 
 
 def add_options(command: Any) -> None:
@@ -27,42 +24,45 @@ def add_options(command: Any) -> None:
     _options.add_evaluation(command)
     command.add_argument(
         "--size",
-        type=_options.whole(LEAST_CLIPS),
+        type=_options.whole(ladder.LEAST_CLIPS),
         metavar="K",
         help="number of clips that are compared with as many others, and the smallest number of "
-        f"generated videos for `compute` (default: 45 %% of the videos, at most {_MAX_CLIPS})",
+        "generated videos for `compute` (default: 45 %% of the videos, at most "
+        f"{evaluate.SCALE_CLIPS})",
     )
-    _options.add(command, "--group-by")
+    _options.add(command, "--distributed", "--no-cache", "--group-by")
 
 
 def run(args: Namespace) -> None:
     """Runs the command."""
-    protocols = _options.find_protocols(args)
-    videos = find_videos(args.data, "real", protocols, _options.find_glob(args))
-    calculators = load_calculators(protocols, args.weights)
-    # Some videos may be too short or damaged.
-    size = args.size or max(LEAST_CLIPS, min(int(0.45 * len(videos)), _MAX_CLIPS))
-    scales = []
-    for protocol in protocols:
-        calculator = calculator_of(protocol, calculators)
-        with progress("sets") as show:
-            made = ladder.build(
-                videos,
-                calculator,
-                size,
-                groups=args.group_by and group_labels(videos, "real", args.group_by),
-                on_progress=functools.partial(show, "real"),
-            )
-        if args.cache and (path := kept_at(videos, calculator, args.cache / "statistics")):
-            ladder.save(made, path)
-        else:
-            log("warning: the scale is not cached, so `compute` and `report` cannot use it")
-        scales.append({"protocol": protocol.name, **ladder.summary(made)})
+    _options.start_distributed(args)
+    protocols, cache = _options.find_protocols(args), _options.find_cache(args)
+    with progress("sets") as show:
+        made = evaluate.severity(
+            args.data,
+            protocols,
+            size=args.size,
+            weights=args.weights,
+            precision=args.precision,
+            cache=cache,
+            match=_options.find_glob(args),
+            groups=args.group_by,
+            on_progress=lambda name, *numbers: show(name, *numbers),
+        )
+    if jax.process_index() > 0:
+        return
+    if not cache:
+        log("warning: the scale is not cached, so `compute` and `report` cannot use it")
+    scales = [
+        {"protocol": protocol.name, **ladder.summary(one)}
+        for protocol, one in zip(protocols, made if isinstance(made, list) else [made], strict=True)
+    ]
     if args.json:
         print_json(severity=scales)
         return
     for scale in scales:
-        print(f"{scale['protocol']}: {size} real clips against {size} others: {scale['clean']:.6g}")
+        sets = f"{scale['clips']} real clips against as many others"
+        print(f"{scale['protocol']}: {sets}: {scale['clean']:.6g}")
         for corruption in scale["rungs"]:
             for level in corruption["steps"]:
                 print(f"  {level['described']:48}{level['distance']:12.6g}")

@@ -5,21 +5,20 @@ Examples:
   srvp-fd-jax statistics generated/ --generated -o generated.safetensors
 """
 
-import dataclasses
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from srvp_fd_jax import evaluate
 from srvp_fd_jax.cli import _options
 from srvp_fd_jax.cli._output import SETS, log_set, print_json
 from srvp_fd_jax.cli._progress import progress
-from srvp_fd_jax.distances import states
-from srvp_fd_jax.evaluation import STATISTICS_SUFFIX, clips_to_read, find_videos
+from srvp_fd_jax.evaluate import STATISTICS_SUFFIX
 from srvp_fd_jax.files import check_writable, printable
-from srvp_fd_jax.passes import evaluate, load_calculators
 from srvp_fd_jax.protocols import Protocol, Side
+from srvp_fd_jax.result import summary
 
 
 def add_options(command: Any) -> None:
@@ -28,18 +27,10 @@ def add_options(command: Any) -> None:
         "data", type=_options.name, metavar="DATA", help=f"videos: {_options.DATA}"
     )
     _options.add_evaluation(command)
-    _options.add(command, "--distributed")
+    _options.add(command, "--distributed", "--no-cache")
     _options.add_output(
         command,
         f"file to write, *{STATISTICS_SUFFIX}; for several protocols with {{protocol}} in it",
-    )
-    command.add_argument(
-        "--sample",
-        type=_options.whole(1),
-        metavar="K",
-        help="also save a random sample of K clips with their features, which --significance "
-        "needs, and any distance that compares samples (kvd, mind, precision, recall, density, "
-        "coverage)",
     )
     command.add_argument(
         "--generated",
@@ -56,33 +47,31 @@ def run(args: Namespace) -> None:
     if jax.process_index() == 0:
         for output in outputs.values():
             check_writable(output)
-    partial = Path(f"{next(iter(outputs.values()))}.partial")
     side: Side = "fake" if args.generated else "real"
-    videos = find_videos(args.data, side, protocols, _options.find_glob(args))
-    total = clips_to_read(videos, protocols)
     with progress() as show:
-        show(SETS[side], 0, total)
-        results = evaluate(
-            videos,
-            load_calculators(protocols, args.weights),
-            side,
+        made = evaluate.statistics(
+            args.data,
+            protocols,
+            side=side,
+            weights=args.weights,
+            precision=args.precision,
             strict=args.strict,
-            save_to=None if args.distributed else partial,
-            sample=args.sample and min(args.sample, max(1, len(videos))),
-            on_progress=lambda position: show(SETS[side], position, total),
+            cache=_options.find_cache(args),
+            match=_options.find_glob(args),
+            on_progress=lambda side, *numbers: show(SETS[side], *numbers),
         )
-    results = [dataclasses.replace(result, name=args.data) for result in results]
-    log_set(side, results)
+    found = made if isinstance(made, list) else [made]
+    by_protocol = dict(zip(protocols, found, strict=True))
+    log_set(side, args.data, by_protocol)
     if jax.process_index() > 0:
         return
-    for result in results:
-        states.save(result.statistics, outputs[result.protocol.name], result.sample)
-    partial.unlink(missing_ok=True)
+    for protocol, one in by_protocol.items():
+        one.save(outputs[protocol.name])
     if args.json:
         print_json(
             statistics=[
-                {**result.summary(), "output": str(outputs[result.protocol.name])}
-                for result in results
+                {**summary(one, args.data), "output": str(outputs[protocol.name])}
+                for protocol, one in by_protocol.items()
             ]
         )
     else:

@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from srvp_fd_jax.devices import AnyArray, values
+from srvp_fd_jax.distances.base import Kind, check_counts, check_finite, check_ranges
 from srvp_fd_jax.distances.factors import (
     covariance_factor,
     matmul,
@@ -34,14 +35,8 @@ from srvp_fd_jax.distances.factors import (
     solve_sylvester,
     tolerance,
 )
-from srvp_fd_jax.distances.states import (
-    Kind,
-    check_comparable,
-    check_counts,
-    check_finite,
-    check_ranges,
-)
-from srvp_fd_jax.distances.statistics import FeatureStatistics, divided_factor, nothing
+from srvp_fd_jax.distances.provenance import check_comparable
+from srvp_fd_jax.distances.statistics import FeatureStatistics, divided_factor
 from srvp_fd_jax.inputs import as_array, as_count, not_allowed
 
 Method = Literal["procrustes", "eigh"]
@@ -59,14 +54,11 @@ class Frechet:
 
     least = 2  # a covariance needs two samples
     kind: ClassVar[Kind] = "distance"
+    size: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         """Raises a `ValueError` if `method` is unknown."""
         check_method(self.method)
-
-    def empty(self, dim: int, mixture: bool, most: int | None = None) -> FeatureStatistics:
-        """See `Distance.empty`."""
-        return nothing(dim, mixture)
 
     def caution(self, count: int, dim: int) -> str | None:
         """Warning text if the covariance is singular, else None."""
@@ -86,7 +78,7 @@ class Frechet:
         divisor = _common_ddof(named, ddof)
         for name, s in named.items():
             s.check_divisor(divisor, None if ddof is not None else name)
-        distance = _distance(s1, s2, self.method, divisor)
+        distance = _distance(s1.bare(), s2.bare(), self.method, divisor)
         check_finite(distance, named, "frechet")
         return distance
 

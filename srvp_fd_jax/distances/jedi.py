@@ -17,28 +17,20 @@ n samples adds − (q − ‖M‖²_F) / (n − 1), where q = 1/n Σ ‖xᵢ‖�
 """
 
 import dataclasses
-import os
-from collections.abc import Hashable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from srvp_fd_jax.devices import AnyArray, Division, zeros
+from srvp_fd_jax.devices import AnyArray
+from srvp_fd_jax.distances.base import Kind, check_finite
 from srvp_fd_jax.distances.factors import matmul
-from srvp_fd_jax.distances.states import (
-    Kind,
-    Source,
-    check_comparable,
-    check_finite,
-    gather,
-    mark,
-    save,
-)
-from srvp_fd_jax.distances.statistics import FeatureStatistics, nothing
+from srvp_fd_jax.distances.points import sample_caution, single_vectors
+from srvp_fd_jax.distances.provenance import check_comparable
+from srvp_fd_jax.distances.sample import SAMPLE_SIZE, FeatureSample
+from srvp_fd_jax.distances.statistics import FeatureStatistics, of_nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,105 +39,47 @@ class Jedi:
 
     Gaussian mixtures are compared by the second moments of the mixtures. Covariances have the
     divisor n, whatever that of a protocol is.
-
-    Attributes:
-        unbiased: Whether the kernel of a sample with itself is left out.
     """
 
-    unbiased: bool = False
-
     least = 2
-
-    @property
-    def kind(self) -> Kind:
-        """See `Distance.kind`."""
-        return "estimate" if self.unbiased else "distance"
-
-    def empty(self, dim: int, mixture: bool, most: int | None = None) -> Any:
-        """See `Distance.empty`."""
-        statistics = nothing(dim, mixture)
-        return (
-            QuarticStatistics(statistics, zeros((), jnp.float32)) if self.unbiased else statistics
-        )
+    kind: ClassVar[Kind] = "distance"
+    size: ClassVar[int] = 0
 
     def caution(self, count: int, dim: int) -> str | None:
         """See `Distance.caution`; there is none."""
         return None
 
-    def between(self, named: Mapping[str, Any]) -> Float[Array, ""]:
+    def between(self, named: Mapping[str, FeatureStatistics]) -> Float[Array, ""]:
         """See `Distance.between`."""
-        check_comparable(*named.values())
-        distance = (jedi_unbiased if self.unbiased else jedi)(*named.values())
+        s1, s2 = named.values()
+        check_comparable(s1, s2)
+        distance = jedi(s1.bare(), s2.bare())
         check_finite(distance, named, "jedi")
         return distance
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class QuarticStatistics:
-    """Statistics of features, and the sum of the fourth powers of their norms; a pytree.
+class UnbiasedJedi:
+    """The unbiased form of JEDi's distance, on random samples of the features.
 
-    Attributes:
-        statistics: Mean and covariance.
-        quartic_sum: Σ ‖xᵢ‖⁴; of Gaussians with means μᵢ and variances σᵢ², Σ ‖μᵢμᵢᵀ + diag σᵢ²‖²_F,
-            the mean kernel of two points of one component.
-        source: Where the features come from, see `FeatureStatistics`.
+    The kernel of a sample with itself is left out. Of mixtures it is the mean kernel of two points
+    of one component.
     """
 
-    statistics: FeatureStatistics
-    quartic_sum: Float[Array, "*stack"]
-    source: Source = dataclasses.field(default=(), metadata={"static": True})
+    least = 2
+    kind: ClassVar[Kind] = "estimate"
+    size: ClassVar[int] = SAMPLE_SIZE
 
-    @property
-    def count(self) -> Any:
-        """Number of samples, see `FeatureStatistics.count`."""
-        return self.statistics.count
+    def caution(self, count: int, dim: int) -> str | None:
+        """Says that a random sample is compared, if it is one."""
+        return sample_caution(count, self.size)
 
-    @property
-    def dim(self) -> int:
-        """Feature dimension d."""
-        return self.statistics.dim
-
-    def fold(
-        self,
-        features: Float[AnyArray, "n d"],
-        mask: Bool[AnyArray, " n"] | None,
-        variances: Float[AnyArray, "n d"] | None,
-        division: Division,
-    ) -> "QuarticStatistics":
-        """See `State.fold`."""
-        return dataclasses.replace(
-            self,
-            statistics=self.statistics.fold(features, mask, variances, division),
-            quartic_sum=self.quartic_sum + _quartic_sum(features, mask, variances),
-        )
-
-    def merge(self, other: "QuarticStatistics") -> "QuarticStatistics":
-        """See `State.merge`."""
-        check_comparable(self, other, same_side=True)
-        both = dataclasses.replace(
-            self,
-            statistics=self.statistics.merge(other.statistics),
-            quartic_sum=self.quartic_sum + other.quartic_sum,
-        )
-        return mark(both, **dict(other.source))
-
-    def reduce(self) -> "QuarticStatistics":
-        """See `State.reduce`."""
-        return dataclasses.replace(
-            self, statistics=self.statistics.reduce(), quartic_sum=jnp.sum(self.quartic_sum, axis=0)
-        )
-
-    def all_reduce(self, axis_name: Hashable | tuple[Hashable, ...]) -> "QuarticStatistics":
-        """Merges the statistics of all devices, see `FeatureStatistics.all_reduce`."""
-        return gather(self, axis_name).reduce()
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes unstacked statistics to a file that `load_statistics` reads."""
-        save(self, Path(path))
-
-
-nnx.register_data_type(QuarticStatistics)
+    def between(self, named: Mapping[str, FeatureStatistics]) -> Float[Array, ""]:
+        """See `Distance.between`."""
+        samples = single_vectors(named, self.size)
+        distance = _unbiased(*samples)
+        check_finite(distance, named, "jedi")
+        return distance
 
 
 @jax.jit
@@ -180,29 +114,65 @@ def jedi(s1: FeatureStatistics, s2: FeatureStatistics) -> Float[Array, ""]:
 
 
 @jax.jit
-def jedi_unbiased(s1: QuarticStatistics, s2: QuarticStatistics) -> Float[Array, ""]:
-    """Computes the unbiased form of JEDi's distance, see `jedi`.
+def jedi_unbiased(
+    x: Float[AnyArray, "n d"],
+    y: Float[AnyArray, "m d"],
+    x_counts: Bool[AnyArray, " n"] | None = None,
+    y_counts: Bool[AnyArray, " m"] | None = None,
+    x_variances: Float[AnyArray, "n d"] | None = None,
+    y_variances: Float[AnyArray, "m d"] | None = None,
+) -> Float[Array, ""]:
+    """Computes the unbiased form of JEDi's distance between two sets of samples, see `jedi`.
+
+    Args:
+        x: Samples of the first set.
+        y: Samples of the second set.
+        x_counts: False for rows of `x` to ignore. None counts all rows.
+        y_counts: The same for `y`.
+        x_variances: Variances of the samples, if they are diagonal Gaussians.
+        y_variances: The same for `y`.
 
     Returns:
         Float32 scalar, which may be negative; nan for fewer than two samples in a set.
 
     Example:
         >>> import numpy as np
-        >>> from srvp_fd_jax.distances.jedi import Jedi, jedi, jedi_unbiased
+        >>> from srvp_fd_jax import FeatureStatistics
+        >>> from srvp_fd_jax.distances.jedi import jedi, jedi_unbiased
         >>> x, y = np.random.default_rng(0).normal(size=(2, 20, 50)).astype(np.float32)
-        >>> empty = Jedi(unbiased=True).empty(50, False)
-        >>> s1, s2 = (empty.fold(f, None, None, 1) for f in (x, y))
-        >>> bool(jedi(s1.statistics, s2.statistics) > 10), bool(abs(jedi_unbiased(s1, s2)) < 1)
+        >>> s1, s2 = map(FeatureStatistics.from_features, (x, y))
+        >>> bool(jedi(s1, s2) > 10), bool(abs(jedi_unbiased(x, y)) < 1)
         (True, True)
     """
-    bias = (_bias(s1) + _bias(s2)) / s1.dim**2
-    return jedi(s1.statistics, s2.statistics) - 100 * bias
+    sets = [(x, x_counts, x_variances), (y, y_counts, y_variances)]
+    s1, s2 = (_of_rows(*rows) for rows in sets)
+    biases = [_bias(s, _quartic_sum(*rows)) for s, rows in zip((s1, s2), sets, strict=True)]
+    return jedi(s1, s2) - 100 * sum(biases) / s1.dim**2
 
 
-def _bias(s: QuarticStatistics) -> Float[Array, ""]:
-    count, mean = s.statistics._count(), s.statistics.mean
-    moments = _covariance(s.statistics) + mean[:, None] * mean
-    return (s.quartic_sum / count - jnp.sum(moments**2)) / (count - 1)
+def _unbiased(s1: FeatureSample, s2: FeatureSample) -> Float[Array, ""]:
+    rows = [
+        (s.features[:, 0], s.variances if s.variances is None else s.variances[:, 0])
+        for s in (s1, s2)
+    ]
+    (x, of_x), (y, of_y) = rows
+    return jedi_unbiased(x, y, s1.held, s2.held, of_x, of_y)
+
+
+def _of_rows(
+    features: Float[AnyArray, "n d"],
+    mask: Bool[AnyArray, " n"] | None,
+    variances: Float[AnyArray, "n d"] | None,
+) -> FeatureStatistics:
+    given = {"features": features} | ({} if variances is None else {"variances": variances})
+    moments = {name: jnp.asarray(x, jnp.float32)[:, None] for name, x in given.items()}
+    return of_nothing(features.shape[1], variances is not None).fold(moments, mask)
+
+
+def _bias(s: FeatureStatistics, quartic_sum: Float[Array, ""]) -> Float[Array, ""]:
+    count = s._count()
+    moments = _covariance(s) + s.mean[:, None] * s.mean
+    return (quartic_sum / count - jnp.sum(moments**2)) / (count - 1)
 
 
 def _covariance(s: FeatureStatistics) -> Float[Array, "d d"]:
@@ -213,12 +183,12 @@ def _covariance(s: FeatureStatistics) -> Float[Array, "d d"]:
     return covariance / s._count()
 
 
-@jax.jit
 def _quartic_sum(
     features: Float[AnyArray, "n d"],
     mask: Bool[AnyArray, " n"] | None,
     variances: Float[AnyArray, "n d"] | None,
 ) -> Float[Array, ""]:
+    """Σ ‖xᵢ‖⁴; of Gaussians Σ ‖μᵢμᵢᵀ + diag σᵢ²‖²_F, the mean kernel of points of one component."""
     squares = jnp.asarray(features, jnp.float32) ** 2
     quartic = jnp.sum(squares, axis=1) ** 2
     if variances is not None:

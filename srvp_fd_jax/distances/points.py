@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from srvp_fd_jax.distances.base import Kind, check_finite
+from srvp_fd_jax.distances.provenance import check_comparable
 from srvp_fd_jax.distances.sample import SAMPLE_SIZE, FeatureSample
-from srvp_fd_jax.distances.states import Kind, check_comparable, check_finite
+from srvp_fd_jax.distances.statistics import FeatureStatistics
 from srvp_fd_jax.inputs import as_count
 
 OfPoints = Callable[
@@ -24,14 +26,13 @@ OfPoints = Callable[
 class PointDistance:
     """A distance that is a function of two sets of points, on random samples of the features.
 
-    The state is a `FeatureSample` of single feature vectors. It holds all of them up to `size`, and
-    of more a random sample of that size. Of each component of a Gaussian mixture, one random point
-    is drawn.
+    Of more than `size` feature vectors a random sample is compared. Of each component of a Gaussian
+    mixture, one random point is drawn.
 
     Attributes:
         of_points: The function.
         least: Smallest number of samples in each set.
-        kind: How values are read, see `states.Kind`.
+        kind: How values are read, see `base.Kind`.
         size: Largest number of feature vectors that are compared on each side.
 
     Example:
@@ -56,28 +57,35 @@ class PointDistance:
             raise ValueError(f"kind: got {self.kind!r}, allowed are {', '.join(get_args(Kind))}")
         as_count(self.size, "size", least=as_count(self.least, "least", least=1))
 
-    def empty(self, dim: int, mixture: bool, most: int | None = None) -> FeatureSample:
-        """See `Distance.empty`."""
-        size = self.size if most is None else min(self.size, most)
-        return FeatureSample.empty(size, dim, mixture=mixture)
-
     def caution(self, count: int, dim: int) -> str | None:
         """Says that a random sample is compared, if it is one."""
-        return (
-            f"of {count} samples, {self.size} random ones are compared"
-            if count > self.size
-            else None
-        )
+        return sample_caution(count, self.size)
 
-    def between(self, named: Mapping[str, FeatureSample]) -> Float[Array, ""]:
+    def between(self, named: Mapping[str, FeatureStatistics]) -> Float[Array, ""]:
         """See `Distance.between`."""
-        check_comparable(*named.values())
-        for name, s in named.items():
-            if (vectors := s.features.shape[1]) != 1:
-                raise ValueError(f"{name}: got {vectors} vectors per clip, expected single ones")
-        distance = _between(self.of_points, *named.values())
+        distance = _between(self.of_points, *single_vectors(named, self.size))
         check_finite(distance, named, getattr(self.of_points, "__name__", "distance"))
         return distance
+
+
+def sample_caution(count: int, size: int) -> str | None:
+    """Warning text if only a random sample of `count` feature vectors is compared."""
+    return f"of {count} samples, {size} random ones are compared" if count > size else None
+
+
+def single_vectors(named: Mapping[str, FeatureStatistics], size: int) -> list[FeatureSample]:
+    """Random samples of at most `size` feature vectors of two sets, see `Distance.between`."""
+    check_comparable(*named.values())
+    samples = []
+    for name, statistics in named.items():
+        if statistics.sample is None:
+            raise ValueError(
+                f"{name}: got statistics without a sample of the clips, which the distance "
+                "compares: make them with sample=, with a calculator of the distance, or with "
+                "`srvp-fd-jax statistics`"
+            )
+        samples.append(statistics.sample.single_vectors(size))
+    return samples
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -14,44 +14,73 @@ hosts and files are combined by the same operation.
 import dataclasses
 import functools
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped, UInt32
 from numpy.typing import ArrayLike
 
 from srvp_fd_jax.devices import (
     AnyArray,
-    Division,
-    find_division,
+    gather,
+    gathered,
     own,
     replicated,
-    resharded,
     values,
     varying,
     zeros,
 )
-from srvp_fd_jax.distances import states
+from srvp_fd_jax.distances import saved
 from srvp_fd_jax.distances.counts import add_counts, as_float, exact, limbs_of
 from srvp_fd_jax.distances.factors import add_diagonal, triangular_factor
-from srvp_fd_jax.distances.states import check_comparable, mark
+from srvp_fd_jax.distances.provenance import Source, check_comparable, join_ranges, unseen
+from srvp_fd_jax.distances.sample import FeatureSample
 from srvp_fd_jax.inputs import as_array, as_count
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoCounts:
+    """What became of the videos of a set.
+
+    Attributes:
+        found: Number of videos.
+        used: Number of videos that gave a clip.
+        too_short: Names of videos that were too short.
+        unreadable: Names of videos that could not be read, each with the reason.
+        cached: Whether all statistics came from a cache. It is not saved.
+    """
+
+    found: int = 0
+    used: int = 0
+    too_short: tuple[str, ...] = ()
+    unreadable: tuple[tuple[str, str], ...] = ()
+    cached: bool = False
+
+    def __add__(self, other: "VideoCounts") -> "VideoCounts":
+        """The counts of two sets together."""
+        return VideoCounts(
+            self.found + other.found,
+            self.used + other.used,
+            self.too_short + other.too_short,
+            self.unreadable + other.unreadable,
+            self.cached and other.cached,
+        )
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FeatureStatistics:
-    """Mean and covariance of a set of features; a pytree for `jit`, `scan` and the like.
+    """What is known of a set of clips; a pytree for `jit`, `scan` and the like.
 
-    For a mixture of diagonal Gaussians N(μᵢ, σᵢ²), one Gaussian per sample, the features are the
-    means μᵢ, and the sum of the variances σᵢ² is stored too. The mixture has the mean μ̄ and the
-    covariance cov(μᵢ) + diag(mean σᵢ²).
+    These are the mean and the covariance of the features, and, if asked for, a random sample of the
+    clips with their features. For a mixture of diagonal Gaussians N(μᵢ, σᵢ²), one Gaussian per
+    sample, the features are the means μᵢ, and the sum of the variances σᵢ² is stored too. The
+    mixture has the mean μ̄ and the covariance cov(μᵢ) + diag(mean σᵢ²).
 
     `jax.vmap` and gathering make stacked statistics, whose arrays have an additional leading axis;
     `reduce` merges them. Optimisers do not take statistics in an `nnx.Module` for parameters.
@@ -65,6 +94,8 @@ class FeatureStatistics:
         variance_sum: Sum of the component variances [d] of a mixture, else None.
         value_range: Smallest and largest value of the clips that the features come from, in the
             unit of floats in [0, 1]; the first is the larger one if none is known, as of features.
+        sample: Random sample of the clips; None if no distance or test needs one.
+        videos: What became of the videos, if the clips are those of stored videos.
         source: Where the features come from, as (name, value) pairs such as ("network", "kth");
             empty if unknown. Statistics of different sources cannot be merged or compared.
 
@@ -84,8 +115,10 @@ class FeatureStatistics:
     mean_error: Float[Array, "*stack d"]
     factor: Float[Array, "*stack d d"]
     variance_sum: Float[Array, "*stack d"] | None = None
-    value_range: Float[Array, "*stack 2"] = dataclasses.field(default_factory=states.unseen)
-    source: tuple[tuple[str, str], ...] = dataclasses.field(default=(), metadata={"static": True})
+    value_range: Float[Array, "*stack 2"] = dataclasses.field(default_factory=unseen)
+    sample: FeatureSample | None = None
+    videos: VideoCounts = dataclasses.field(default=VideoCounts(), metadata={"static": True})
+    source: Source = dataclasses.field(default=(), metadata={"static": True})
 
     @property
     def count(self) -> Int[np.ndarray | np.int64, "*stack"] | Float[Array, "*stack"]:
@@ -117,7 +150,9 @@ class FeatureStatistics:
         dim: int,
         *,
         mixture: bool = False,
-        source: tuple[tuple[str, str], ...] = (),
+        sample: int = 0,
+        vectors: int = 1,
+        source: Source = (),
         dtype: DTypeLike = jnp.float32,
     ) -> "FeatureStatistics":
         """Makes statistics of no samples.
@@ -128,16 +163,20 @@ class FeatureStatistics:
         Args:
             dim: Feature dimension d.
             mixture: Whether the samples are diagonal Gaussians, with variances.
+            sample: Largest number of clips in the random sample; 0 for none.
+            vectors: Number of feature vectors of each clip in the sample.
             source: Where the features come from.
             dtype: Type of the arrays, float32 or float64.
 
         Raises:
-            ValueError: If `dtype` is neither float32 nor float64, or `dim` is not positive.
+            ValueError: If `dtype` is neither float32 nor float64, or a number is not allowed.
         """
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise ValueError(f"dtype: got {np.dtype(dtype)}, allowed are float32 and float64")
-        empty = nothing(as_count(dim, "dim", least=1), mixture, dtype)
-        return dataclasses.replace(jax.tree.map(varying, empty), source=tuple(sorted(source)))
+        d, size = as_count(dim, "dim", least=1), as_count(sample, "sample", least=0)
+        v = as_count(vectors, "vectors", least=1)
+        empty = jax.tree.map(varying, of_nothing(d, mixture, size, v, dtype))
+        return dataclasses.replace(empty, source=tuple(sorted(source)))
 
     @classmethod
     def from_features(
@@ -145,11 +184,13 @@ class FeatureStatistics:
         features: ArrayLike,
         mask: ArrayLike | None = None,
         variances: ArrayLike | None = None,
+        *,
+        sample: int = 0,
     ) -> "FeatureStatistics":
         """Computes the statistics of one batch of features.
 
-        For the arguments and errors see `update`; `variances` make the statistics of a mixture. The
-        statistics are float32, or float64 for float64 features if JAX has x64 enabled.
+        For the arguments and errors see `update` and `empty`; `variances` make the statistics of a
+        mixture. The statistics are float32, or float64 for float64 features if JAX has x64 enabled.
         """
         array = as_array(features, "features")
         if array.ndim != 2:
@@ -158,7 +199,9 @@ class FeatureStatistics:
         # At least float32, and float64 only if JAX has x64 enabled.
         wide = np.float64 if array.dtype == np.float64 else np.float32
         dtype = jax.dtypes.canonicalize_dtype(wide)
-        return nothing(array.shape[1], variances is not None, dtype).update(array, mask, variances)
+        size = as_count(sample, "sample", least=0)
+        empty = of_nothing(array.shape[1], variances is not None, size, dtype=dtype)
+        return empty.update(array, mask, variances)
 
     def update(
         self,
@@ -171,7 +214,7 @@ class FeatureStatistics:
         This takes about 2(d + n)d² operations, so prefer batches of at least d samples. The call
         does not wait for the device. If JAX arrays contain values that are not finite or negative
         variances, the statistics become nan, and computing a distance raises an error. Features
-        whose first axis is sharded stay on their devices; only factors [d, d] move.
+        that are sharded over devices are gathered.
 
         Args:
             features: Features [n, d] with one sample per row, float, from JAX, NumPy or PyTorch.
@@ -214,44 +257,68 @@ class FeatureStatistics:
                 raise ValueError(f"variances: got shape {variances.shape}, expected {expected}")
             _check_floating("variances", variances)
             _check_values("variances", variances, mask, least=0.0)
-        mask, variances = (None if x is None else own(x) for x in (mask, variances))
-        return self.fold(own(features), mask, variances, find_division(features))
+        given = {"features": features} | ({} if variances is None else {"variances": variances})
+        moments = {name: own(gathered(x))[:, None] for name, x in given.items()}
+        return self.fold(moments, None if mask is None else own(gathered(mask)))
 
     def fold(
         self,
-        features: Float[AnyArray, "n d"],
-        mask: Bool[AnyArray, " n"] | None,
-        variances: Float[AnyArray, "n d"] | None,
-        division: Division,
+        moments: Mapping[str, Float[AnyArray, "n v d"]],
+        mask: Bool[AnyArray, " n"] | None = None,
+        keys: UInt32[AnyArray, "n 2"] | None = None,
+        seen: Float[AnyArray, "2"] | None = None,
+        along: Mapping[str, Float[AnyArray, "n w d"]] | None = None,
     ) -> "FeatureStatistics":
-        """Adds a batch of samples without the checks of `update`, see `State.fold`."""
-        offset = None
+        """Adds a batch of clips without the checks of `update`.
+
+        Args:
+            moments: "features" of the clips, v vectors of each, and "variances" of a mixture.
+            mask: False for clips to ignore. None counts all clips.
+            keys: Keys of the clips in the sample, see `sample.name_keys`.
+            seen: Smallest and largest value of the clips.
+            along: Moments at all time steps of the clips, for the sample; None to sample `moments`.
+        """
+        sampled = moments if along is None else along
+        offset, features = None, moments["features"]
         is_double = isinstance(features, np.ndarray) and features.dtype == np.float64
         if is_double and self.mean.dtype == jnp.float32:
             # The mean is subtracted in float64, so that a large one costs the samples no digits.
             counts = None if mask is None else values(mask)
             counting = features if counts is None else features[counts]
-            mean = counting.mean(axis=0) if len(counting) else np.zeros(features.shape[1])
+            mean = counting.mean(axis=(0, 1)) if len(counting) else np.zeros(features.shape[2])
             high = mean.astype(np.float32)
             offset = high, (mean - high).astype(np.float32)
-            features = (features - mean).astype(np.float32)
-        return _fold_batch(self, features, mask, variances, offset, division)
+            moments = {**moments, "features": (features - mean).astype(np.float32)}
+        folded = _fold_batch(self, moments, mask, seen, offset)
+        if self.sample is None:
+            return folded
+        if is_double:
+            sampled = {name: np.asarray(x, np.float32) for name, x in sampled.items()}
+        return dataclasses.replace(folded, sample=self.sample.offer(sampled, keys, mask))
 
-    @jax.jit
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
         """Returns the statistics of both sets of samples together; commutative up to rounding.
 
         The means are merged after Chan, Golub & LeVeque 1983, the factors after Demmel et al. 2012.
-        The new `source` has the entries of both sources.
+        The new `source` has the entries of both sources. The sample has the size of the smaller
+        sample; there is none if one of the sets has none.
 
         Raises:
             ValueError: If the dimensions or sources disagree, or only one of the sets is a mixture.
         """
         check_comparable(self, other, same_side=True)
-        both = self._fold(
-            other.count_limbs, other.mean, other.mean_error, other.factor, other.variance_sum
+        vectors = [one.sample.vectors for one in (self, other) if one.sample]
+        if len(set(vectors)) > 1:
+            raise ValueError(f"statistics: got samples of {vectors} vectors per clip")
+        merged = _merged(self.bare(), other.bare())
+        both = dict(self.source) | dict(other.source)
+        return dataclasses.replace(
+            merged, videos=self.videos + other.videos, source=tuple(sorted(both.items()))
         )
-        return mark(states.widened(both, other.value_range), **dict(other.source))
+
+    def bare(self) -> "FeatureStatistics":
+        """The arrays alone, for functions that are compiled once for sets of any videos."""
+        return dataclasses.replace(self, videos=VideoCounts(), source=())
 
     def _fold(
         self,
@@ -318,7 +385,8 @@ class FeatureStatistics:
             mean_error=self.mean_error[most] + step_error + rounded,
             factor=triangular_factor(rows),
             variance_sum=None if variance_sum is None else variance_sum.sum(axis=0),
-            value_range=states.join_ranges(self.value_range),
+            value_range=join_ranges(self.value_range),
+            sample=self.sample and self.sample.reduce(),
         )
 
     def all_reduce(self, axis_name: Hashable | tuple[Hashable, ...]) -> "FeatureStatistics":
@@ -339,7 +407,7 @@ class FeatureStatistics:
                 be counted several times. `jax.shard_map` detects this unless `check_vma=False`.
         """
         self.dim  # noqa: B018 (raises)
-        return states.gather(self, axis_name).reduce()
+        return gather(self, axis_name).reduce()
 
     def covariance(self, ddof: int | None = None) -> Float[Array, "d d"]:
         """Computes the covariance; for a mixture it includes the mean component variances.
@@ -378,21 +446,36 @@ class FeatureStatistics:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes unstacked statistics to a safetensors file, atomically; replaces an old file."""
-        states.save(self, Path(path))
+        saved.save(self, Path(path))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "FeatureStatistics":
-        """Reads a file that `save` wrote, see `load_statistics`."""
-        return states.load(Path(path), [nothing])
+        """Reads a file that `save` wrote.
+
+        Raises:
+            OSError: If the file is missing or cannot be read.
+            ValueError: If the file is damaged, or has another format or format version.
+        """
+        return load_with_metadata(path)[0]
 
 
 nnx.register_data_type(FeatureStatistics)
 
 
-def nothing(dim: int, mixture: bool, dtype: DTypeLike = jnp.float32) -> FeatureStatistics:
+def load_with_metadata(
+    path: str | os.PathLike[str],
+) -> tuple[FeatureStatistics, dict[str, str]]:
+    """Reads statistics as `FeatureStatistics.load` does, and all metadata of the file."""
+    return saved.load(Path(path), of_nothing, VideoCounts)
+
+
+def of_nothing(
+    dim: int, mixture: bool, sample: int = 0, vectors: int = 1, dtype: DTypeLike = jnp.float32
+) -> FeatureStatistics:
     """Makes statistics of no samples, whose type inside `jax.shard_map` is varying over no axis.
 
-    After an update the type varies over the same axes as the samples.
+    After an update the type varies over the same axes as the samples. For the arguments see
+    `FeatureStatistics.empty`.
     """
     # Each field has its own array, so that all of them can be donated.
     return FeatureStatistics(
@@ -401,43 +484,42 @@ def nothing(dim: int, mixture: bool, dtype: DTypeLike = jnp.float32) -> FeatureS
         mean_error=zeros((dim,), dtype),
         factor=zeros((dim, dim), dtype),
         variance_sum=zeros((dim,), dtype) if mixture else None,
+        sample=FeatureSample.empty(sample, dim, vectors=vectors, mixture=mixture)
+        if sample
+        else None,
     )
 
 
-@functools.partial(jax.jit, static_argnames="division")
+@jax.jit
+def _merged(s1: FeatureStatistics, s2: FeatureStatistics) -> FeatureStatistics:
+    both = s1._fold(s2.count_limbs, s2.mean, s2.mean_error, s2.factor, s2.variance_sum)
+    return dataclasses.replace(
+        both,
+        value_range=join_ranges(jnp.stack([s1.value_range, s2.value_range])),
+        sample=s1.sample and s2.sample and s1.sample.merge(s2.sample),
+    )
+
+
+@jax.jit
 def _fold_batch(
     statistics: FeatureStatistics,
-    features: Float[Array, "n d"],
+    moments: Mapping[str, Float[Array, "n v d"]],
     mask: Bool[Array, " n"] | None,
-    variances: Float[Array, "n d"] | None,
+    seen: Float[Array, "2"] | None,
     offset: tuple[Float[Array, " d"], Float[Array, " d"]] | None,
-    division: Division,
 ) -> FeatureStatistics:
-    batch = (features, mask, variances)
-    if division == 1:
-        return statistics._fold(*_centred(statistics.mean.dtype, *batch, offset))
-
-    def of_part(
-        features: Float[Array, "n d"],
-        mask: Bool[Array, " n"] | None,
-        variances: Float[Array, "n d"] | None,
-    ) -> FeatureStatistics:
-        dim, dtype = features.shape[1], statistics.mean.dtype
-        empty = nothing(dim, variances is not None, dtype)
-        return empty._fold(*_centred(dtype, features, mask, variances, offset))
-
-    if isinstance(division, int):
-        split = jax.tree.map(lambda x: x.reshape(division, -1, *x.shape[1:]), batch)
-        made = jax.vmap(of_part)(*split).reduce()
-    else:
-        mesh, axes = division
-        made = jax.shard_map(
-            lambda *part: of_part(*part).all_reduce(axes),
-            mesh=mesh,
-            in_specs=P(axes),
-            out_specs=P(),
-        )(*jax.tree.map(lambda x: resharded(x, division), batch))
-    return statistics.merge(made)
+    n, vectors, dim = moments["features"].shape
+    rows = {name: replicated(x).reshape(n * vectors, dim) for name, x in moments.items()}
+    if mask is not None:
+        mask = jnp.repeat(replicated(mask), vectors, total_repeat_length=n * vectors)
+    dtype = statistics.mean.dtype
+    folded = statistics._fold(
+        *_centred(dtype, rows["features"], mask, rows.get("variances"), offset)
+    )
+    if seen is None:
+        return folded
+    seen = join_ranges(jnp.stack([statistics.value_range, seen]))
+    return dataclasses.replace(folded, value_range=seen)
 
 
 def _centred(

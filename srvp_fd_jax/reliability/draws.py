@@ -3,9 +3,9 @@
 The functions draw clips, not samples, because the frames of a clip depend on each other.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,28 +13,37 @@ from jaxtyping import Array, Bool, Float, Int
 
 from srvp_fd_jax.devices import AnyArray
 from srvp_fd_jax.distances import DISTANCES
-from srvp_fd_jax.distances.states import Kind, State, mark
-from srvp_fd_jax.encoding import rows
+from srvp_fd_jax.distances.base import Distance, Kind
+from srvp_fd_jax.distances.provenance import mark
+from srvp_fd_jax.distances.sample import in_order
+from srvp_fd_jax.distances.statistics import FeatureStatistics, of_nothing
 
 ClipFeatures = Mapping[str, Float[AnyArray, "_ _ d"]]
 """Features [clips, vectors per clip, d] under "features"; mixtures also have "variances"."""
 
 
-class Measure(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Measure:
     """What is computed from two sets of features.
 
     Attributes:
         distance: Name of the distance, one of `DISTANCES`.
         ddof: Covariances of n samples are divided by n - ddof.
+        of: The distance itself, since jitted functions must not take one for another of its name.
     """
 
     distance: str
     ddof: int
+    of: Distance = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        """Looks the distance up."""
+        object.__setattr__(self, "of", DISTANCES[self.distance])
 
     @property
     def kind(self) -> Kind:
-        """How values are read, see `distances.states.Kind`."""
-        return DISTANCES[self.distance].kind
+        """How values are read, see `distances.base.Kind`."""
+        return self.of.kind
 
     @property
     def sign(self) -> int:
@@ -49,14 +58,14 @@ def drawn(features: ClipFeatures, clips: Int[AnyArray, " n"]) -> dict[str, Float
 
 def state_of(
     features: ClipFeatures, measure: Measure, counting: Bool[Array, " n"] | None = None
-) -> State:
+) -> FeatureStatistics:
     """Statistics of clips for the distance of a measure, of those where `counting` is True."""
-    clips, vectors, dim = features["features"].shape
-    distance = DISTANCES[measure.distance]
-    empty = distance.empty(dim, "variances" in features, most=clips * vectors)
-    empty = mark(empty, ddof=measure.ddof)
     arrays = {name: jnp.asarray(f) for name, f in features.items()}
-    return empty.fold(**rows(arrays, counting), division=1)
+    statistics = of_nothing(arrays["features"].shape[-1], "variances" in arrays)
+    statistics = mark(statistics.fold(arrays, counting), ddof=measure.ddof)
+    if not measure.of.size:
+        return statistics
+    return dataclasses.replace(statistics, sample=in_order(arrays, counting))
 
 
 @functools.partial(jax.jit, static_argnames="measure")
@@ -65,11 +74,11 @@ def state_of_first(
     order: Int[AnyArray, " n"],
     size: int | Int[Array, ""],
     measure: Measure,
-) -> State:
+) -> FeatureStatistics:
     """Statistics of the first `size` clips in an order, by one program for all sizes."""
     return state_of(drawn(features, order), measure, jnp.arange(len(order)) < size)
 
 
-def between(real: State, fake: State, measure: Measure) -> Float[Array, ""]:
+def between(real: FeatureStatistics, fake: FeatureStatistics, measure: Measure) -> Float[Array, ""]:
     """Distance of a measure between two states."""
-    return DISTANCES[measure.distance].between({"real": real, "fake": fake})
+    return measure.of.between({"real": real, "fake": fake})

@@ -18,8 +18,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from srvp_fd_jax.devices import AnyArray
+from srvp_fd_jax.distances.provenance import check_comparable
 from srvp_fd_jax.distances.sample import FeatureSample
-from srvp_fd_jax.distances.states import check_comparable
+from srvp_fd_jax.distances.statistics import FeatureStatistics
 from srvp_fd_jax.reliability.draws import ClipFeatures, Measure, between, drawn, state_of
 from srvp_fd_jax.reliability.units import PERMUTATIONS, Units, orders, videos
 
@@ -77,15 +78,27 @@ class Floor(NamedTuple):
 
 
 def floor_of_samples(
-    real: FeatureSample, fake: FeatureSample, measure: Measure, units: Units | None = None
+    real: FeatureStatistics, fake: FeatureStatistics, measure: Measure, units: Units | None = None
 ) -> Floor:
-    """Computes the null distribution of two samples, see `find_floor`.
+    """Computes the null distribution for the samples of two statistics, see `find_floor`.
 
     Raises:
-        ValueError: If the samples are not comparable or one has fewer than four clips.
+        ValueError: If the statistics are not comparable, lack a sample, or one sample has fewer
+            than four clips.
     """
     check_comparable(real, fake)
-    return find_floor(real.moments(), fake.moments(), measure, units)
+    of_real, of_fake = sample_of(real, "real").moments(), sample_of(fake, "fake").moments()
+    return find_floor(of_real, of_fake, measure, units)
+
+
+def sample_of(statistics: FeatureStatistics, name: str) -> FeatureSample:
+    """The sample of statistics, which messages call `name`; an error if there is none."""
+    if statistics.sample is None:
+        raise ValueError(
+            f"{name}: got statistics without a sample of clips, which a permutation test needs: "
+            "make them with sample= or with `srvp-fd-jax statistics`"
+        )
+    return statistics.sample
 
 
 def find_floor(

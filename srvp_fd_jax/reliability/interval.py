@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from srvp_fd_jax.distances.states import State
+from srvp_fd_jax.distances.statistics import FeatureStatistics
 from srvp_fd_jax.reliability.draws import (
     ClipFeatures,
     Measure,
@@ -70,7 +70,7 @@ def distance_interval(
     n, clips = len(units.real), np.arange(len(units.labels))
     sides = (drawn(real, units.real), clips[:n]), (drawn(fake, units.fake), clips[n:])
 
-    def of_side(number: int, gone: Bool[np.ndarray, " clips"]) -> State:
+    def of_side(number: int, gone: Bool[np.ndarray, " clips"]) -> FeatureStatistics:
         features, own = sides[number]
         order = np.argsort(gone[own], kind="stable")
         return state_of_first(features, order, len(own) - int(gone[own].sum()), measure)

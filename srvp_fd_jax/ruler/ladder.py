@@ -11,7 +11,7 @@ import functools
 import itertools
 import json
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,15 +21,21 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
 from srvp_fd_jax.calculator import Calculator
-from srvp_fd_jax.distances.sample import FeatureSample, from_arrays, name_keys
-from srvp_fd_jax.distances.states import arrays_of, check_comparable, mark
-from srvp_fd_jax.files import CHECKSUM, printable, read_safetensors, write_safetensors
-from srvp_fd_jax.inputs import as_count, range_caution, warn
+from srvp_fd_jax.distances import saved
+from srvp_fd_jax.distances.provenance import check_comparable, mark
+from srvp_fd_jax.distances.sample import FeatureSample, name_keys
+from srvp_fd_jax.distances.statistics import (
+    FeatureStatistics,
+    load_with_metadata,
+    of_nothing,
+)
+from srvp_fd_jax.features.shards import job_hash, moments_of_clips
+from srvp_fd_jax.inputs import as_count, not_allowed, range_caution, warn
 from srvp_fd_jax.networks.registry import NETWORKS
-from srvp_fd_jax.passes import encode_clips, job_hash
 from srvp_fd_jax.protocols import Protocol
 from srvp_fd_jax.reliability.draws import ClipFeatures, Measure, between, drawn, state_of
-from srvp_fd_jax.reliability.floor import Floor, find_floor
+from srvp_fd_jax.reliability.floor import Floor, find_floor, sample_of
+from srvp_fd_jax.reliability.labels import KeyLabels, keys_of, labels_in
 from srvp_fd_jax.reliability.units import find_units
 from srvp_fd_jax.ruler.corruptions import CORRUPTIONS, Clip, NotApplicableError
 from srvp_fd_jax.videos.loading import load_clips
@@ -38,7 +44,7 @@ from srvp_fd_jax.videos.sources import Video, clip_names, fingerprint
 LEAST_CLIPS = 4
 """Smallest number of clips in each of the two sets, which the floor needs."""
 
-_FORMAT, _FORMAT_VERSION = "srvp-fd-jax ruler", "2"
+_ENTRY, _FORMAT_VERSION = "severity", 3
 
 
 class Rung(NamedTuple):
@@ -60,8 +66,7 @@ class Ladder:
     """Distances of corrupted real clips to other real clips, under one protocol.
 
     Attributes:
-        reference: The first set of k clips, with the marks of network, output, weights, precision
-            and protocol.
+        reference: Statistics of the first set, whose sample has all of its k clips.
         measure: The distance and the divisor of covariances.
         floor: Distances of random divisions of both sets; its `distance` is that of the second set
             as it is.
@@ -69,7 +74,7 @@ class Ladder:
         left_out: Names of corruptions that the clips do not allow, each with the reason.
     """
 
-    reference: FeatureSample
+    reference: FeatureStatistics
     measure: Measure
     floor: Floor
     rungs: tuple[Rung, ...]
@@ -78,7 +83,12 @@ class Ladder:
     @property
     def clips(self) -> int:
         """Number k of clips in each set."""
-        return self.reference.size
+        return int(self.sample.size)
+
+    @property
+    def sample(self) -> FeatureSample:
+        """The clips of the reference."""
+        return sample_of(self.reference, "reference")
 
     @property
     def clean(self) -> float:
@@ -147,12 +157,12 @@ def build(
     keys, of_reference, plain, _ = zip(*itertools.islice(loaded, k), strict=True)
     frames = len(plain[0])
     calculator.check_length(frames, f"protocol {protocol.name!r}")
-    reference = _sample(calculator, np.stack(keys), encode_clips(calculator, plain)[0], frames)
+    reference = _reference(calculator, np.stack(keys), moments_of_clips(calculator, plain), frames)
     on_progress(1, total)
     _, of_clean, plain, fast = zip(*loaded, strict=True)
-    (clean,) = encode_clips(calculator, plain)
+    clean = moments_of_clips(calculator, plain)
     on_progress(2, total)
-    compared = reference.moments()
+    compared = sample_of(reference, "reference").moments()
     done, rungs, left_out = 2, [], {}
     for name, corruption in CORRUPTIONS.items():
         distances = []
@@ -181,26 +191,8 @@ def build(
     )
 
 
-def standing(
-    ladder: Ladder, sample: FeatureSample, clips: Int[np.ndarray, " m"] | None = None
-) -> tuple[Standing, ...]:
-    """Finds where clips stand among the corruptions of a ladder.
-
-    The distance of the first k clips of the sample to the reference, see `distance_from`, is read
-    off the ladder of each corruption: by linear interpolation between its strengths, from strength
-    0 at the distance of real clips up, where a strength counts as far as any weaker one. Between
-    two strengths most distances bend upwards, so that strengths are read off somewhat low: for sets
-    of 40 clips of moving digits that are blurred by 3 pixels, between the marks 2 and 4, as 2.2 to
-    2.7.
-
-    Raises:
-        ValueError: See `distance_from`.
-    """
-    return at_distance(ladder, distance_from(ladder, sample, clips))
-
-
 def distance_from(
-    ladder: Ladder, sample: FeatureSample, clips: Int[np.ndarray, " m"] | None = None
+    ladder: Ladder, fake: FeatureStatistics, clips: Int[np.ndarray, " m"] | None = None
 ) -> float:
     """Computes the distance of the first k clips in a sample to the reference of a ladder.
 
@@ -209,8 +201,8 @@ def distance_from(
 
     Args:
         ladder: Ladder of k clips.
-        sample: Sample of generated clips with their own features, not with those of all places
-            along the clips.
+        fake: Statistics of generated clips, whose sample has their own features, not those of all
+            time steps.
         clips: Indices of the clips of the sample that may be compared, in their order. By default
             all. Clips that depend on the reference, such as predictions of its clips, are nearer to
             it than other real clips are.
@@ -219,23 +211,75 @@ def distance_from(
         ValueError: If the sample was made with another network, output, precision, protocol or
             other weights, has another number of vectors per clip, or holds fewer than k clips.
     """
-    check_comparable(ladder.reference, sample)
-    vectors = [one.features.shape[-2] for one in (ladder.reference, sample)]
-    if vectors[0] != vectors[1]:
-        raise ValueError(f"sample: got {vectors[1]} vectors per clip, the ruler has {vectors[0]}")
+    check_comparable(ladder.reference, fake)
+    sample = sample_of(fake, "sample")
+    if ladder.sample.vectors != sample.vectors:
+        raise ValueError(
+            f"sample: got {sample.vectors} vectors per clip, the scale has {ladder.sample.vectors}"
+        )
     moments = sample.moments()
     clips = np.arange(len(moments["features"])) if clips is None else clips
     held, k = len(clips), ladder.clips
     if held < k:
         raise ValueError(
-            f"sample: got {held} clips, but the ruler compares {k}, and a distance depends on the "
-            f"number of clips: make a ruler of at most {held} clips"
+            f"sample: got {held} clips, but the scale compares {k}, and a distance depends on the "
+            f"number of clips: make a scale of at most {held} clips"
         )
-    return _distance(ladder.reference.moments(), drawn(moments, clips[:k]), ladder.measure)
+    return _distance(ladder.sample.moments(), drawn(moments, clips[:k]), ladder.measure)
+
+
+def equivalent(
+    fake: FeatureStatistics,
+    videos: Sequence[Video],
+    calculator: Calculator,
+    cache: Path,
+    labels: KeyLabels,
+) -> tuple[Standing, ...]:
+    """Finds the severity of each corruption of real videos that has the same distance.
+
+    Args:
+        fake: Statistics of the generated videos, with a sample of their own features.
+        videos: Real videos.
+        calculator: Calculator of the protocol.
+        cache: Folder of severity scales.
+        labels: Labels of the videos by their keys. Generated clips with the label of a clip in the
+            reference of the scale come last, with a warning if they are needed. Those of one label
+            are taken together, as the clips of the scale are.
+
+    Returns:
+        One `Standing` per corruption; none if the cache has no scale of these real videos, or, with
+        a warning, if there are too few generated clips for it.
+    """
+    ladder = find_ruler(videos, calculator, cache)
+    if ladder is None:
+        return ()
+    keys, of_real = keys_of(videos, "real"), labels["real"]
+    if keys[0] not in of_real:  # pairs are named by indices
+        of_real = dict(zip(keys, of_real.values(), strict=True))
+    known = set(labels_in(ladder.sample, of_real))
+    of_fake = labels_in(sample_of(fake, "fake"), labels["fake"])
+    order = sorted(whole_groups(of_fake).tolist(), key=lambda i: of_fake[i] in known)
+    apart = sum(label not in known for label in of_fake)
+    if apart < ladder.clips <= len(order):
+        warn(
+            f"severity: {ladder.clips - apart} generated clips of {ladder.clips} have the names or "
+            "groups of its real clips, to which they are too near if they are predictions of them"
+        )
+    try:
+        return at_distance(ladder, distance_from(ladder, fake, np.array(order, int)))
+    except ValueError as error:
+        warn(f"the severity scale of the real videos was not used: {error}")
+        return ()
 
 
 def at_distance(ladder: Ladder, distance: float) -> tuple[Standing, ...]:
-    """Finds the strengths that have a distance to the reference, one `Standing` per corruption."""
+    """Finds the strengths that have a distance to the reference, one `Standing` per corruption.
+
+    They are found by linear interpolation between the strengths of each corruption, from strength 0
+    at the distance of real clips up, where a strength counts as far as any weaker one. Between two
+    strengths most distances bend upwards, so that strengths are read somewhat low: for sets of 40
+    clips of moving digits that are blurred by 3 pixels, between the marks 2 and 4, as 2.2 to 2.7.
+    """
     return tuple(_on_rung(ladder, rung, distance) for rung in ladder.rungs)
 
 
@@ -255,7 +299,7 @@ def kept_at(videos: Sequence[Video], calculator: Calculator, folder: Path) -> Pa
     if not (published and all(video.files for video in videos)):
         return None
     made = "ruler", _FORMAT_VERSION, calculator.protocols[0].distance
-    return folder / f"{job_hash(fingerprint(videos), [calculator], 'real', made)}.safetensors"
+    return folder / f"{job_hash(fingerprint(videos), calculator, 'real', made)}.safetensors"
 
 
 def find_ruler(videos: Sequence[Video], calculator: Calculator, folder: Path) -> Ladder | None:
@@ -301,19 +345,13 @@ def save(ladder: Ladder, path: str | os.PathLike[str]) -> None:
         OSError: If the file cannot be written.
     """
     described = {
-        "source": ladder.reference.source,
-        "measure": ladder.measure,
+        "version": _FORMAT_VERSION,
+        "measure": [ladder.measure.distance, ladder.measure.ddof],
         "floor": ladder.floor._asdict(),
         "rungs": ladder.rungs,
         "left_out": ladder.left_out,
     }
-    metadata = {
-        "format": _FORMAT,
-        "format_version": _FORMAT_VERSION,
-        "ladder": json.dumps(described),
-    }
-    arrays = {name: np.asarray(x) for name, x in arrays_of(ladder.reference).items()}
-    write_safetensors(Path(path), arrays, metadata)
+    saved.save(ladder.reference, Path(path), {_ENTRY: json.dumps(described)})
 
 
 def load(path: str | os.PathLike[str]) -> Ladder:
@@ -324,12 +362,11 @@ def load(path: str | os.PathLike[str]) -> Ladder:
         ValueError: If the file is damaged, has another format or format version, or has a
             corruption that `CORRUPTIONS` lacks.
     """
+    reference, metadata = load_with_metadata(path)
     try:
-        metadata, arrays = read_safetensors(path, _check_metadata)
-        described = json.loads(metadata["ladder"])
-        reference = from_arrays(arrays, tuple((n, v) for n, v in described["source"]))
-        if reference is None:
-            raise ValueError("not a ruler: its arrays have unexpected names, shapes or types")
+        described = json.loads(metadata[_ENTRY])
+        if described["version"] != _FORMAT_VERSION:
+            raise ValueError("another format version: make the severity scale again")
         ladder = Ladder(
             reference=reference,
             measure=Measure(*described["measure"]),
@@ -339,10 +376,9 @@ def load(path: str | os.PathLike[str]) -> Ladder:
         )
         for rung in ladder.rungs:
             if rung.corruption not in CORRUPTIONS:
-                got, allowed = printable(rung.corruption, 80), ", ".join(CORRUPTIONS)
-                raise ValueError(f"corruption: got {got!r}, allowed are {allowed}")
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a ruler: {error!r}") from error
+                raise not_allowed("corruption", rung.corruption, CORRUPTIONS)
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: not a severity scale: {error!r}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return ladder
@@ -401,15 +437,13 @@ def _usable(
     )
 
 
-def _sample(
+def _reference(
     calculator: Calculator, keys: UInt32[np.ndarray, "k 2"], moments: ClipFeatures, frames: int
-) -> FeatureSample:
+) -> FeatureStatistics:
     k, vectors, dim = moments["features"].shape
-    source = mark(calculator.nothing(frames)[0], side="real").source
-    empty = FeatureSample.empty(
-        k, dim, vectors=vectors, mixture="variances" in moments, source=source
-    )
-    return empty.offer(moments, keys, None)
+    nothing = of_nothing(dim, "variances" in moments, k, vectors)
+    source = dict(calculator.nothing(frames)[0].source) | {"side": "real"}
+    return mark(nothing.fold(moments, None, keys), **source)
 
 
 def _encoded(
@@ -419,7 +453,7 @@ def _encoded(
     places = {id(clip): place for place, clip in enumerate(known)}
     new = [clip for clip in clips if id(clip) not in places]
     if new:
-        (of_new,) = encode_clips(calculator, new)
+        of_new = moments_of_clips(calculator, new)
         moments = {name: jnp.concatenate([f, of_new[name]]) for name, f in moments.items()}
     after = itertools.count(len(known))
     rows = [places[id(clip)] if id(clip) in places else next(after) for clip in clips]
@@ -456,14 +490,3 @@ def _on_rung(ladder: Ladder, rung: Rung, distance: float) -> Standing:
     if distance <= told_apart:
         return Standing(rung.corruption, "below", None, f"nearer than {phrase(strength)}")
     return Standing(rung.corruption, "at", strength, f"as far as {phrase(strength)}")
-
-
-def _check_metadata(metadata: Mapping[str, str]) -> None:
-    if metadata.get("format") != _FORMAT or CHECKSUM not in metadata:
-        raise ValueError("not a ruler")
-    version = metadata.get("format_version")
-    if version != _FORMAT_VERSION:
-        raise ValueError(
-            f"format version {printable(str(version), 80)}, this release reads {_FORMAT_VERSION}: "
-            "make the ruler again"
-        )

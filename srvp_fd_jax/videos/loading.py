@@ -7,7 +7,7 @@ protocols.
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -63,17 +63,15 @@ def load_clips(
     protocols: Sequence[Protocol],
     side: Side,
     *,
-    start: int = 0,
-    shard: tuple[int, int] = (0, 1),
-) -> Iterator[Loaded]:
+    numbers: Iterable[int] | None = None,
+) -> Generator[Loaded]:
     """Loads one clip per protocol from each video.
 
     Args:
         videos: Videos to load.
         protocols: Protocols that choose the frames of the clips.
         side: Side that the videos belong to, "real" or "fake".
-        start: Index of the first video to load.
-        shard: Pair (i, n): from the video `start + i` on, every n-th video is loaded.
+        numbers: Indices of the videos to load; by default all.
 
     Yields:
         One `Loaded` per video, in order.
@@ -81,8 +79,8 @@ def load_clips(
     Raises:
         ModuleNotFoundError: If the extra "video" is not installed and not all videos are arrays.
     """
-    numbered = list(enumerate(videos))[start:][shard[0] :: shard[1]]
-    if all(video.is_array for video in videos):
+    numbered = [(n, videos[n]) for n in (range(len(videos)) if numbers is None else numbers)]
+    if all(video.is_array for _, video in numbered):
         yield from (_load(number, video, protocols, side) for number, video in numbered)
     else:
         yield from load_numbered(numbered, protocols, side)
@@ -90,7 +88,7 @@ def load_clips(
 
 def load_numbered(
     numbered: Iterable[tuple[int, Video]], protocols: Sequence[Protocol], side: Side
-) -> Iterator[Loaded]:
+) -> Generator[Loaded]:
     """Loads the clips of videos that come with the numbers which seed their random starts.
 
     There may be videos without end. For the rest see `load_clips`.

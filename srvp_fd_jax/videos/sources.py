@@ -365,6 +365,16 @@ def local_names(videos: Sequence[Video]) -> list[str]:
     return [os.path.relpath(path, folder) for path in absolute]
 
 
+def folders_left_out(videos: Sequence[Video], clips: int) -> list[str]:
+    """Folders with none of the first videos, if folders hold several videos as classes do."""
+    folders = [os.path.dirname(name) for name in local_names(videos)]
+    unique = dict.fromkeys(folders)
+    if 2 * len(unique) > len(folders):  # such as a folder of each video
+        return []
+    taken = set(folders[:clips])
+    return [folder for folder in unique if folder not in taken]
+
+
 def clip_names(videos: Sequence[Video], side: str, paired: bool = False) -> list[str]:
     """Names by which the clips of one side are chosen, and are pairs with those of the other side.
 

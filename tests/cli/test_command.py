@@ -95,7 +95,7 @@ def test_bugs_have_a_traceback(run, sets, monkeypatch):
     def fail(*_, **__):
         raise TypeError("a bug")
 
-    monkeypatch.setattr("srvp_fd_jax.evaluation.evaluate_cached", fail)
+    monkeypatch.setattr("srvp_fd_jax.evaluate.statistics_of_videos", fail)
     with pytest.raises(TypeError, match="a bug"):
         run("compute", *sets, *DYNAMICS)
 
@@ -104,7 +104,7 @@ def test_an_interruption_has_its_status(run, sets, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("srvp_fd_jax.evaluation.evaluate_cached", interrupt)
+    monkeypatch.setattr("srvp_fd_jax.evaluate.statistics_of_videos", interrupt)
     assert run("compute", *sets, *DYNAMICS, status=130).err == "srvp-fd-jax: interrupted\n"
 
 

@@ -7,8 +7,8 @@ import pytest
 
 import srvp_fd_jax
 
-REAL = "warning: the real side is statistics of videos sampled as generated ones"
-GENERATED = "warning: the generated side is statistics of videos sampled as real ones"
+REAL = "warning: the real set is statistics of videos sampled as generated ones"
+GENERATED = "warning: the generated set is statistics of videos sampled as real ones"
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_statistics_know_their_set(run, statistics, expected, given, warnings):
     assert [text for text in (REAL, GENERATED) if text in printed.err] == warnings
     (result,) = printed.json["results"]
     for name, side, i in zip(("real", "generated"), ("real", "fake"), given, strict=True):
-        assert f"srvp-fd-jax: {name}: {statistics[i]}: {(60, 50)[i]} samples, side " in printed.err
+        assert f"srvp-fd-jax: {name}: {statistics[i]}: {(60, 50)[i]} of " in printed.err
         assert result[side]["side"] == ("real", "fake")[i]
     assert "side" not in result["source"]
     if given == [0, 1]:

@@ -32,7 +32,7 @@ def test_the_distance_is_that_of_the_function(run, sets, expected):
     assert result["protocol"] == "srvp:digits:dynamics"
     assert result["source"]["weights_sha256"].startswith("3911fc1c")
     assert [result[side]["samples"] for side in ("real", "fake")] == [60, 50]
-    assert [result[side]["cached"] for side in ("real", "fake")] == [True, False]
+    assert [result[side]["cached"] for side in ("real", "fake")] == [True, True]
     (result,) = run("compute", *sets, *DYNAMICS, "--json", "--no-cache").json["results"]
     assert result["real"]["cached"] is False
 
@@ -75,7 +75,7 @@ def test_the_protocol_is_that_of_statistics(run, sets, statistics, clips, expect
         ("Sg", ["--dataset", "digits"], "statistics: "),
         ("Sg", ["--clips", "50"], r"\+clips=50' of the other"),
         ("SG", ["--protocol", "fvd2048_16f"], "ddof is '1' of one and '0' of the other"),
-        ("SG", ["--weights", "w.npy"], "but both sides are statistics"),
+        ("SG", ["--weights", "w.npy"], "but both sets are statistics"),
         ("SG", ["--protocol", "cd_fvd,tensorflow"], "got 2 protocols, but statistics have only"),
     ],
 )
@@ -179,7 +179,7 @@ def test_names_never_reach_the_terminal_raw(run, tmp_path):
     ],
 )
 def test_errors_come_before_the_work(run, command, message, tmp_path, monkeypatch):
-    monkeypatch.setattr("srvp_fd_jax.passes.rounds", None)  # nothing may be read
+    monkeypatch.setattr("srvp_fd_jax.features.shards.load_clips", None)  # nothing may be read
     monkeypatch.chdir(tmp_path)
     np.save("a.npy", np.zeros((8, 5, 64, 64, 1), np.uint8))
     Path("b.safetensors").mkdir()

@@ -23,15 +23,15 @@ def test_a_scale_is_cached_for_later_distances(run, tmp_path, monkeypatch):
     paths = tmp_path / "real", tmp_path / "fake"
     compute = ["compute", *paths, *DYNAMICS]
     (before,) = run(*compute, "--json").json["results"]
-    assert "ruler" not in before
+    assert "severity" not in before
 
     first, *levels = run("severity", paths[0], *DYNAMICS).out.splitlines()
-    assert first.startswith("srvp:digits:dynamics: 18 real clips against 18 others: ")
+    assert first.startswith("srvp:digits:dynamics: 18 real clips against as many others: ")
     assert [line.split("   ")[0].strip() for line in levels] == [
         f"noise of σ = {sigma} of 255" for sigma in (5, 10, 20, 40)
     ]
     (result,) = run(*compute, "--json").json["results"]
-    (standing,) = result["ruler"]
+    (standing,) = result["severity"]
     assert standing["place"] == "at"
     assert standing["strength"] == pytest.approx(25.5, abs=5)
     assert result["distance"] == before["distance"]
@@ -44,9 +44,9 @@ def test_a_scale_is_cached_for_later_distances(run, tmp_path, monkeypatch):
         (paths[1] / f"{i}.npy").unlink()
     printed = run(*compute, "--json")
     assert "was not used: sample: got 15 clips" in printed.err
-    assert "ruler" not in printed.json["results"][0]
+    assert "severity" not in printed.json["results"][0]
     (paths[0] / "0.npy").unlink()
-    assert "ruler" not in run(*compute, "--json").json["results"][0]
+    assert "severity" not in run(*compute, "--json").json["results"][0]
 
 
 def test_a_scale_needs_twice_as_many_videos_as_clips(run, tmp_path):

@@ -35,7 +35,7 @@ def test_the_cache_is_limited_listed_and_cleared(run, sets, cache, monkeypatch):
     assert first == str(cache)
     assert [row.split()[:3] for row in rows] == [
         ["weights", "1", "files"],
-        ["statistics", "1", "files"],
+        ["statistics", "2", "files"],
         ["programs", "0", "files"],
     ]
     cleared = run("cache", "--clear", "--json").json

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import pickle
 import re
 from pathlib import Path
@@ -13,14 +12,14 @@ from srvp_fd_jax import (
     Calculator,
     FeatureStatistics,
     FrechetDistanceCalculator,
-    cli,
+    compare,
     compute,
     frechet_distance_from_moments,
     frechet_distance_from_statistics,
     load_statistics,
 )
 from srvp_fd_jax.distances import cd_fvd
-from srvp_fd_jax.distances.states import check_comparable
+from srvp_fd_jax.distances.provenance import check_comparable
 from srvp_fd_jax.protocols import PROTOCOLS
 
 D = 6
@@ -121,17 +120,18 @@ def test_two_files_are_compared_without_a_network(files: list[Path]):
     assert compute(*files, "cd_fvd").summary()["protocol"] == "cd_fvd"
     with pytest.raises(ValueError, match="ddof is '0' of one and '1' of the other"):
         compute(*files, "tensorflow")
-    with pytest.raises(ValueError, match=r"0\.pkl holds no sample of clips"):
-        compute(*files, floor=True)
+    with pytest.raises(ValueError, match="real: got statistics without a sample of clips"):
+        compute(*files, significance=True)
 
 
-@pytest.mark.parametrize("command", ["compare", "compute"])
-def test_the_commands_take_the_files(command: str, files: list[Path], capsys):
-    expected = float(frechet_distance_from_statistics(*map(load_statistics, files)))
-    assert cli.main([command, *map(str, files), "--json"]) == 0
-    (result,) = json.loads(capsys.readouterr().out)["results"]
-    assert result["distance"] == pytest.approx(expected)
-    assert result["real"] == {"path": str(files[0]), "samples": 50, "side": None}
+def test_files_are_compared_by_any_distance_of_moments(files: list[Path]):
+    result = compare(*files).summary()
+    assert result["distance"] == float(compute(*files))
+    told = {name: result["real"][name] for name in ("path", "samples", "side", "found")}
+    assert told == {"path": str(files[0]), "samples": 50, "side": None, "found": 0}
+    assert float(compare(*files, distance="jedi")) > 0
+    with pytest.raises(ValueError, match=r"0\.pkl: got statistics without a sample"):
+        compare(*files, distance="kvd")
 
 
 @pytest.mark.filterwarnings("ignore:.*samples:", "ignore:.*leave the covariance")

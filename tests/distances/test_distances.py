@@ -4,21 +4,20 @@ import dataclasses
 import functools
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import ORACLES
 
-from srvp_fd_jax import DISTANCES, FeatureStatistics, load_statistics
+from srvp_fd_jax import DISTANCES, FeatureStatistics
 from srvp_fd_jax.demo.moving_digits import moving_digits
-from srvp_fd_jax.distances import check_type, states
-from srvp_fd_jax.distances.sample import FeatureSample
-from srvp_fd_jax.distances.states import Distance
+from srvp_fd_jax.distances.base import Distance, check_counts
+from srvp_fd_jax.distances.points import PointDistance
+from srvp_fd_jax.distances.provenance import mark
+from srvp_fd_jax.distances.statistics import of_nothing
 
 SMOOTH = ["frechet", "jedi", "jedi_unbiased", "kvd", "mind"]
-MIXTURES = [False, True]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*leave the covariance singular")
 
@@ -44,13 +43,16 @@ def small() -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def small_samples(name: str) -> Distance:
-    """The distance with a state of 64 samples, if it takes samples, so that it is fast."""
+    """The distance of at most 64 points, if it takes points, so that it is fast."""
     distance = DISTANCES[name]
-    return dataclasses.replace(distance, size=64) if hasattr(distance, "size") else distance
+    is_of_points = isinstance(distance, PointDistance)
+    return dataclasses.replace(distance, size=64) if is_of_points else distance
 
 
-def state(distance: Distance, x: Any, mask: Any = None, variances: Any = None) -> Any:
-    return distance.empty(x.shape[1], variances is not None).fold(x, mask, variances, 1)
+def state(distance: Distance, x: Any, mask: Any = None, variances: Any = None) -> FeatureStatistics:
+    given = {"features": x} | ({} if variances is None else {"variances": variances})
+    nothing = of_nothing(x.shape[1], variances is not None, distance.size)
+    return nothing.fold({name: f[:, None] for name, f in given.items()}, mask)
 
 
 def between(distance: Distance, x: Any, y: Any) -> Any:
@@ -82,7 +84,7 @@ def test_streams_merges_and_masks_are_alike(small, name: str):
     counting = (np.arange(64) >= 5) & (np.arange(64) < 45)
     streamed = state(distance, x[:7])
     for start in range(7, 40, 11):
-        streamed = jax.jit(lambda s, f: s.fold(f, None, None, 1))(streamed, x[start : start + 11])
+        streamed = jax.jit(FeatureStatistics.update)(streamed, x[start : start + 11])
     stacked = jax.vmap(lambda f: state(distance, f))(x.reshape(4, 10, 6))
     alike = {
         "streamed": streamed,
@@ -132,16 +134,6 @@ def test_kinds(small, name: str):
         assert min(map(float, others)) < other / 10
 
 
-@pytest.mark.parametrize("mixture", MIXTURES)
-@pytest.mark.parametrize("name", DISTANCES)
-def test_files(tmp_path, small, name: str, mixture: bool):
-    x, y = small
-    distance = DISTANCES[name]
-    kept = states.mark(state(distance, x, None, y**2 if mixture else None), network="kth")
-    kept.save(tmp_path / "x.safetensors")
-    chex.assert_trees_all_equal(load_statistics(tmp_path / "x.safetensors"), kept)
-
-
 @pytest.mark.parametrize("name", DISTANCES)
 def test_bad_input(small, name: str):
     x, y = small
@@ -149,7 +141,7 @@ def test_bad_input(small, name: str):
     of_x, narrow = state(distance, x), state(distance, y[:, :5])
     with pytest.raises(ValueError, match="got feature dimensions 6 and 5"):
         distance.between({"x": of_x, "y": narrow})
-    other = states.mark(of_x, network="kth"), states.mark(of_x, network="bair")
+    other = mark(of_x, network="kth"), mark(of_x, network="bair")
     with pytest.raises(ValueError, match="network is 'kth' of one and 'bair' of the other"):
         distance.between(dict(zip("xy", other, strict=True)))
     with pytest.raises(ValueError, match="a Gaussian mixture and the other is not"):
@@ -159,22 +151,14 @@ def test_bad_input(small, name: str):
     with pytest.raises(
         ValueError, match=rf"y: got {distance.least - 1} samples, .* {distance.least}"
     ):
-        states.check_counts(distance, {"x": 50, "y": distance.least - 1}, 6)
+        check_counts(distance, {"x": 50, "y": distance.least - 1}, 6)
 
 
-def test_states_of_other_distances_say_how_to_make_the_right_one():
-    statistics, sample = FeatureStatistics.empty(3), FeatureSample.empty(2048, 3)
-    check_type("jedi", "real", statistics)
-    check_type("kvd", "real", sample)
-    made = "`srvp-fd-jax stats` under a protocol with +distance=mind in its name, or with --sample"
-    serves = (
-        "real: got FeatureStatistics, which serves the distance frechet or frechet_eigh or jedi"
-    )
-    with pytest.raises(ValueError, match=f"{serves}, but not 'mind'") as error:
-        check_type("mind", "real", statistics)
-    assert made in str(error.value)
-    with pytest.raises(ValueError, match=r"fake: .*serves .* kvd or mind .* compares Quartic"):
-        check_type("jedi_unbiased", "fake", sample)
+@pytest.mark.parametrize("name", [name for name, of in DISTANCES.items() if of.size])
+def test_statistics_without_a_sample_are_told(small, name: str):
+    with_sample, without = (FeatureStatistics.from_features(small[0], sample=k) for k in (64, 0))
+    with pytest.raises(ValueError, match="y: got statistics without a sample of the clips"):
+        DISTANCES[name].between({"x": with_sample, "y": without})
 
 
 @pytest.mark.parametrize("name", DISTANCES)

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from srvp_fd_jax import DISTANCES, FeatureSample
+from srvp_fd_jax import DISTANCES, FeatureStatistics
 from srvp_fd_jax.distances import points
 from srvp_fd_jax.distances.kvd import kernel_distance
 from srvp_fd_jax.distances.mind import mind
@@ -22,27 +23,33 @@ def mean_difference(x, y, x_counts, y_counts):
 MEANS = PointDistance(mean_difference, least=1, size=500)
 
 
+def statistics(features, variances=None, size=500) -> FeatureStatistics:
+    return FeatureStatistics.from_features(features, None, variances, sample=size)
+
+
 def test_of_more_samples_than_its_size_it_compares_a_random_sample():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(20_000, 2)).astype(np.float32)
     x[:, 0] += np.linspace(-1, 1, 20_000)  # a sample of the first or last ones would show
-    s = MEANS.empty(2, False)
-    for start in range(0, 20_000, 1000):
-        s = s.fold(x[start : start + 1000], None, None, 1)
-    assert int(s.count) == 20_000
-    assert int(s.held.sum()) == 500
-    zero = MEANS.empty(2, False).fold(np.zeros((5, 2), np.float32), None, None, 1)
-    of_sample = float(MEANS.between({"x": s, "y": zero}))
-    assert of_sample < 16 * x.var(axis=0).sum() / 500  # within 4 standard errors
-    mean = np.asarray(s.features)[:, 0].mean(axis=0)
-    assert of_sample == pytest.approx(np.sum(np.float64(mean) ** 2), rel=1e-4)
+    zero = statistics(np.zeros((5, 2), np.float32))
+    for size in (500, 1000):  # of the statistics
+        s = FeatureStatistics.empty(2, sample=size)
+        for start in range(0, 20_000, 1000):
+            s = s.update(x[start : start + 1000])
+        assert int(s.count) == 20_000
+        compared = s.sample.single_vectors(500)
+        assert int(compared.held.sum()) == 500
+        of_sample = float(MEANS.between({"x": s, "y": zero}))
+        assert of_sample < 16 * x.var(axis=0).sum() / 500  # within 4 standard errors
+        mean = np.asarray(compared.features)[:, 0].mean(axis=0)
+        assert of_sample == pytest.approx(np.sum(np.float64(mean) ** 2), rel=1e-4)
 
 
 def test_of_a_mixture_it_compares_points_of_the_components():
     rng = np.random.default_rng(0)
     means, variances = rng.normal(size=(500, 3)), np.array([0.01, 1, 25]) * np.ones((500, 1))
     means, variances = means.astype(np.float32), variances.astype(np.float32)
-    s = MEANS.empty(3, True).fold(means, None, variances, 1)
+    s = statistics(means, variances).sample
     of_sides = [np.asarray(points._points(s, jax.random.key(side))) for side in (0, 1)]
     noise = [(f - np.asarray(s.features)[:, 0]) / np.sqrt([0.01, 1, 25]) for f in of_sides]
     for of_side in noise:
@@ -54,12 +61,12 @@ def test_of_a_mixture_it_compares_points_of_the_components():
 
 def test_points_follow_from_the_sample():
     means = np.zeros((40, 3), np.float32)
-    s = MEANS.empty(3, True).fold(means, None, means + 1, 1)
-    streamed = MEANS.empty(3, True)
+    s = statistics(means, means + 1)
+    streamed = FeatureStatistics.empty(3, mixture=True, sample=500)
     for start in (0, 15, 30):
         of_batch = means[start : start + 15]
-        streamed = streamed.fold(of_batch, None, of_batch + 1, 1)
-    of_both = (points._points(each, jax.random.key(0)) for each in (s, streamed))
+        streamed = streamed.update(of_batch, variances=of_batch + 1)
+    of_both = (points._points(each.sample, jax.random.key(0)) for each in (s, streamed))
     np.testing.assert_array_equal(*of_both)
 
 
@@ -69,8 +76,7 @@ def test_distances_of_a_mixture_tell_means_and_variances_apart():
     distance = dataclasses.replace(DISTANCES["kvd"], size=512)
 
     def state(shift: float, variance: float):
-        empty = distance.empty(3, True)
-        return empty.fold(means + np.float32(shift), None, np.full_like(means, variance), 1)
+        return statistics(means + np.float32(shift), np.full_like(means, variance), 512)
 
     plain = state(0, 0.1)
     same, moved, wider = (
@@ -80,23 +86,20 @@ def test_distances_of_a_mixture_tell_means_and_variances_apart():
     assert abs(same) < min(moved, wider) / 10
 
 
-def test_clips_of_several_vectors_are_refused():
-    s = FeatureSample.empty(5, 2, vectors=3)
-    with pytest.raises(ValueError, match="x: got 3 vectors per clip, expected single ones"):
-        MEANS.between({"x": s, "y": s})
-
-
-def test_own_sizes_are_kept_in_files(tmp_path, monkeypatch):
-    from srvp_fd_jax import load_statistics
-    from srvp_fd_jax.distances import states
-
-    monkeypatch.setitem(DISTANCES, "means", MEANS)
-    s = MEANS.empty(2, False).fold(np.ones((3, 2), np.float32), None, None, 1)
-    states.save(s, tmp_path / "s.safetensors")
-    assert load_statistics(tmp_path / "s.safetensors").size == 500
-    monkeypatch.delitem(DISTANCES, "means")
-    with pytest.raises(ValueError, match="unexpected names, shapes or types"):
-        load_statistics(tmp_path / "s.safetensors")
+@pytest.mark.parametrize("clips", [100, 1000])
+def test_of_clips_of_several_vectors_it_compares_single_ones(clips: int):
+    x = np.random.default_rng(0).normal(size=(clips, 3, 2)).astype(np.float32)
+    s = FeatureStatistics.empty(2, sample=1000, vectors=3).fold({"features": x})
+    assert (int(s.count), s.sample.vectors) == (3 * clips, 3)
+    of_sample = float(MEANS.between({"x": s, "y": statistics(np.zeros((5, 2), np.float32))}))
+    if 3 * clips <= 500:
+        expected = np.sum(np.float64(x).mean(axis=(0, 1)) ** 2)
+        assert of_sample == pytest.approx(expected, rel=1e-4)
+    chosen = np.asarray(s.sample.single_vectors(500).moments()["features"])[:, 0]
+    rows = {tuple(row): i for i, row in enumerate(x.reshape(-1, 2).tolist())}
+    places = [rows[tuple(row)] for row in chosen.tolist()]
+    assert len({*places}) == min(3 * clips, 500)
+    assert stats.chisquare(np.bincount(np.array(places) % 3)).pvalue > 0.01
 
 
 ARRAYS = {

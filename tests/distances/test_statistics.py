@@ -16,7 +16,7 @@ from srvp_fd_jax import (
     frechet_distance_from_moments,
     frechet_distance_from_statistics,
 )
-from srvp_fd_jax.distances.states import mark
+from srvp_fd_jax.distances.provenance import mark
 
 # Reproducible, and without a deadline that compilation would miss.
 settings.register_profile("srvp-fd-jax", derandomize=True, deadline=None, max_examples=25)

@@ -42,6 +42,7 @@ import numpy as np
 import safetensors.numpy
 
 if TYPE_CHECKING:
+    from srvp_fd_jax.distances.statistics import VideoCounts
     from srvp_fd_jax.networks.base import Weights
 
 SECONDS = 5.0
@@ -368,15 +369,23 @@ SOURCE = (("ddof", "1"), ("network", "kth"), ("side", "real"))
 
 @functools.cache
 def saved_statistics() -> bytes:
-    """Statistics of features of a mixture."""
+    """Statistics of features of a mixture, with a sample."""
     from srvp_fd_jax import FeatureStatistics
 
     features = np.random.default_rng(0).normal(size=(2, 30, 4)).astype(np.float32)
-    empty = FeatureStatistics.empty(4, mixture=True, source=SOURCE)
+    empty = FeatureStatistics.empty(4, mixture=True, sample=9, source=SOURCE)
+    made = empty.update(features[0], variances=features[1] ** 2)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file"
-        empty.update(features[0], variances=features[1] ** 2).save(path)
+        dataclasses.replace(made, videos=of_videos()).save(path)
         return path.read_bytes()
+
+
+def of_videos() -> "VideoCounts":
+    """What became of the videos of these statistics."""
+    from srvp_fd_jax.distances.statistics import VideoCounts
+
+    return VideoCounts(33, 30, ("a.mp4", "b.mp4"), (("c.mp4", "no frames"),))
 
 
 @functools.cache
@@ -534,7 +543,8 @@ def read_statistics(path: Path) -> None:
     if CHECKSUM in metadata:
         expected = safetensors.numpy.load(saved_statistics())
         same = all((arrays[name] == array).all() for name, array in expected.items())
-        check(same and loaded.source == SOURCE, "statistics other than those that were saved")
+        same = same and loaded.source == SOURCE and loaded.videos == of_videos()
+        check(same, "statistics other than those that were saved")
 
 
 def read_cd_fvd(path: Path) -> None:
@@ -546,11 +556,12 @@ def read_cd_fvd(path: Path) -> None:
 
 def read_videos(path: Path) -> None:
     from srvp_fd_jax.protocols import find_protocol
-    from srvp_fd_jax.videos.loading import load_clips
+    from srvp_fd_jax.videos.loading import _load
     from srvp_fd_jax.videos.sources import find_videos
 
-    protocol = find_protocol("tensorflow", frames=2)
-    for loaded in load_clips(find_videos(path)[:10], [protocol], "real"):
+    protocols = [find_protocol("tensorflow", frames=2)]
+    for number, video in enumerate(find_videos(path)[:10]):
+        loaded = _load(number, video, protocols, "real")
         if loaded.clips[0] is not None:
             check(loaded.clips[0].shape[0] == 2, f"a clip of the shape {loaded.clips[0].shape}")
 

@@ -27,7 +27,7 @@ VIDEOS = 1500
 
 def start(videos: Path, output: Path) -> subprocess.Popen[str]:
     """Starts the command."""
-    command = [COMMAND, "statistics", videos, "-o", output, "--dataset", "digits"]
+    command = [COMMAND, "statistics", videos, "-o", output, "--protocol", "srvp:digits:frame"]
     return subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
 
 

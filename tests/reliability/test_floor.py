@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from srvp_fd_jax import FeatureSample, FeatureStatistics, frechet_distance_from_statistics
+from srvp_fd_jax import FeatureStatistics, frechet_distance_from_statistics
+from srvp_fd_jax.distances.provenance import mark
 from srvp_fd_jax.reliability.draws import Measure
 from srvp_fd_jax.reliability.floor import find_floor, floor_of_samples
 
@@ -82,17 +83,20 @@ def test_mixtures_and_other_distances():
 
 def test_of_samples():
     real, fake = features(0, 50), features(1, 40, shift=1)
-    samples = [
-        FeatureSample.empty(30, 3, source=(("side", side),)).update(x["features"])
+    both = [
+        mark(FeatureStatistics.from_features(x["features"][:, 0], sample=30), side=side)
         for side, x in (("real", real), ("fake", fake))
     ]
-    floor = floor_of_samples(*samples, UNBIASED)
+    floor = floor_of_samples(*both, UNBIASED)
     assert (floor.real, floor.fake) == (30, 30)
-    held = [np.asarray(sample.moments()["features"]) for sample in samples]
+    held = [np.asarray(statistics.sample.moments()["features"]) for statistics in both]
     assert floor.distance == pytest.approx(distance(*held), rel=1e-5)
-    other = FeatureSample.empty(30, 3, source=(("network", "kth"),))
+    bair, kth = (mark(both[0], network=name) for name in ("bair", "kth"))
     with pytest.raises(ValueError, match="network is 'bair' of one and 'kth' of the other"):
-        floor_of_samples(FeatureSample.empty(30, 3, source=(("network", "bair"),)), other, UNBIASED)
+        floor_of_samples(bair, kth, UNBIASED)
+    without = FeatureStatistics.from_features(fake["features"][:, 0])
+    with pytest.raises(ValueError, match="fake: got statistics without a sample of clips"):
+        floor_of_samples(both[0], without, UNBIASED)
 
 
 def test_too_few_clips():

@@ -5,29 +5,32 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srvp_fd_jax import FeatureSample
 from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.demo.moving_digits import moving_digits
-from srvp_fd_jax.distances.states import mark
-from srvp_fd_jax.evaluation import find_standing
-from srvp_fd_jax.files import read_safetensors, write_safetensors
-from srvp_fd_jax.passes import evaluate, load_calculators
+from srvp_fd_jax.distances.provenance import mark
+from srvp_fd_jax.distances.sample import FeatureSample
+from srvp_fd_jax.distances.statistics import FeatureStatistics
+from srvp_fd_jax.features.shards import load_calculators, statistics_of_videos
+from srvp_fd_jax.files import CHECKSUM, read_safetensors, write_safetensors
 from srvp_fd_jax.protocols import find_protocol
 from srvp_fd_jax.reliability.draws import Measure
+from srvp_fd_jax.reliability.labels import labels_of_videos
 from srvp_fd_jax.ruler import ladder
 from srvp_fd_jax.ruler.corruptions import CORRUPTIONS
 from srvp_fd_jax.ruler.ladder import (
     Ladder,
     Rung,
+    Standing,
     at_distance,
     build,
     distance_from,
+    equivalent,
     kept_at,
-    standing,
 )
 from srvp_fd_jax.videos.sources import as_videos, find_videos
 
@@ -75,13 +78,14 @@ def of_dynamics(folder: Path) -> tuple[Ladder, list[tuple[int, int]]]:
     return made, told
 
 
-def sample_of(clips: np.ndarray, output: str, **protocol: int) -> FeatureSample:
-    (calculator,) = load_calculators(
-        [find_protocol(f"srvp:digits:{output}", **{"frames": FRAMES, **protocol})]
-    )
-    (one,) = evaluate(as_videos(clips, "fake"), [calculator], "fake", sample=len(clips))
-    assert one.sample is not None
-    return one.sample
+def statistics_of(clips: np.ndarray, output: str) -> FeatureStatistics:
+    videos = as_videos(clips, "fake")
+    (made,) = statistics_of_videos(videos, [calculator_of(output)], "fake").values()
+    return made
+
+
+def standing(made: Ladder, fake: FeatureStatistics) -> tuple[Standing, ...]:
+    return at_distance(made, distance_from(made, fake))
 
 
 def generated(name: str, strength: float, seed: int, n: int = K) -> np.ndarray:
@@ -103,7 +107,7 @@ def test_distances_are_those_of_disjoint_halves_in_the_order_of_hashes(folder, o
     noisy = CORRUPTIONS["noise"](list(clips[K:]), 20.0, np.random.default_rng(0))
     distance = calculator.distance(made[0], calculator.statistics([np.stack(noisy)])["frame"])
     assert rung(of_frames, "noise").distances[2] == pytest.approx(float(distance), rel=1e-4)
-    held = np.asarray(of_frames.reference.moments()["features"])
+    held = np.asarray(of_frames.sample.moments()["features"])
     np.testing.assert_allclose(held, calculator.features(clips[:K])["frame"], atol=1e-5)
 
 
@@ -135,7 +139,7 @@ def test_every_corruption_is_tried_and_the_work_is_told(of_dynamics):
 def test_generated_clips_stand_at_their_own_corruption(of_frames, name, strength, within):
     found = {
         one.corruption: one
-        for one in standing(of_frames, sample_of(generated(name, strength, seed=5), "frame"))
+        for one in standing(of_frames, statistics_of(generated(name, strength, seed=5), "frame"))
     }
     assert found[name].place == "at"
     assert found[name].strength == pytest.approx(strength, abs=within)
@@ -146,19 +150,19 @@ def test_generated_clips_stand_at_their_own_corruption(of_frames, name, strength
 
 
 def test_clips_that_may_be_real_stand_below(of_frames):
-    sample = sample_of(generated("noise", 0.0, seed=5), "frame")
-    for found in standing(of_frames, sample):
+    fake = statistics_of(generated("noise", 0.0, seed=5), "frame")
+    for found in standing(of_frames, fake):
         assert found.place == ("unseen" if found.corruption in IN_ORDER else "below")
 
 
 def test_only_the_clips_of_the_smallest_keys_count(of_dynamics):
     made, _ = of_dynamics
     clips = generated("noise", 30.0, seed=6, n=K + 5)
-    sample = sample_of(clips, "dynamics")
-    smaller = FeatureSample.empty(K, sample.dim, mixture=True, source=sample.source)
-    smaller = smaller.offer(sample.moments(), sample.keys, None)
+    fake = statistics_of(clips, "dynamics")
+    smaller = FeatureSample.empty(K, fake.dim, mixture=True)
+    smaller = smaller.offer(fake.sample.moments(), fake.sample.keys[: K + 5])
     assert int(smaller.count) == K + 5
-    assert standing(made, sample) == standing(made, smaller)
+    assert standing(made, fake) == standing(made, dataclasses.replace(fake, sample=smaller))
 
 
 def with_rungs(made: Ladder, *distances: float, clean: float, high: float) -> Ladder:
@@ -223,11 +227,10 @@ def test_saved_and_loaded_it_is_the_same(output, of_frames, of_dynamics, tmp_pat
         if field.name != "reference":
             assert getattr(loaded, field.name) == getattr(made, field.name)
     assert loaded.reference.source == made.reference.source
-    assert int(loaded.reference.count) == K
-    for name, array in made.reference.moments().items():
-        np.testing.assert_array_equal(loaded.reference.moments()[name], array)
-    sample = sample_of(generated("noise", 20.0, seed=7), output)
-    assert standing(loaded, sample) == standing(made, sample)
+    chex.assert_trees_all_equal(loaded.reference, made.reference)
+    assert loaded.clips == K
+    fake = statistics_of(generated("noise", 20.0, seed=7), output)
+    assert standing(loaded, fake) == standing(made, fake)
     before = path.read_bytes()
     ladder.save(loaded, path)
     assert path.read_bytes() == before
@@ -236,7 +239,7 @@ def test_saved_and_loaded_it_is_the_same(output, of_frames, of_dynamics, tmp_pat
 def test_other_files_are_no_rulers(of_dynamics, tmp_path, monkeypatch):
     path = tmp_path / "r.safetensors"
     calculator_of("dynamics").empty()["dynamics"].save(path)
-    with pytest.raises(ValueError, match=r"r\.safetensors: not a ruler"):
+    with pytest.raises(ValueError, match=r"r\.safetensors: not a severity scale"):
         ladder.load(path)
     with pytest.raises(FileNotFoundError):
         ladder.load(tmp_path / "none")
@@ -250,30 +253,33 @@ def test_other_files_are_no_rulers(of_dynamics, tmp_path, monkeypatch):
         subset(patch, "noise", "JPEG")
         with pytest.raises(ValueError, match="corruption: got 'blur', allowed are noise, JPEG"):
             ladder.load(path)
-        patch.setattr(ladder, "_FORMAT_VERSION", "3")
-        with pytest.raises(ValueError, match="format version 2, this release reads 3: make the"):
+        patch.setattr(ladder, "_FORMAT_VERSION", 9)
+        with pytest.raises(ValueError, match="another format version: make the severity scale"):
             ladder.load(path)
     metadata, arrays = read_safetensors(path, lambda _: None)
-    for name in ("keys", "variances"):
-        write_safetensors(path, arrays | {name: np.zeros((2, 3))}, metadata)
-        with pytest.raises(ValueError, match="arrays have unexpected names, shapes or types"):
+    del metadata[CHECKSUM]
+    for described in ("[]", "{", '{"version": 3}', "[" * 100_000):
+        write_safetensors(path, arrays, metadata | {"severity": described})
+        with pytest.raises(ValueError, match=r"r\.safetensors: "):
             ladder.load(path)
 
 
 def test_samples_that_do_not_fit_are_refused(of_dynamics, of_frames):
     made, _ = of_dynamics
     clips = generated("noise", 20.0, seed=8)
-    with pytest.raises(ValueError, match=f"sample: got 9 clips, but the ruler compares {K}"):
-        standing(made, sample_of(clips[:9], "dynamics"))
-    sample = sample_of(clips, "dynamics")
+    with pytest.raises(ValueError, match=f"sample: got 9 clips, but the scale compares {K}"):
+        standing(made, statistics_of(clips[:9], "dynamics"))
+    fake = statistics_of(clips, "dynamics")
     for name in ("weights_sha256", "precision", "output", "network", "protocol", "frames"):
         with pytest.raises(ValueError, match=f"{name} is .* and 'other' of"):
-            standing(made, mark(sample, **{name: "other"}))
+            standing(made, mark(fake, **{name: "other"}))
     with pytest.raises(ValueError, match="statistics: output is 'frame' of one"):
-        standing(of_frames, sample)
-    along = dataclasses.replace(of_frames.reference, features=jnp.zeros((K, 3, 128)))
-    with pytest.raises(ValueError, match=f"sample: got 3 vectors per clip, the ruler has {FRAMES}"):
-        standing(of_frames, along)
+        standing(of_frames, fake)
+    along = dataclasses.replace(of_frames.sample, features=jnp.zeros((K, 3, 128)))
+    with pytest.raises(ValueError, match=f"sample: got 3 vectors per clip, the scale has {FRAMES}"):
+        standing(of_frames, dataclasses.replace(of_frames.reference, sample=along))
+    with pytest.raises(ValueError, match="sample: got statistics without a sample"):
+        standing(made, dataclasses.replace(fake, sample=None))
 
 
 def test_the_order_of_videos_makes_no_difference(of_dynamics, folder, monkeypatch):
@@ -282,7 +288,7 @@ def test_the_order_of_videos_makes_no_difference(of_dynamics, folder, monkeypatc
     assert made.rungs == (rung(of_dynamics[0], "brightness"),)
     assert made.clean == of_dynamics[0].clean
     fewer = build(find_videos(folder), calculator_of("dynamics"), FEW)
-    np.testing.assert_array_equal(fewer.reference.keys, made.reference.keys[:FEW])
+    np.testing.assert_array_equal(fewer.sample.keys, made.sample.keys[:FEW])
 
 
 def test_videos_that_give_no_clip_are_passed_over(tmp_path, monkeypatch):
@@ -347,10 +353,17 @@ def test_sets_share_no_group(folder):
 def test_predictions_of_the_reference_are_left_out(folder, of_frames, tmp_path):
     videos, calculator = find_videos(folder), calculator_of("frame")
     ladder.save(of_frames, kept_at(videos, calculator, tmp_path))
-    (fake,) = evaluate(videos, [calculator], "fake", sample=2 * K)
-    labels = dict(zip(map(tuple, np.asarray(fake.sample.keys).tolist()), range(2 * K), strict=True))
-    both = {"real": labels, "fake": labels}
-    found = find_standing(fake, videos, [calculator], tmp_path, both)
+    (fake,) = statistics_of_videos(videos, [calculator], "fake").values()
+    both = labels_of_videos({"real": videos, "fake": videos})
+    found = equivalent(fake, videos, calculator, tmp_path, both)
     # The others are the second set, whose distance is that of real clips.
     assert found == at_distance(of_frames, of_frames.clean)
-    assert distance_from(of_frames, fake.sample) < of_frames.clean / 100
+    assert distance_from(of_frames, fake) < of_frames.clean / 100
+    few = videos[: K + 9]
+    (fake,) = statistics_of_videos(few, [calculator], "fake").values()
+    with pytest.warns(UserWarning, match="generated clips of 40 have the names or groups of its"):
+        equivalent(fake, videos, calculator, tmp_path, both)
+    (fake,) = statistics_of_videos(videos[: K - 1], [calculator], "fake").values()
+    with pytest.warns(UserWarning, match="scale of the real videos was not used: sample: got 39"):
+        assert equivalent(fake, videos, calculator, tmp_path, both) == ()
+    assert equivalent(fake, few, calculator, tmp_path, both) == ()

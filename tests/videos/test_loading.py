@@ -202,7 +202,9 @@ def test_shards_take_turns_from_the_start_on(
     mixed: list[Video], expected: list[Loaded], start: int, shards: int
 ):
     parts = [
-        list(load_clips(mixed, protocols(), "real", start=start, shard=(shard, shards)))
+        list(
+            load_clips(mixed, protocols(), "real", numbers=range(start + shard, len(mixed), shards))
+        )
         for shard in range(shards)
     ]
     turns = [part[turn] for turn in range(10) for part in parts if turn < len(part)]

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,26 +14,17 @@ from jaxtyping import Array, Float, Int
 from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.distances import DISTANCES
 from srvp_fd_jax.distances.sample import FeatureSample
-from srvp_fd_jax.evaluation import (
-    Groups,
-    by_keys,
-    calculator_of,
-    cautions,
-    comparable,
-    find_standing,
-    labels_in,
-    unit_labels,
-    units_of,
-)
+from srvp_fd_jax.distances.statistics import FeatureStatistics
 from srvp_fd_jax.networks.base import Moments, Output
-from srvp_fd_jax.passes import Evaluated
 from srvp_fd_jax.protocols import Protocol, Side
 from srvp_fd_jax.reliability.along import Along, distances_along
 from srvp_fd_jax.reliability.draws import Measure
 from srvp_fd_jax.reliability.extrapolation import Curve, Limit, distance_curve, extrapolate
-from srvp_fd_jax.reliability.floor import Floor, find_floor
+from srvp_fd_jax.reliability.floor import Floor, find_floor, sample_of
 from srvp_fd_jax.reliability.interval import distance_interval
-from srvp_fd_jax.report.clips import Frames, load_shown
+from srvp_fd_jax.reliability.labels import KeyLabels, keys_of, labels_in, units_of
+from srvp_fd_jax.reports.clips import Frames, load_shown
+from srvp_fd_jax.result import summary
 from srvp_fd_jax.ruler.ladder import Standing
 from srvp_fd_jax.videos.sources import Video
 
@@ -65,8 +55,10 @@ class Findings(NamedTuple):
     """The content of a report for one protocol.
 
     Attributes:
-        real: Statistics of the real videos, with their sample.
-        fake: Statistics of the generated videos, with their sample.
+        protocol: Protocol of both sets.
+        names: Paths of the real and of the generated videos.
+        real: Statistics of the real videos, with a sample of their own features.
+        fake: The same of the generated videos.
         distance: Distance between all clips of both sides.
         floor: Null distribution of the distance between the clips in the samples, and the p-value.
         interval: 95 % confidence interval of the distance between the clips in the samples.
@@ -78,12 +70,15 @@ class Findings(NamedTuple):
         pairs: The generated clips that are nearest to real ones, the nearest first.
         random: Names of random videos of each side.
         clips: The clips of all these videos by side and name, prepared for the network, in [0, 1].
-        standing: Where the generated videos stand on the ruler of the real ones; empty without one.
-        repeated: Warning texts about clips that repeat or are in both sets, see `overlap`.
+        severity: Severity of corruptions of real videos that have the same distance; empty without
+            a severity scale of the real videos.
+        warnings: Reasons not to rely on the distance, one sentence each.
     """
 
-    real: Evaluated
-    fake: Evaluated
+    protocol: Protocol
+    names: tuple[str, str]
+    real: FeatureStatistics
+    fake: FeatureStatistics
     distance: float
     floor: Floor
     interval: tuple[float, float]
@@ -95,19 +90,8 @@ class Findings(NamedTuple):
     pairs: tuple[Pair, ...]
     random: dict[Side, list[str]]
     clips: dict[Side, dict[str, Frames]]
-    standing: tuple[Standing, ...] = ()
-    repeated: tuple[str, ...] = ()
-
-    @property
-    def cautions(self) -> list[str]:
-        """Reasons for caution about the distance, see `evaluation.cautions`, and `repeated`."""
-        of_both = self.real.statistics, self.fake.statistics
-        return [*self.repeated, *cautions(self.protocol.distance, *of_both)]
-
-    @property
-    def protocol(self) -> Protocol:
-        """Protocol of both sides."""
-        return self.real.protocol
+    severity: tuple[Standing, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def infinity(self) -> float | None:
@@ -117,7 +101,7 @@ class Findings(NamedTuple):
         their frames, which depend on each other. A line with a negative limit cannot be right, as
         distances are not negative. Unbiased estimates and similarities have no such limit.
         """
-        enough = min(self.floor.real, self.floor.fake) > self.real.statistics.dim
+        enough = min(self.floor.real, self.floor.fake) > self.real.dim
         limited = DISTANCES[self.protocol.distance].kind == "distance"
         return self.limit.infinity if limited and enough and self.limit.infinity >= 0 else None
 
@@ -188,71 +172,64 @@ class Findings(NamedTuple):
             "fd_infinity": self.infinity,
             "curve": _listed(self.curve),
             "along": None if self.along is None else {**_listed(self.along), "window": self.window},
-            "ruler": [place._asdict() for place in self.standing],
+            "severity": [place._asdict() for place in self.severity],
             "nearest": [pair._asdict() for pair in self.pairs],
-            "real": self.real.summary(),
-            "fake": self.fake.summary(),
+            "real": summary(self.real, self.names[0]),
+            "fake": summary(self.fake, self.names[1]),
         }
 
 
 def find(
-    real: Evaluated,
-    fake: Evaluated,
+    real: FeatureStatistics,
+    fake: FeatureStatistics,
+    protocol: Protocol,
+    names: tuple[str, str],
     videos: Mapping[Side, Sequence[Video]],
-    calculators: Sequence[Calculator],
-    cache: Path | None = None,
-    repeated: Sequence[str] = (),
-    *,
-    paired: bool = False,
-    groups: Groups | None = None,
+    calculator: Calculator,
+    labels: KeyLabels,
+    grouped: bool,
+    paired: bool,
 ) -> Findings:
-    """Computes the content of a report from two sides under the same protocol.
+    """Computes the content of a report from two sets under the same protocol.
 
     Args:
-        real: Statistics of the real videos, with a sample along the clips.
-        fake: Statistics of the generated videos, with a sample along the clips.
-        videos: All videos of both sides.
-        calculators: Calculators of the evaluation, one of which has the protocol.
-        cache: Folder that keeps rulers of real videos, see `ruler.ladder`.
-        repeated: Warning texts about clips that repeat or are in both sets, see `overlap`.
-        paired: As in `evaluation.compute`, and as both sides were evaluated.
-        groups: As in `evaluation.compute`.
+        real: Statistics of the real videos, with a sample at all time steps of the clips.
+        fake: Statistics of the generated videos, with a sample at all time steps.
+        protocol: The protocol.
+        names: Paths of the real and of the generated videos.
+        videos: All videos of both sets.
+        calculator: Calculator of the protocol.
+        labels: Labels of the videos, see `reliability.labels`.
+        grouped: Whether the labels are those of groups.
+        paired: Whether the videos are pairs by their indices.
 
     Raises:
-        ValueError: If the two sides are not comparable, one has fewer than four clips, or a video
+        ValueError: If the two sets are not comparable, one has fewer than four clips, or a video
             cannot be read again.
     """
-    protocol = real.protocol
-    calculator = calculator_of(protocol, calculators)
     output = calculator.network.architecture.outputs[protocol.output]
-    samples: dict[Side, Any] = {"real": real.sample, "fake": fake.sample}
+    sets: dict[Side, FeatureStatistics] = {"real": real, "fake": fake}
+    samples = {side: sample_of(one, side) for side, one in sets.items()}
     along = {side: sample.moments() for side, sample in samples.items()}
     own = {side: output.of_clip(moments) for side, moments in along.items()}
     both = own["real"], own["fake"]
-    of_videos = unit_labels(videos, paired, groups)
-    labels = {side: by_keys(of, videos[side], side, paired) for side, of in of_videos.items()}
-    units = units_of(samples["real"], samples["fake"], labels, groups is not None)
-    sides: dict[Side, Evaluated] = {"real": real, "fake": fake}
+    units = units_of(samples["real"], samples["fake"], labels, grouped)
     alone = {
         side: dataclasses.replace(one, sample=_of_clips(samples[side], output))
-        for side, one in sides.items()
+        for side, one in sets.items()
     }
-    compared: dict[str, Any] = {
-        side: comparable(one, side, protocol.distance).statistics for side, one in alone.items()
-    }
-    distance = DISTANCES[protocol.distance].between(compared)
+    distance = DISTANCES[protocol.distance].between(dict(alone.items()))
     measure = Measure(protocol.distance, protocol.ddof)
     rng = np.random.default_rng(0)
     curve = distance_curve(*both, rng, measure, units)
-    standing: tuple[Standing, ...] = ()
-    if cache:
-        named = labels | {"real": by_keys(of_videos["real"], videos["real"], "real")}
-        standing = find_standing(alone["fake"], videos["real"], calculators, cache, named)
     several = along["real"]["features"].shape[1] > 1
-    names = {side: [video.name for video in of] for side, of in videos.items()}
     held: dict[Side, list[Any]] = {
-        side: labels_in(sample, by_keys(names[side], videos[side], side, paired))
+        side: labels_in(
+            sample,
+            {k: v.name for k, v in zip(keys_of(of, side, paired), of, strict=True)},
+        )
         for side, sample in samples.items()
+        for of in [videos[side]]
     }
     pairs = nearest_pairs(own, held)
     random = {side: held[side][:CLIPS_SHOWN] for side in held}
@@ -261,8 +238,10 @@ def find(
         "fake": [*random["fake"], *(pair.fake for pair in pairs)],
     }
     return Findings(
-        real=real,
-        fake=fake,
+        protocol=protocol,
+        names=names,
+        real=alone["real"],
+        fake=alone["fake"],
         distance=float(distance),
         floor=find_floor(*both, measure, units),
         interval=distance_interval(*both, rng, measure, units),
@@ -274,8 +253,6 @@ def find(
         pairs=pairs,
         random=random,
         clips={side: load_shown(videos[side], shown[side], calculator, side) for side in shown},
-        standing=standing,
-        repeated=tuple(repeated),
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from srvp_fd_jax.calculator import Calculator
-from srvp_fd_jax.passes import prepared
+from srvp_fd_jax.features.shards import prepared
 from srvp_fd_jax.protocols import Side
 from srvp_fd_jax.videos.loading import load_clips
 from srvp_fd_jax.videos.sources import Video
@@ -31,8 +31,8 @@ def load_shown(
     places = {video.name: i for i, video in enumerate(videos)}
     shown = {}
     for name in dict.fromkeys(names):
-        protocols, alone = [calculator.protocols[0]], (0, len(videos))
-        loaded = next(load_clips(videos, protocols, side, start=places[name], shard=alone))
+        protocols = [calculator.protocols[0]]
+        loaded = next(load_clips(videos, protocols, side, numbers=[places[name]]))
         clip = loaded.clips[0]
         if clip is None:
             raise ValueError(f"{name}: {loaded.error or 'has become too short'}")

@@ -8,9 +8,9 @@ from typing import Any
 import srvp_fd_jax
 from srvp_fd_jax.files import check_writable, write_atomically
 from srvp_fd_jax.protocols import Side
-from srvp_fd_jax.report import plots
-from srvp_fd_jax.report.clips import Frames
-from srvp_fd_jax.report.findings import DOUBTFUL, SIGNIFICANT, Findings, rounded
+from srvp_fd_jax.reports import plots
+from srvp_fd_jax.reports.clips import Frames
+from srvp_fd_jax.reports.findings import DOUBTFUL, SIGNIFICANT, Findings, rounded
 
 _HTML_SUFFIX = ".html"
 
@@ -58,7 +58,7 @@ def page(findings: Sequence[Findings], real: str, fake: str) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("srvp_fd_jax", "report"),
+        loader=PackageLoader("srvp_fd_jax", "reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -84,14 +84,14 @@ def _told(one: Findings, prefix: str) -> dict[str, Any]:
         kind: Markup(plots.inlined(image, f"{prefix}-{kind}", f"{kind} {label}"))
         for kind, image in _plots(one, "svg").items()
     }
-    source = dict(one.real.statistics.source)
+    source = dict(one.real.source)
     return {
         "findings": one,
         "name": one.protocol.name,
         **_numbers(one),
         "infinity": "-" if one.infinity is None else _rounded(one, one.infinity),
         "p_value": f"{one.floor.p_value:.2g}",
-        "sampled": (one.floor.real, one.floor.fake) != (one.real.used, one.fake.used),
+        "sampled": (one.floor.real, one.floor.fake) != (one.real.videos.used, one.fake.videos.used),
         "of_sample": _rounded(one, one.floor.distance),
         "frames": int(source["frames"]),
         "step": one.protocol.real.step,

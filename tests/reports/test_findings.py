@@ -1,6 +1,5 @@
 import math
 import re
-from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +8,13 @@ import pytest
 from srvp_fd_jax.demo import corruptions
 from srvp_fd_jax.demo.moving_digits import moving_digits
 from srvp_fd_jax.distances.statistics import FeatureStatistics
-from srvp_fd_jax.passes import evaluate, load_calculators
+from srvp_fd_jax.features.shards import load_calculators, statistics_of_videos
 from srvp_fd_jax.protocols import find_protocol
 from srvp_fd_jax.reliability.along import Along
 from srvp_fd_jax.reliability.extrapolation import Limit
 from srvp_fd_jax.reliability.floor import Floor
-from srvp_fd_jax.report.findings import CLIPS_SHOWN, Findings, find, nearest_pairs, rounded
+from srvp_fd_jax.reliability.labels import labels_of_videos
+from srvp_fd_jax.reports.findings import CLIPS_SHOWN, Findings, find, nearest_pairs, rounded
 from srvp_fd_jax.videos.sources import as_videos
 
 DIFFERS, SAME = 0.005, 0.4
@@ -32,15 +32,14 @@ def made_up(
 ):
     """Findings of made-up numbers, with these numbers of clips in 4 dimensions."""
     features = np.random.default_rng(0).normal(size=(5000, 4)).astype(np.float32)
-    side = SimpleNamespace(
-        statistics=FeatureStatistics.from_features(features),
-        protocol=find_protocol("srvp:digits:frame", distance=kind),
-    )
+    side = FeatureStatistics.from_features(features)
     places = None
     if along is not None:
         zeros = np.zeros(len(along), np.float32)
         places = Along(np.arange(len(along)), zeros, zeros, zeros, np.array(along))
     return Findings(
+        protocol=find_protocol("srvp:digits:frame", distance=kind),
+        names=("", ""),
         real=side,
         fake=side,
         distance=distance,
@@ -184,21 +183,17 @@ def clips():
     return {"real": real, "perfect": perfect, "frozen": corruptions.freeze(perfect, 4)}
 
 
-def found(real, fake, **units):
-    calculators = load_calculators([find_protocol("srvp:digits:dynamics")])
+def found(real, fake, paired=False):
+    protocol = find_protocol("srvp:digits:dynamics")
+    (calculator,) = load_calculators([protocol])
     videos = {"real": as_videos(real, "real"), "fake": as_videos(fake, "fake")}
     sides = {
-        side: evaluate(
-            videos[side],
-            calculators,
-            side,
-            sample=128,
-            along=True,
-            paired=units.get("paired", False),
-        )[0]
-        for side in videos
+        side: statistics_of_videos(of, [calculator], side, along=True, paired=paired)[protocol]
+        for side, of in videos.items()
     }
-    return find(**sides, videos=videos, calculators=calculators, **units)
+    labels = labels_of_videos(videos, paired)
+    both = sides["real"], sides["fake"]
+    return find(*both, protocol, ("", ""), videos, calculator, labels, False, paired)
 
 
 def test_a_generator_that_freezes_is_told_from_where_it_freezes(clips):

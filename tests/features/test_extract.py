@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from processes import free_port, together
 
-from srvp_fd_jax import FeatureStatistics, encoding, frechet_distance_from_statistics
+from srvp_fd_jax import FeatureStatistics, frechet_distance_from_statistics
 from srvp_fd_jax.demo.moving_digits import moving_digits
+from srvp_fd_jax.features import extract
+from srvp_fd_jax.features.extract import Batch
 from srvp_fd_jax.networks.srvp.modules import gaussian_from_raw
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -31,23 +33,23 @@ def test_blocks_hold_each_sample_once_in_order(
     lengths: list[int], most: int, on_device: bool, monkeypatch: pytest.MonkeyPatch
 ):
     if on_device:  # as if the CPU were a device whose memory NumPy does not reach
-        monkeypatch.setattr(encoding, "on_host", lambda _: False)
+        monkeypatch.setattr(extract, "on_host", lambda _: False)
     data = np.arange(sum(lengths) * 2, dtype=np.float32).reshape(-1, 2)
     batches = np.split(data, np.cumsum(lengths)[:-1])
     put = jnp.asarray if on_device else np.asarray
-    got = list(encoding.blocks(((put(batch), None) for batch in batches), 5, most))
+    got = list(extract.blocks((Batch(put(batch)) for batch in batches), 5, most))
     size = 4 if lengths == [3] else 5 * most
-    assert all(block.shape == (size, 2) for block, _ in got)
-    assert all(isinstance(block, jax.Array) == on_device for block, _ in got)
+    assert all(block.clips.shape == (size, 2) for block, _ in got)
+    assert all(isinstance(block.clips, jax.Array) == on_device for block, _ in got)
     np.testing.assert_array_equal(
-        np.concatenate([data[:0]] + [block[:count] for block, count in got]), data
+        np.concatenate([data[:0]] + [block.clips[:count] for block, count in got]), data
     )
     assert all(count == size for _, count in got[:-1])
 
 
 def test_blocks_stay_within_a_budget_of_memory_and_what_has_arrived():
     def sizes(samples: np.ndarray, batch_size: int) -> list[int]:
-        return [len(block) for block, _ in encoding.blocks([(samples, None)], batch_size, 16)]
+        return [len(block.clips) for block, _ in extract.blocks([Batch(samples)], batch_size, 16)]
 
     mebibyte = np.zeros((20, 2**20), np.uint8)
     assert sizes(mebibyte, 1024) == [32]
@@ -123,13 +125,13 @@ def test_streaming_compiles_once(convert, digits, clips):
 def test_streams_on_a_device_compile_one_small_program_for_a_length(
     digits, clips, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(encoding, "on_host", lambda _: False)
+    monkeypatch.setattr(extract, "on_host", lambda _: False)
     calculator, frames = digits.only("frame"), jnp.asarray(clips[0][:90, 0])
     expected = calculator.statistics([frames], batch_size=7)
-    before = encoding._scatter._cache_size(), encoding._fold_block._cache_size()
+    before = extract._scatter._cache_size(), extract._fold_block._cache_size()
     lengths = [5, 11, 5, 1, 1, 1, 11, 5, 50]
     got = calculator.statistics(jnp.split(frames, np.cumsum(lengths)[:-1]), batch_size=7)
-    after = encoding._scatter._cache_size(), encoding._fold_block._cache_size()
+    after = extract._scatter._cache_size(), extract._fold_block._cache_size()
     assert (after[0] - before[0], after[1] - before[1]) == (4, 0)
     chex.assert_trees_all_equal(got, expected)
 

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import re
 import warnings
 
@@ -10,13 +9,13 @@ import torch
 from clips import write_video
 
 import srvp_fd_jax
-from srvp_fd_jax import DISTANCES, FeatureSample, FeatureStatistics, cli, compute, evaluation
+from srvp_fd_jax import DISTANCES, FeatureStatistics, compare, compute
 from srvp_fd_jax.demo.moving_digits import moving_digits
-from srvp_fd_jax.distances import states
-from srvp_fd_jax.evaluation import check_names, compare_storage, find_videos
+from srvp_fd_jax.features import shards
 from srvp_fd_jax.protocols import find_protocol
 from srvp_fd_jax.reliability.draws import Measure
 from srvp_fd_jax.reliability.floor import find_floor
+from srvp_fd_jax.reliability.labels import check_names, labels_of_videos
 from srvp_fd_jax.videos.sources import as_videos
 
 PROTOCOL = "srvp:digits:dynamics"
@@ -75,6 +74,7 @@ def saved_each(clips, folder):
 
 
 def statistics(clips):
+    """Statistics without a sample."""
     calculator = srvp_fd_jax.Calculator("digits").only("dynamics")
     return calculator.statistics([clips])["dynamics"]
 
@@ -97,12 +97,12 @@ def test_skipped_frames_are_skipped_in_all_forms(form, clips, expected, tmp_path
     given = [np.concatenate([c[:, :1], c[:, :1], c], axis=1) for c in clips]
     result = compute(FORMS[form](given[0], tmp_path), given[1], f"{PROTOCOL}+skip=2")
     assert float(result) == pytest.approx(expected, rel=1e-4)
-    assert dict(result.real.statistics.source)["frames"] == "6"
+    assert dict(result.real.source)["frames"] == "6"
 
 
 def test_both_sides_as_statistics_need_no_network(clips, expected, monkeypatch):
     of_both = list(map(statistics, clips))
-    monkeypatch.setattr("srvp_fd_jax.evaluation.load_calculators", None)
+    monkeypatch.setattr("srvp_fd_jax.evaluate.load_calculators", None)
     result = compute(*of_both)
     assert float(result) == pytest.approx(expected, rel=1e-4)
     assert str(result).startswith("dynamics: ")
@@ -130,8 +130,8 @@ def test_mp4_files(tmp_path, clips):
             paths, tmp_path, PROTOCOL, on_progress=lambda *arguments: progress.append(arguments)
         )
     assert float(result) == pytest.approx(0, abs=1e-4)
-    assert (result.real.found, result.real.used) == (22, 22)
-    assert progress == [(side, n, 22) for side in ("real", "fake") for n in (0, 16, 22)]
+    assert (result.real.videos.found, result.real.videos.used) == (22, 22)
+    assert progress == [(side, n, 22) for side in ("real", "fake") for n in (0, 22, 22)]
 
 
 @pytest.mark.filterwarnings(
@@ -148,11 +148,11 @@ def test_a_result_reads_well(clips, tmp_path):
     assert lines[2] == ("  generated  20 of 22 videos, 1 too short, 1 unreadable, 20 samples")
     assert lines[3].startswith("  network    digits, output dynamics, weights 3911fc1c")
     assert lines[4] == (
-        "  caution    30 real and 20 generated samples: a distance depends on their number"
+        "  warning    30 real and 20 generated samples: a distance depends on their number"
     )
     table = result._repr_html_()
     assert lines[6] == (
-        "  caution    1 of 22 generated videos could not be read and were left out, such as "
+        "  warning    1 of 22 generated videos could not be read and were left out, such as "
         "fake[21]: got dtype <U1, allowed are uint8 (0 to 255) and floats (0 to 1)"
     )
     assert len(lines) == 7
@@ -166,16 +166,15 @@ def test_markup_in_names_stays_text(clips, tmp_path):
     assert "&lt;b&gt;real.npy" in compute(path, clips[1], PROTOCOL)._repr_html_()
 
 
-def test_real_videos_are_taken_from_the_cache(clips, tmp_path):
+def test_videos_in_files_are_taken_from_the_cache(clips, tmp_path):
     np.save(tmp_path / "real.npy", clips[0])
     first, second = (
         compute(tmp_path / "real.npy", clips[1], PROTOCOL, cache=tmp_path / "cache")
         for _ in range(2)
     )
-    assert (first.real.cached, second.real.cached) == (False, True)
+    assert (first.real.videos.cached, second.real.videos.cached) == (False, True)
+    assert not second.fake.videos.cached
     assert float(first) == float(second)
-    in_memory = compute(*clips, PROTOCOL, cache=tmp_path / "cache")
-    assert not in_memory.real.cached
 
 
 @pytest.mark.parametrize(
@@ -213,11 +212,11 @@ def test_statistics_of_another_output_are_refused(clips, digits):
 
 def test_statistics_that_know_no_protocol_take_the_divisor_of_the_one_that_is_named():
     rng = np.random.default_rng(0)
-    states = [FeatureStatistics.from_features(rng.normal(size=(50, 4))) for _ in range(2)]
-    n = compute(*states, "cd_fvd")
-    expected = srvp_fd_jax.frechet_distance_from_statistics(*states, ddof=0)
+    sets = [FeatureStatistics.from_features(rng.normal(size=(50, 4))) for _ in range(2)]
+    n = compute(*sets, "cd_fvd")
+    expected = srvp_fd_jax.frechet_distance_from_statistics(*sets, ddof=0)
     assert float(n) == pytest.approx(float(expected), rel=1e-6)
-    assert float(compute(*states)) != float(n)
+    assert float(compute(*sets)) == float(compare(*sets)) != float(n)
 
 
 @pytest.mark.filterwarnings("ignore:.*depends on their number")
@@ -238,7 +237,7 @@ def test_values_out_of_range_are_warned_of_once(clips):
     assert messages == [f"{side}: got values from -1 to 1" for side in ("real", "fake")]
 
 
-def test_statistics_without_a_protocol_need_the_name_of_one_for_videos(clips, digits):
+def test_statistics_without_a_protocol_need_the_name_of_one_for_videos(clips):
     with pytest.raises(ValueError, match="protocol: the statistics do not name theirs"):
         compute(statistics(clips[0]), clips[1])
 
@@ -253,59 +252,65 @@ def test_a_result_shows_itself_in_a_terminal(clips):
 
 
 @pytest.mark.filterwarnings("ignore:.*leave the covariance")
-def test_floor_is_that_of_the_clips(clips, digits, tmp_path):
+def test_significance_is_that_of_the_clips(clips, digits):
     real, fake = clips
-    result = compute(real, fake, PROTOCOL, floor=True)
+    result = compute(real, fake, PROTOCOL, significance=True)
     measure = Measure("frechet", 1)
     features = digits.features(np.concatenate(clips))["dynamics"]
     mean, variance = digits.network.architecture.outputs["dynamics"].gaussian(features[:, None])
     moments = {"features": mean, "variances": variance}
     sides = [{k: f[part] for k, f in moments.items()} for part in (slice(30), slice(30, None))]
     expected = find_floor(*sides, measure)
-    assert result.floor.distance == pytest.approx(result.distance, rel=1e-5)
+    assert result.significance.distance == pytest.approx(result.distance, rel=1e-5)
     # The clips of a sample have another order, so the random divisions are others.
-    assert result.floor.mean == pytest.approx(expected.mean, rel=0.05)
-    assert result.floor.p_value == pytest.approx(expected.p_value, abs=0.1)
-    assert result.summary()["floor"]["p_value"] == result.floor.p_value
+    assert result.significance.mean == pytest.approx(expected.mean, rel=0.05)
+    assert result.significance.p_value == pytest.approx(expected.p_value, abs=0.1)
+    assert result.summary()["significance"]["p_value"] == result.significance.p_value
     assert "between 30 real and 30 generated clips, p = 0." in repr(result)
-    noisy = compute(real, 255 - fake, PROTOCOL, floor=True)
-    assert noisy.floor.p_value == 1 / 200
-    same = compute(real[:15], real[15:], PROTOCOL, floor=True)
-    assert same.floor.p_value > 0.01
-    assert same.floor.low < same.distance < same.floor.high
-    assert compute(real, fake, PROTOCOL).floor is None
+    noisy = compute(real, 255 - fake, PROTOCOL, significance=True)
+    assert noisy.significance.p_value == 1 / 200
+    same = compute(real[:15], real[15:], PROTOCOL, significance=True)
+    assert same.significance.p_value > 0.01
+    assert same.significance.low < same.distance < same.significance.high
+    assert compute(real, fake, PROTOCOL).significance is None
 
 
-def test_floor_of_statistics_takes_their_samples(clips, tmp_path, capsys):
-    sides = [saved(c, tmp_path / f"{name}.npy") for c, name in zip(clips, "ab", strict=True)]
-    kept = [str(tmp_path / f"{name}.safetensors") for name in "ab"]
-    for i in range(2):
-        command = ["statistics", str(sides[i]), "-o", kept[i], "--protocol", PROTOCOL]
-        assert cli.main([*command, "--sample", "25", *["--generated"] * i]) == 0
-    capsys.readouterr()
-    assert cli.main(["compare", *kept, "--significance", "--json"]) == 0
-    (told,) = json.loads(capsys.readouterr().out)["results"]
-    assert told["floor"].keys() >= {"mean", "low", "high", "p_value"}
-    assert (told["floor"]["real"], told["floor"]["fake"]) == (25, 25)
-    assert cli.main(["compute", kept[0], str(sides[1]), "--significance"]) == 0
-    number, floor = capsys.readouterr().out.splitlines()
-    assert float(number) == pytest.approx(told["distance"], rel=1e-4)
-    assert floor.startswith("null distribution\t")
-    assert "between 25 real and 30 generated clips, p = 0." in floor
+def saved_sets(clips, tmp_path, protocol, **options):
+    """Paths of the statistics of both sets, with samples."""
+    paths = []
+    for side, of_side in zip(("real", "fake"), clips, strict=True):
+        paths.append(tmp_path / f"{side}.safetensors")
+        srvp_fd_jax.statistics(of_side, protocol, side=side, **options).save(paths[-1])
+    return paths
+
+
+def test_significance_of_statistics_takes_their_samples(clips, tmp_path):
+    paths = saved_sets(clips, tmp_path, PROTOCOL)
+    alone = compare(*paths, significance=True)
+    assert (alone.significance.real, alone.significance.fake) == (30, 30)
+    both = compute(*clips, PROTOCOL, significance=True)
+    assert float(alone) == pytest.approx(float(both), rel=1e-5)
+    assert alone.significance == pytest.approx(both.significance)
+    mixed = compute(paths[0], clips[1], significance=True)
+    assert float(mixed) == pytest.approx(float(both), rel=1e-5)
+    assert alone.names == tuple(map(str, paths))
+    with pytest.raises(ValueError, match="fake: got videos, expected statistics"):
+        compare(paths[0], tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:.*leave the covariance")
-def test_floor_needs_samples_and_enough_clips(clips, tmp_path):
+def test_significance_needs_samples_and_enough_clips(clips, tmp_path):
     real = saved_statistics(clips[0], tmp_path / "real.safetensors")
-    with pytest.raises(ValueError, match=r"real: .*real.safetensors holds no sample of clips"):
-        compute(real, clips[1], floor=True)
+    with pytest.raises(ValueError, match="real: got statistics without a sample of clips"):
+        compute(real, clips[1], PROTOCOL, significance=True)
+    with pytest.raises(ValueError, match="fake: got statistics without a sample of clips"):
+        compare(saved_sets(clips, tmp_path, PROTOCOL)[0], statistics(clips[1]), significance=True)
     with pytest.raises(ValueError, match="real: got 3 clips, expected at least 4"):
-        compute(clips[0][:3], clips[1][:3], PROTOCOL, floor=True)
-    sample = FeatureSample.empty(9, 20, mixture=True, source=(("network", "kth"),))
-    other = FeatureStatistics.empty(20, mixture=True, source=(("network", "kth"),))
-    states.save(other, tmp_path / "kth.safetensors", sample)
+        compute(clips[0][:3], clips[1][:3], PROTOCOL, significance=True)
+    source = (("network", "kth"),)
+    other = FeatureStatistics.empty(20, mixture=True, sample=9, source=source)
     with pytest.raises(ValueError, match="network is 'kth' of one and 'digits' of the other"):
-        compute(clips[0], tmp_path / "kth.safetensors", PROTOCOL, floor=True)
+        compute(clips[0], other, PROTOCOL, significance=True)
 
 
 OTHERS = ["jedi", "jedi_unbiased", "kvd", "mind", "precision", "recall", "density", "coverage"]
@@ -315,14 +320,13 @@ OTHERS = ["jedi", "jedi_unbiased", "kvd", "mind", "precision", "recall", "densit
 def test_numbers_of_samples_matter_for_all_but_unbiased_estimates(clips):
     for name, matter in (("mind", True), ("precision", True), ("kvd", False)):
         result = compute(clips[0], clips[1][:20], f"{PROTOCOL}+distance={name}")
-        assert any("depends on their number" in text for text in result.cautions) == matter
+        assert any("depends on their number" in text for text in result.warnings) == matter
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_distances_are_those_of_the_arrays(clips, name: str):
-    calculator = srvp_fd_jax.Calculator("digits", distance=name)
-    expected = calculator.distances(*clips)
-    if isinstance(calculator.nothing()[0], FeatureSample):
+    expected = srvp_fd_jax.Calculator("digits", distance=name).distances(*clips)
+    if DISTANCES[name].size:
         del expected["dynamics"]  # random points of Gaussians, other ones for another order
     protocols = [f"srvp:digits:{output}+distance={name}" for output in expected]
     for output, result in zip(expected, compute(*clips, protocols), strict=True):
@@ -331,37 +335,26 @@ def test_other_distances_are_those_of_the_arrays(clips, name: str):
 
 
 @pytest.mark.filterwarnings("ignore:.*leave the covariance")
-def test_distances_with_one_type_of_state_share_what_is_kept(clips, tmp_path):
+def test_all_distances_share_what_is_cached(clips, tmp_path):
     folder = saved_each(clips[0], tmp_path)[0].parent
-    names = [f"{PROTOCOL}{more}" for more in ("", "+distance=jedi", "+distance=kvd")]
-    for name, before, after in zip(names, (0, 1, 1), (1, 1, 2), strict=True):
-        assert len(list((tmp_path / "cache").glob("*.safetensors"))) == before
-        result = compute(folder, clips[1], name, cache=tmp_path / "cache")
-        assert result.real.cached == name.endswith("jedi")
-        assert len(list((tmp_path / "cache").glob("*.safetensors"))) == after
-    both = compute(folder, clips[1], names[1:], cache=tmp_path / "cache")
-    assert all(result.real.cached for result in both)
+    for name in ("", "+distance=jedi", "+distance=kvd"):
+        result = compute(folder, clips[1], f"{PROTOCOL}{name}", cache=tmp_path / "cache")
+        assert result.real.videos.cached == bool(name)
+        assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 @pytest.mark.filterwarnings("ignore:.*leave the covariance")
-def test_a_sample_beside_statistics_serves_other_distances(clips, tmp_path, capsys):
-    sides = [saved(c, tmp_path / f"{name}.npy") for c, name in zip(clips, "ab", strict=True)]
-    kept = [str(tmp_path / f"{name}.safetensors") for name in "ab"]
+def test_saved_statistics_serve_other_distances(clips, tmp_path):
     protocol = "srvp:digits:static_content"
-    for i in range(2):
-        command = ["statistics", str(sides[i]), "-o", kept[i], "--protocol", protocol]
-        assert cli.main([*command, "--sample", "100", *["--generated"] * i]) == 0
+    paths = saved_sets(clips, tmp_path, protocol)
     expected = srvp_fd_jax.Calculator(f"{protocol}+distance=kvd").distances(*clips)
-    given = {
-        "compare": ["compare", *kept, "--distance", "kvd"],
-        "one side": ["compute", kept[0], str(sides[1]), "--distance", "kvd"],
-        "protocol": ["compute", *kept, "--protocol", f"{protocol}+distance=kvd"],
-    }
-    for how, command in given.items():
-        capsys.readouterr()
-        assert cli.main([*command, "--json"]) == 0, how
-        (told,) = json.loads(capsys.readouterr().out)["results"]
-        assert told["distance"] == pytest.approx(float(expected["static_content"]), rel=1e-5), how
+    for result in (
+        compare(*paths, distance="kvd"),
+        compute(paths[0], clips[1], f"{protocol}+distance=kvd"),
+        compute(*paths, f"{protocol}+distance=kvd"),
+    ):
+        assert float(result) == pytest.approx(float(expected["static_content"]), rel=1e-5)
+        assert result.summary()["measure"] == "kvd"
 
 
 @pytest.mark.filterwarnings("ignore:.*(random ones are compared|leave the covariance)")
@@ -371,35 +364,19 @@ def test_every_way_to_a_distance_of_points_gives_one_number(clips, tmp_path, out
     small = dataclasses.replace(DISTANCES["kvd"], size=100)
     monkeypatch.setitem(DISTANCES, "kvd", small)
     protocol = f"srvp:digits:{output}+distance=kvd"
-    result = compute(*clips, protocol, floor=True)
-    assert result.floor.distance == pytest.approx(float(result), rel=1e-5)
-    assert result.summary()["measure"] == "kvd"
-    kept = []
-    for side, of_side in zip(("real", "fake"), clips, strict=True):
-        kept.append(tmp_path / f"{side}.safetensors")
-        saved(of_side, tmp_path / f"{side}.npy")
-        command = [
-            "statistics",
-            str(tmp_path / f"{side}.npy"),
-            "-o",
-            str(kept[-1]),
-            "--sample",
-            "500",
-        ]
-        fake = ["--generated"] if side == "fake" else []
-        command += ["--sample", "500", "--protocol", protocol.split("+")[0]]
-        assert cli.main([*command, *fake]) == 0
-    paths = [tmp_path / f"{side}.npy" for side in ("real", "fake")]
-    of_files = compute(*paths, protocol)
-    for given in (kept, [kept[0], paths[1]]):
-        assert float(compute(*given, protocol)) == pytest.approx(float(of_files), rel=1e-5)
+    clips = clips[0], 255 - clips[1]  # far from 0, where rounding is relative
+    result = compute(*clips, protocol, significance=True)
+    assert result.significance.distance == pytest.approx(float(result), rel=1e-5)
+    paths = saved_sets(clips, tmp_path, f"srvp:digits:{output}")
+    for given in (paths, [paths[0], clips[1]]):
+        assert float(compute(*given, protocol)) == pytest.approx(float(result), rel=1e-5)
 
 
 def test_a_distance_of_more_points_than_the_sample_has_compares_them_all(clips, monkeypatch):
-    monkeypatch.setattr(evaluation, "SAMPLE_SIZE", 20)
+    monkeypatch.setattr(shards, "SAMPLE_SIZE", 20)
     protocol = "srvp:digits:static_content+distance=mind"
     result = compute(*clips, protocol)
-    assert result.real.sample.size == 20
+    assert result.real.sample.size == DISTANCES["mind"].size > 20
     expected = srvp_fd_jax.Calculator(protocol).distances(*clips)["static_content"]
     assert float(result) == pytest.approx(float(expected), rel=1e-5)
 
@@ -407,11 +384,9 @@ def test_a_distance_of_more_points_than_the_sample_has_compares_them_all(clips, 
 @pytest.mark.filterwarnings("ignore:.*leave the covariance")
 def test_without_a_sample_the_error_says_how_to_make_one(clips, tmp_path):
     real = saved_statistics(clips[0], tmp_path / "real.safetensors")
-    with pytest.raises(ValueError, match=r"got FeatureStatistics, .* but not 'mind'") as error:
+    with pytest.raises(ValueError, match=r"got statistics without a sample of .*sample=") as error:
         compute(real, clips[1], f"{PROTOCOL}+distance=mind")
     assert str(error.value).startswith(str(real))
-    assert "`srvp-fd-jax stats` under a protocol with +distance=mind" in str(error.value)
-    assert "--sample" in str(error.value)
     calculator = srvp_fd_jax.Calculator("digits", distance="coverage").only("dynamics")
     with pytest.raises(ValueError, match="x: got 5 samples, a distance needs at least 6"):
         calculator.distances(clips[0][:5], clips[1])
@@ -442,25 +417,26 @@ def test_globs_choose_the_sets_of_one_folder(tmp_path):
 def test_folders_that_a_number_of_clips_leaves_out_are_named(tmp_path):
     for name in (f"class{c}/{v}.npy" for c in range(4) for v in range(3)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        np.save(tmp_path / name, np.zeros((6, 8, 8, 1), np.uint8))
-    protocol = find_protocol("srvp:digits:frame")
-    with pytest.warns(
-        UserWarning, match=r"first 5 of 12 videos .* leaves out 2 folders: class2, cl"
-    ):
-        find_videos(str(tmp_path), "real", [dataclasses.replace(protocol, clips=5)] * 2)
+        np.save(tmp_path / name, np.full((6, 8, 8, 1), 9, np.uint8))
+    protocol = find_protocol("srvp:digits:frame+resize=bilinear")
+
+    def find(folder, clips):
+        srvp_fd_jax.statistics(folder, dataclasses.replace(protocol, clips=clips))
+
+    with pytest.warns(UserWarning, match="first 5 of 12 videos .* leaves out 2 folders: class2, c"):
+        find(tmp_path, 5)
     for clips in (10, None):  # all folders, without a warning
-        find_videos(str(tmp_path), "real", [dataclasses.replace(protocol, clips=clips)])
+        find(tmp_path, clips)
     for i in range(4):  # a folder of each video
         (tmp_path / "each" / str(i)).mkdir(parents=True)
-        np.save(tmp_path / "each" / str(i) / "video.npy", np.zeros((6, 8, 8, 1), np.uint8))
-    find_videos(str(tmp_path / "each"), "real", [dataclasses.replace(protocol, clips=2)])
+        np.save(tmp_path / "each" / str(i) / "video.npy", np.full((6, 8, 8, 1), 9, np.uint8))
+    find(tmp_path / "each", 2)
 
 
 def test_sets_that_were_stored_differently_give_a_warning():
-    real, fake = np.zeros((2, 3, 16, 16, 1), np.uint8), np.zeros((2, 3, 8, 8, 1), np.uint8)
-    videos = {"real": as_videos(real, "real"), "fake": as_videos(fake, "fake")}
+    real, fake = (np.random.default_rng(0).random((70, 2, size, size, 1)) for size in (16, 8))
     with pytest.warns(UserWarning, match="stored differently.*real 16×16, generated 8×8"):
-        compare_storage(videos, [find_protocol("srvp:digits:frame")])
+        compute(np.float32(real), np.float32(fake), "srvp:digits:frame+resize=bilinear")
 
 
 @pytest.fixture(scope="module")
@@ -481,57 +457,46 @@ def test_predictions_are_compared_with_their_clips(predictions, tmp_path):
         folder.mkdir()
         for i, clip in enumerate(of_side):
             np.save(folder / f"{i}.npy", clip)
-    named = compute(*folders, PROTOCOL, floor=True).floor
+    named = compute(*folders, PROTOCOL, significance=True).significance
     assert (named.unit, named.units, named.p_value) == ("pair", 20, 0.005)
-    by_index = compute(real, fake, PROTOCOL, floor=True, paired=True).floor
+    by_index = compute(real, fake, PROTOCOL, significance=True, paired=True).significance
     assert by_index[6:] == named[6:]
     assert by_index[:6] == pytest.approx(named[:6], rel=0.1, abs=0.01)
-    alone = compute(real, fake, PROTOCOL, floor=True).floor
+    alone = compute(real, fake, PROTOCOL, significance=True).significance
     assert alone.unit == "video"
     assert alone.p_value > 0.9
-    # Statistics in files know the names by their keys.
-    kept = str(tmp_path / "real.safetensors")
-    command = ["statistics", str(folders[0]), "-o", kept, "--sample", "30", "--protocol", PROTOCOL]
-    assert cli.main(command) == 0
-    assert compute(kept, folders[1], floor=True).floor == named
+    # Statistics know the names by their keys.
+    given = srvp_fd_jax.statistics(folders[0], PROTOCOL)
+    assert compute(given, folders[1], significance=True).significance == named
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # few clips, which repeat
-def test_groups_are_those_of_the_function_the_labels_and_the_command(predictions, tmp_path, capsys):
+def test_groups_are_those_of_the_function_and_the_labels(predictions, tmp_path):
     real = predictions[0]
     folders = [tmp_path / name for name in ("real", "fake")]
     for folder, of_side in zip(folders, (real[:10], real[10:]), strict=True):
         folder.mkdir()
         for i, clip in enumerate(np.repeat(of_side, 2, axis=0)):  # every clip twice
             np.save(folder / f"{folder.name}{i // 2}_{i % 2}.npy", clip)
-    alone = compute(*folders, PROTOCOL, floor=True).floor
-    by_name = compute(*folders, PROTOCOL, floor=True, groups=lambda name: name.split("_")[0]).floor
+    alone = compute(*folders, PROTOCOL, significance=True).significance
+    how = {"significance": True, "groups": lambda name: name.split("_")[0]}
+    by_name = compute(*folders, PROTOCOL, **how).significance
     assert (by_name.unit, by_name.units) == ("group", 20)
     assert by_name.p_value > alone.p_value
     labels = [f"real{i // 2}" for i in range(20)], np.arange(20) // 2
     arrays = [np.repeat(part, 2, axis=0) for part in (real[:10], real[10:])]
-    by_label = compute(*arrays, PROTOCOL, floor=True, groups=labels).floor
+    by_label = compute(*arrays, PROTOCOL, significance=True, groups=labels).significance
     assert by_label.p_value == pytest.approx(by_name.p_value, abs=0.1)
     assert by_label[5:] == by_name[5:]
-    capsys.readouterr()
-    command = ["compute", *map(str, folders), "--protocol", PROTOCOL, "--significance", "--json"]
-    assert cli.main([*command, "--group-by", "([a-z]+[0-9]+)_"]) == 0
-    (told,) = json.loads(capsys.readouterr().out)["results"]
-    assert told["floor"] == by_name._asdict()
-    assert cli.main([*command, "--group-by", "real[0-9]+"]) == 1
-    assert "--group-by: got 'real[0-9]+', which does not match fake0_0" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        cli.main([*command, "--group-by", "("])
-    assert cli.main([*command, "--paired"]) == 0
-    (told,) = json.loads(capsys.readouterr().out)["results"]
-    assert (told["floor"]["unit"], told["floor"]["units"]) == ("pair", 20)
+    by_index = compute(*folders, PROTOCOL, significance=True, paired=True).significance
+    assert (by_index.unit, by_index.units) == ("pair", 20)
 
 
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"paired": True, "floor": False}, "paired: only the test of significance uses it"),
-        ({"groups": str, "floor": False}, "groups: only the test of significance uses it"),
+        ({"paired": True, "significance": False}, "paired: only the test of significance uses it"),
+        ({"groups": str, "significance": False}, "groups: only the test of significance uses it"),
         ({"paired": True, "n": 19}, "paired: got 20 real and 19 fake videos"),
         ({"paired": True, "groups": str}, "paired: got groups too"),
         ({"groups": lambda name: None}, r"groups: got None for real\[0\]"),
@@ -544,7 +509,7 @@ def test_groups_are_those_of_the_function_the_labels_and_the_command(predictions
 )
 @pytest.mark.filterwarnings(FEW)
 def test_units_that_do_not_fit_are_errors(predictions, how, message):
-    n, how = how.get("n", 20), {"floor": True} | {k: v for k, v in how.items() if k != "n"}
+    n, how = how.get("n", 20), {"significance": True} | {k: v for k, v in how.items() if k != "n"}
     with pytest.raises(ValueError, match=message):
         compute(predictions[0], predictions[1][:n], PROTOCOL, **how)
 
@@ -575,4 +540,4 @@ def test_names_that_look_like_pairs_give_a_warning(tmp_path):
 def test_units_of_statistics_need_videos():
     for name, how in (("groups", {"groups": str}), ("paired", {"paired": True})):
         with pytest.raises(ValueError, match=f"{name}: got statistics, which hold no names"):
-            evaluation.unit_labels({"fake": []}, **how)
+            labels_of_videos({"fake": []}, **how)

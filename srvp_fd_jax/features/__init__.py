@@ -1,0 +1,1 @@
+"""From clips to features and their statistics: extraction, the calculator, the metric of Flax."""
