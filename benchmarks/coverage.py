@@ -23,8 +23,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from srvp_fd_jax.reliability.draws import Measure, between, state_of
-from srvp_fd_jax.reliability.interval import distance_interval
+from srvp_fd_jax.significance.draws import Measure, between, state_of
+from srvp_fd_jax.significance.interval import distance_interval
 
 MEASURE = Measure("frechet", 1)
 KINDS = ("normal", "Student", "outliers")

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import srvp_fd_jax
-from srvp_fd_jax import calculator
 from srvp_fd_jax.distances import statistics
-from srvp_fd_jax.features import extract
+from srvp_fd_jax.features import encoders, extract
 
 
 def microseconds(function: Callable[[], object], calls: int = 200) -> float:
@@ -41,7 +40,7 @@ def main() -> None:
     scorer = srvp_fd_jax.Calculator("digits").only("dynamics")
     clips = jnp.zeros((1, 5, 64, 64, 1), jnp.uint8)
     states = scorer.nothing()
-    of_arrays = extract.Extract(calculator._moments_of_arrays, scorer.network, scorer.protocols)
+    of_arrays = extract.Extract(encoders.moments_of_arrays, scorer.network, scorer.protocols)
     block = jax.device_put((np.asarray(clips), np.ones(1, bool), np.int32(1)))
     rows: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         "FeatureStatistics.update": (

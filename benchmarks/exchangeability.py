@@ -22,9 +22,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from srvp_fd_jax.reliability import along, floor
-from srvp_fd_jax.reliability.draws import Measure
-from srvp_fd_jax.reliability.units import Units, find_units, orders, videos
+from srvp_fd_jax.significance import along, floor
+from srvp_fd_jax.significance.draws import Measure
+from srvp_fd_jax.significance.units import Units, find_units, orders, videos
 
 MEASURE = Measure("frechet", 1)
 DIM, RUNS, SHIFT, STEPS = 4, 1000, 0.25, 16

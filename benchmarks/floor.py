@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from srvp_fd_jax.distances.sample import FeatureSample
-from srvp_fd_jax.reliability.draws import Measure
-from srvp_fd_jax.reliability.floor import find_floor
+from srvp_fd_jax.significance.draws import Measure
+from srvp_fd_jax.significance.null_distribution import find_floor
 
 DIM = 400
 

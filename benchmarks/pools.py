@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from srvp_fd_jax import Calculator
 from srvp_fd_jax.features.shards import moments_of_clips
-from srvp_fd_jax.reliability.draws import ClipFeatures
+from srvp_fd_jax.significance.draws import ClipFeatures
 
 OUTPUTS = {"digits": ("frame", "static_content", "dynamics"), "i3d": ("logits",)}
 """The outputs of both networks, as the tables name them."""

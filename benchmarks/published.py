@@ -39,9 +39,9 @@ from fvd_comparison import PUBLISHED_FVD, i3d, noise
 
 import srvp_fd_jax
 from srvp_fd_jax import FeatureStatistics, frechet_distance_from_statistics, load_statistics
+from srvp_fd_jax.files.pickles import read_pickle
 from srvp_fd_jax.networks.weights import load_weights
-from srvp_fd_jax.pickles import read_pickle
-from srvp_fd_jax.resizing import prepare
+from srvp_fd_jax.videos.resizing import prepare
 
 FILES = "https://content-debiased-fvd.github.io/files/"
 STATISTICS = "i3d_ucf101_full_res128_len16_skip1_seed0.pkl"

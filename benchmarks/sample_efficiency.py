@@ -44,9 +44,9 @@ from pools import OUTPUTS, Pools, encode, kept
 from tqdm import tqdm
 
 from srvp_fd_jax.demo.moving_digits import moving_digits
-from srvp_fd_jax.reliability.draws import ClipFeatures, Measure, between, drawn, state_of
-from srvp_fd_jax.reliability.extrapolation import Curve, extrapolate
-from srvp_fd_jax.ruler.corruptions import CORRUPTIONS
+from srvp_fd_jax.significance.corruptions import CORRUPTIONS
+from srvp_fd_jax.significance.draws import ClipFeatures, Measure, between, drawn, state_of
+from srvp_fd_jax.significance.extrapolation import Curve, extrapolate
 
 POOL = {"digits": 20_000, "i3d": 320}
 FRAMES = {"digits": 8, "i3d": 16}

@@ -44,8 +44,8 @@ from pools import OUTPUTS, Pools, encode, kept
 from tqdm import tqdm
 
 from srvp_fd_jax.demo.moving_digits import moving_digits
-from srvp_fd_jax.reliability.draws import ClipFeatures, Measure, between, drawn, state_of
-from srvp_fd_jax.reliability.floor import find_floor
+from srvp_fd_jax.significance.draws import ClipFeatures, Measure, between, drawn, state_of
+from srvp_fd_jax.significance.null_distribution import find_floor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from clips import real_videos

@@ -1,10 +1,9 @@
 """Fréchet distances between real and generated videos on SRVP and I3D features, in JAX."""
 
 from srvp_fd_jax._version import __version__ as __version__
-from srvp_fd_jax.calculator import Calculator as Calculator
-from srvp_fd_jax.calculator import FrechetDistanceCalculator as FrechetDistanceCalculator
-from srvp_fd_jax.calculator import frechet_distance as frechet_distance
-from srvp_fd_jax.calculator import frechet_video_distance as frechet_video_distance
+from srvp_fd_jax.compat import FrechetDistanceCalculator as FrechetDistanceCalculator
+from srvp_fd_jax.compat import frechet_distance as frechet_distance
+from srvp_fd_jax.compat import frechet_video_distance as frechet_video_distance
 from srvp_fd_jax.distances import DISTANCES as DISTANCES
 from srvp_fd_jax.distances import load_statistics as load_statistics
 from srvp_fd_jax.distances.frechet import (
@@ -19,7 +18,8 @@ from srvp_fd_jax.evaluate import compute as compute
 from srvp_fd_jax.evaluate import report as report
 from srvp_fd_jax.evaluate import severity as severity
 from srvp_fd_jax.evaluate import statistics as statistics
-from srvp_fd_jax.metric import DistanceMetric as DistanceMetric
+from srvp_fd_jax.features.calculator import Calculator as Calculator
+from srvp_fd_jax.features.metric import DistanceMetric as DistanceMetric
 from srvp_fd_jax.networks.registry import NETWORKS as NETWORKS
 from srvp_fd_jax.networks.srvp import DATASETS as DATASETS
 from srvp_fd_jax.networks.weights import load_network as load_network

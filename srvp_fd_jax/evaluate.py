@@ -11,20 +11,23 @@ import jax
 import numpy as np
 
 from srvp_fd_jax import overlap
-from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.distances import DISTANCES, cd_fvd, load_statistics
 from srvp_fd_jax.distances.base import check_counts, range_cautions
 from srvp_fd_jax.distances.provenance import check_comparable, mark
 from srvp_fd_jax.distances.statistics import FeatureStatistics
+from srvp_fd_jax.features.calculator import Calculator
 from srvp_fd_jax.features.shards import load_calculators, statistics_of_videos
-from srvp_fd_jax.inputs import warn
+from srvp_fd_jax.files.inputs import warn
 from srvp_fd_jax.networks.base import Output
 from srvp_fd_jax.networks.kernels.convolution import Precision
 from srvp_fd_jax.networks.registry import NETWORKS
 from srvp_fd_jax.protocols import Protocol, Side, find_protocol
-from srvp_fd_jax.reliability.draws import Measure
-from srvp_fd_jax.reliability.floor import floor_of_samples, sample_of
-from srvp_fd_jax.reliability.labels import (
+from srvp_fd_jax.reports import page, plots
+from srvp_fd_jax.reports.findings import Findings, find
+from srvp_fd_jax.result import Result, find_warnings
+from srvp_fd_jax.significance import severity as ladder
+from srvp_fd_jax.significance.draws import Measure
+from srvp_fd_jax.significance.labels import (
     Groups,
     KeyLabels,
     check_names,
@@ -32,10 +35,7 @@ from srvp_fd_jax.reliability.labels import (
     labels_of_videos,
     units_of,
 )
-from srvp_fd_jax.reports import page, plots
-from srvp_fd_jax.reports.findings import Findings, find
-from srvp_fd_jax.result import Result, find_warnings
-from srvp_fd_jax.ruler import ladder
+from srvp_fd_jax.significance.null_distribution import floor_of_samples, sample_of
 from srvp_fd_jax.videos.properties import differences
 from srvp_fd_jax.videos.sources import Video, as_videos, folders_left_out
 
@@ -135,9 +135,9 @@ def compute(
             the same videos, protocol and weights. An interrupted call goes on where it stopped, and
             the processes of `jax.distributed` divide the work. None for no cache.
         significance: Whether to compute the null distribution of the distance with these clips, and
-            a p-value, see `reliability.floor`. Of more than 2048 clips in a set, a random sample is
-            used. Videos of one name below their folders, whatever the suffix, are a pair, such as a
-            video and its prediction.
+            a p-value, see `significance.null_distribution`. Of more than 2048 clips in a set, a
+            random sample is used. Videos of one name below their folders, whatever the suffix, are
+            a pair, such as a video and its prediction.
         match: Glob that chooses the files whose names, or paths below a folder or archive, match
             it; or a pair of globs, for real and for generated videos.
         paired: Whether the videos of both sets with the same index are pairs, as in arrays of

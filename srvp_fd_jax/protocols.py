@@ -13,10 +13,10 @@ from typing import Any, Literal, get_args
 import jax
 
 from srvp_fd_jax.distances import DISTANCES
-from srvp_fd_jax.inputs import as_count, not_allowed
+from srvp_fd_jax.files.inputs import as_count, not_allowed
 from srvp_fd_jax.networks.registry import NETWORKS
 from srvp_fd_jax.networks.srvp import COMPARISON_TYPES
-from srvp_fd_jax.resizing import Resize
+from srvp_fd_jax.videos.resizing import Resize
 
 Side = Literal["real", "fake"]
 Start = Literal["first", "random"]

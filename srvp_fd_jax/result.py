@@ -8,10 +8,10 @@ from typing import Any
 from srvp_fd_jax.distances import DISTANCES
 from srvp_fd_jax.distances.base import range_cautions
 from srvp_fd_jax.distances.statistics import FeatureStatistics
-from srvp_fd_jax.files import printable
+from srvp_fd_jax.files.atomic import printable
 from srvp_fd_jax.protocols import Protocol
-from srvp_fd_jax.reliability.floor import Floor
-from srvp_fd_jax.ruler.ladder import Standing
+from srvp_fd_jax.significance.null_distribution import Floor
+from srvp_fd_jax.significance.severity import Standing
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -30,7 +30,7 @@ class Result:
         warnings: Reasons not to rely on the distance, one sentence each.
         significance: Null distribution of the distance and p-value, if asked for.
         severity: Severity of corruptions of real videos that have the same distance, if the cache
-            has a severity scale, see `ruler.ladder`; else empty.
+            has a severity scale, see `significance.severity`; else empty.
         measure: Name of the distance in `DISTANCES`.
 
     Example:

@@ -13,9 +13,9 @@ from srvp_fd_jax import DISTANCES, FeatureStatistics, compare, compute
 from srvp_fd_jax.demo.moving_digits import moving_digits
 from srvp_fd_jax.features import shards
 from srvp_fd_jax.protocols import find_protocol
-from srvp_fd_jax.reliability.draws import Measure
-from srvp_fd_jax.reliability.floor import find_floor
-from srvp_fd_jax.reliability.labels import check_names, labels_of_videos
+from srvp_fd_jax.significance.draws import Measure
+from srvp_fd_jax.significance.labels import check_names, labels_of_videos
+from srvp_fd_jax.significance.null_distribution import find_floor
 from srvp_fd_jax.videos.sources import as_videos
 
 PROTOCOL = "srvp:digits:dynamics"

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from srvp_fd_jax.files import check_writable, write_atomically
-from srvp_fd_jax.inputs import missing_extra
+from srvp_fd_jax.files.atomic import check_writable, write_atomically
+from srvp_fd_jax.files.inputs import missing_extra
 from srvp_fd_jax.networks import hub, i3d, weights
 from srvp_fd_jax.networks.base import Weights
 from srvp_fd_jax.networks.srvp import checkpoint

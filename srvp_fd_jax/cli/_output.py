@@ -9,7 +9,7 @@ import jax
 
 from srvp_fd_jax._version import __version__
 from srvp_fd_jax.distances.statistics import FeatureStatistics
-from srvp_fd_jax.files import printable
+from srvp_fd_jax.files.atomic import printable
 from srvp_fd_jax.protocols import Protocol, Side
 from srvp_fd_jax.result import Result
 

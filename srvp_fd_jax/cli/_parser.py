@@ -17,8 +17,8 @@ from srvp_fd_jax.cli import (
     statistics,
     train,
 )
-from srvp_fd_jax.files import printable
-from srvp_fd_jax.inputs import nearest
+from srvp_fd_jax.files.atomic import printable
+from srvp_fd_jax.files.inputs import nearest
 
 COMMANDS = {
     "demo": demo,

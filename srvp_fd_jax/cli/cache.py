@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from srvp_fd_jax.cli._output import log
-from srvp_fd_jax.files import cache_folder, printable, size_of, trim
+from srvp_fd_jax.files.atomic import cache_folder, printable, size_of, trim
 
 _MAX_BYTES = 2 << 30  # for statistics and compiled programs; weights are not limited
 

@@ -20,7 +20,7 @@ from typing import Any
 from srvp_fd_jax.cli import _conversion, _options
 from srvp_fd_jax.cli._output import log, print_json
 from srvp_fd_jax.cli._progress import progress
-from srvp_fd_jax.files import printable
+from srvp_fd_jax.files.atomic import printable
 from srvp_fd_jax.networks.srvp.checkpoint import HUB_FOLDERS
 
 

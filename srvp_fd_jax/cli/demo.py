@@ -11,7 +11,7 @@ from typing import Any
 
 from srvp_fd_jax.cli import _options
 from srvp_fd_jax.demo import table, videos
-from srvp_fd_jax.files import printable
+from srvp_fd_jax.files.atomic import printable
 
 
 def add_options(command: Any) -> None:

@@ -13,7 +13,7 @@ from srvp_fd_jax import evaluate
 from srvp_fd_jax.cli import _options
 from srvp_fd_jax.cli._output import SETS, log_set, print_json
 from srvp_fd_jax.cli._progress import progress
-from srvp_fd_jax.files import printable
+from srvp_fd_jax.files.atomic import printable
 
 
 def add_options(command: Any) -> None:

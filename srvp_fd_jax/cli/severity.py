@@ -13,7 +13,7 @@ from srvp_fd_jax import evaluate
 from srvp_fd_jax.cli import _options
 from srvp_fd_jax.cli._output import log, print_json
 from srvp_fd_jax.cli._progress import progress
-from srvp_fd_jax.ruler import ladder
+from srvp_fd_jax.significance import severity as ladder
 
 
 def add_options(command: Any) -> None:

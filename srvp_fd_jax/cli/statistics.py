@@ -16,7 +16,7 @@ from srvp_fd_jax.cli import _options
 from srvp_fd_jax.cli._output import SETS, log_set, print_json
 from srvp_fd_jax.cli._progress import progress
 from srvp_fd_jax.evaluate import STATISTICS_SUFFIX
-from srvp_fd_jax.files import check_writable, printable
+from srvp_fd_jax.files.atomic import check_writable, printable
 from srvp_fd_jax.protocols import Protocol, Side
 from srvp_fd_jax.result import summary
 

@@ -15,7 +15,7 @@ import jax
 from srvp_fd_jax.cli import _options
 from srvp_fd_jax.cli._output import log, print_json
 from srvp_fd_jax.cli._progress import progress
-from srvp_fd_jax.files import printable
+from srvp_fd_jax.files.atomic import printable
 from srvp_fd_jax.networks.srvp import OWN
 from srvp_fd_jax.training.model import SRVPModelArchitecture
 from srvp_fd_jax.training.recipes import RECIPES, Recipe, change

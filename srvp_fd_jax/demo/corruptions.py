@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import UInt8
 
-from srvp_fd_jax.ruler import corruptions as ruler
+from srvp_fd_jax.significance import corruptions as ruler
 
 Clips = UInt8[np.ndarray, "n t h w c"]
 

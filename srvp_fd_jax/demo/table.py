@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.demo import corruptions
 from srvp_fd_jax.demo.corruptions import Clips
 from srvp_fd_jax.demo.moving_digits import moving_digits
+from srvp_fd_jax.features.calculator import Calculator
 
 
 def run(n: int, seed: int, as_json: bool) -> None:

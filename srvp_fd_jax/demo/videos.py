@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 
 from srvp_fd_jax.demo.corruptions import freeze
 from srvp_fd_jax.demo.moving_digits import moving_digits
-from srvp_fd_jax.inputs import missing_extra
+from srvp_fd_jax.files.inputs import missing_extra
 
 _FRAMES = 16
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from srvp_fd_jax.devices import values
 from srvp_fd_jax.distances.statistics import FeatureStatistics
-from srvp_fd_jax.inputs import check_range, dark_caution, range_caution, warn
+from srvp_fd_jax.files.inputs import check_range, dark_caution, range_caution, warn
 
 Kind = Literal["distance", "estimate", "similarity"]
 """How values of a distance are read.

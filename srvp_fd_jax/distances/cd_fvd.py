@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Float
 
 from srvp_fd_jax.distances.statistics import FeatureStatistics
-from srvp_fd_jax.files import open_file
-from srvp_fd_jax.pickles import read_pickle
+from srvp_fd_jax.files.atomic import open_file
+from srvp_fd_jax.files.pickles import read_pickle
 
 SUFFIX = ".pkl"
 

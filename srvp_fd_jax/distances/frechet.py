@@ -37,7 +37,7 @@ from srvp_fd_jax.distances.factors import (
 )
 from srvp_fd_jax.distances.provenance import check_comparable
 from srvp_fd_jax.distances.statistics import FeatureStatistics, divided_factor
-from srvp_fd_jax.inputs import as_array, as_count, not_allowed
+from srvp_fd_jax.files.inputs import as_array, as_count, not_allowed
 
 Method = Literal["procrustes", "eigh"]
 

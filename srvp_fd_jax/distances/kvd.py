@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
 from srvp_fd_jax.distances.factors import matmul
-from srvp_fd_jax.inputs import as_point_sets
+from srvp_fd_jax.files.inputs import as_point_sets
 
 
 class KernelDistance(NamedTuple):

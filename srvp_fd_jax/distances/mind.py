@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from srvp_fd_jax.distances.counts import as_float
 from srvp_fd_jax.distances.factors import matmul
-from srvp_fd_jax.inputs import as_count, as_point_sets
+from srvp_fd_jax.files.inputs import as_count, as_point_sets
 
 DIRECTIONS = 1000
 """Number of random directions, the paper's."""

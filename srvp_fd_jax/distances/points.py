@@ -13,7 +13,7 @@ from srvp_fd_jax.distances.base import Kind, check_finite
 from srvp_fd_jax.distances.provenance import check_comparable
 from srvp_fd_jax.distances.sample import SAMPLE_SIZE, FeatureSample
 from srvp_fd_jax.distances.statistics import FeatureStatistics
-from srvp_fd_jax.inputs import as_count
+from srvp_fd_jax.files.inputs import as_count
 
 OfPoints = Callable[
     [Float[Array, "n d"], Float[Array, "m d"], Bool[Array, " n"], Bool[Array, " m"]],

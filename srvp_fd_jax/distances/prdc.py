@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
-from srvp_fd_jax.inputs import as_count, as_point_sets
+from srvp_fd_jax.files.inputs import as_count, as_point_sets
 
 NEIGHBOURS = 5
 """Number k of neighbours, that of prdc's example."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srvp_fd_jax.distances.sample import NO_KEY
-from srvp_fd_jax.files import printable, read_safetensors, write_safetensors
+from srvp_fd_jax.files.atomic import printable, read_safetensors, write_safetensors
 
 FORMAT_VERSION = 3
 _FORMAT = "srvp-fd-jax statistics"

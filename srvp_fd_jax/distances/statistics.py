@@ -40,7 +40,7 @@ from srvp_fd_jax.distances.counts import add_counts, as_float, exact, limbs_of
 from srvp_fd_jax.distances.factors import add_diagonal, triangular_factor
 from srvp_fd_jax.distances.provenance import Source, check_comparable, join_ranges, unseen
 from srvp_fd_jax.distances.sample import FeatureSample
-from srvp_fd_jax.inputs import as_array, as_count
+from srvp_fd_jax.files.inputs import as_array, as_count
 
 
 @dataclasses.dataclass(frozen=True)

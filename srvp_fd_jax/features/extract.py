@@ -32,7 +32,7 @@ from srvp_fd_jax.devices import (
 )
 from srvp_fd_jax.distances.provenance import join_ranges, unseen
 from srvp_fd_jax.distances.statistics import FeatureStatistics
-from srvp_fd_jax.inputs import to_unit_range
+from srvp_fd_jax.files.inputs import to_unit_range
 from srvp_fd_jax.networks.base import Moments, Output
 
 _T = TypeVar("_T")

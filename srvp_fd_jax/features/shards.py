@@ -24,19 +24,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped, UInt32
 
-from srvp_fd_jax.calculator import Calculator, moments, moments_along
 from srvp_fd_jax.devices import AnyArray
 from srvp_fd_jax.distances import DISTANCES
 from srvp_fd_jax.distances.provenance import mark, unseen
 from srvp_fd_jax.distances.sample import SAMPLE_SIZE, name_keys
 from srvp_fd_jax.distances.statistics import FeatureStatistics, VideoCounts, of_nothing
+from srvp_fd_jax.features.calculator import Calculator
+from srvp_fd_jax.features.encoders import moments, moments_along
 from srvp_fd_jax.features.extract import Batch, Extract, States, stream, used_frames
-from srvp_fd_jax.inputs import warn
+from srvp_fd_jax.files.inputs import warn
 from srvp_fd_jax.networks.base import Moments
 from srvp_fd_jax.networks.kernels.convolution import Precision
 from srvp_fd_jax.protocols import Protocol, Side
-from srvp_fd_jax.resizing import prepare
 from srvp_fd_jax.videos.loading import Loaded, load_clips
+from srvp_fd_jax.videos.resizing import prepare
 from srvp_fd_jax.videos.sources import Video, clip_names, fingerprint
 
 SCHEMA = 2

@@ -20,10 +20,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from srvp_fd_jax.checkpoint import check_arrays
 from srvp_fd_jax.devices import values
-from srvp_fd_jax.files import arrays_sha256
-from srvp_fd_jax.inputs import not_allowed
+from srvp_fd_jax.files.atomic import arrays_sha256
+from srvp_fd_jax.files.checkpoint import check_arrays
+from srvp_fd_jax.files.inputs import not_allowed
 from srvp_fd_jax.networks.kernels.convolution import Precision
 
 CONFIG_LIMIT = 1 << 20

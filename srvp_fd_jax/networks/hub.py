@@ -12,7 +12,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import HfHubHTTPError
 
-from srvp_fd_jax.files import file_sha256
+from srvp_fd_jax.files.atomic import file_sha256
 
 
 class DamagedError(ValueError):

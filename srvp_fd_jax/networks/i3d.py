@@ -25,12 +25,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from srvp_fd_jax.checkpoint import check_arrays, check_written_out, read_state_dict
-from srvp_fd_jax.files import open_file
+from srvp_fd_jax.files.atomic import open_file
+from srvp_fd_jax.files.checkpoint import check_arrays, check_written_out, read_state_dict
+from srvp_fd_jax.files.pickles import read_pickle
 from srvp_fd_jax.networks.base import Architecture, Network, Output, Weights, parameter_shapes
 from srvp_fd_jax.networks.kernels.convolution import Precision, convolution_3d
 from srvp_fd_jax.networks.kernels.pooling import max_pool_3d
-from srvp_fd_jax.pickles import read_pickle
 
 NUM_CLASSES = 400
 

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from srvp_fd_jax.checkpoint import check_arrays
-from srvp_fd_jax.files import (
+from srvp_fd_jax.files.atomic import (
     cache_folder,
     open_file,
     printable,
     read_safetensors,
     write_safetensors,
 )
-from srvp_fd_jax.inputs import not_allowed
+from srvp_fd_jax.files.checkpoint import check_arrays
+from srvp_fd_jax.files.inputs import not_allowed
 from srvp_fd_jax.networks import hub
 from srvp_fd_jax.networks.base import (
     Architecture,

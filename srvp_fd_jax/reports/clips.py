@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from srvp_fd_jax.calculator import Calculator
+from srvp_fd_jax.features.calculator import Calculator
 from srvp_fd_jax.features.shards import prepared
 from srvp_fd_jax.protocols import Side
 from srvp_fd_jax.videos.loading import load_clips

@@ -11,21 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.distances import DISTANCES
 from srvp_fd_jax.distances.sample import FeatureSample
 from srvp_fd_jax.distances.statistics import FeatureStatistics
+from srvp_fd_jax.features.calculator import Calculator
 from srvp_fd_jax.networks.base import Moments, Output
 from srvp_fd_jax.protocols import Protocol, Side
-from srvp_fd_jax.reliability.along import Along, distances_along
-from srvp_fd_jax.reliability.draws import Measure
-from srvp_fd_jax.reliability.extrapolation import Curve, Limit, distance_curve, extrapolate
-from srvp_fd_jax.reliability.floor import Floor, find_floor, sample_of
-from srvp_fd_jax.reliability.interval import distance_interval
-from srvp_fd_jax.reliability.labels import KeyLabels, keys_of, labels_in, units_of
 from srvp_fd_jax.reports.clips import Frames, load_shown
 from srvp_fd_jax.result import summary
-from srvp_fd_jax.ruler.ladder import Standing
+from srvp_fd_jax.significance.along import Along, distances_along
+from srvp_fd_jax.significance.draws import Measure
+from srvp_fd_jax.significance.extrapolation import Curve, Limit, distance_curve, extrapolate
+from srvp_fd_jax.significance.interval import distance_interval
+from srvp_fd_jax.significance.labels import KeyLabels, keys_of, labels_in, units_of
+from srvp_fd_jax.significance.null_distribution import Floor, find_floor, sample_of
+from srvp_fd_jax.significance.severity import Standing
 from srvp_fd_jax.videos.sources import Video
 
 SIGNIFICANT, DOUBTFUL = 0.01, 0.05
@@ -199,7 +199,7 @@ def find(
         names: Paths of the real and of the generated videos.
         videos: All videos of both sets.
         calculator: Calculator of the protocol.
-        labels: Labels of the videos, see `reliability.labels`.
+        labels: Labels of the videos, see `significance.labels`.
         grouped: Whether the labels are those of groups.
         paired: Whether the videos are pairs by their indices.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import srvp_fd_jax
-from srvp_fd_jax.files import check_writable, write_atomically
+from srvp_fd_jax.files.atomic import check_writable, write_atomically
 from srvp_fd_jax.protocols import Side
 from srvp_fd_jax.reports import plots
 from srvp_fd_jax.reports.clips import Frames

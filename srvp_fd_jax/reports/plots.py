@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from srvp_fd_jax.inputs import missing_extra
-from srvp_fd_jax.reliability.along import Along
-from srvp_fd_jax.reliability.extrapolation import Curve, Limit
-from srvp_fd_jax.reliability.floor import Floor
+from srvp_fd_jax.files.inputs import missing_extra
+from srvp_fd_jax.significance.along import Along
+from srvp_fd_jax.significance.extrapolation import Curve, Limit
+from srvp_fd_jax.significance.null_distribution import Floor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

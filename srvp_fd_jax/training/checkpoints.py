@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from srvp_fd_jax.files import arrays_sha256
+from srvp_fd_jax.files.atomic import arrays_sha256
 from srvp_fd_jax.networks.base import Weights
 from srvp_fd_jax.networks.srvp import OWN
 from srvp_fd_jax.training.model import SRVPModel

@@ -19,12 +19,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Shaped, UInt8
 
-from srvp_fd_jax.inputs import range_caution, to_bytes, warn
+from srvp_fd_jax.files.inputs import range_caution, to_bytes, warn
 from srvp_fd_jax.protocols import Protocol, Sampling
-from srvp_fd_jax.resizing import Resize, check_size, prepare
 from srvp_fd_jax.training.recipes import Recipe
 from srvp_fd_jax.videos.loading import Loaded, load_clips, load_numbered
 from srvp_fd_jax.videos.reading import read_frames
+from srvp_fd_jax.videos.resizing import Resize, check_size, prepare
 from srvp_fd_jax.videos.sources import Video, local_names
 
 HELD_OUT = 0.05

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from srvp_fd_jax.files import check_writable
+from srvp_fd_jax.files.atomic import check_writable
 from srvp_fd_jax.networks.srvp import OWN
 from srvp_fd_jax.training import checkpoints
 from srvp_fd_jax.training.clips import Split

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from srvp_fd_jax.files import write_atomically
-from srvp_fd_jax.inputs import missing_extra
+from srvp_fd_jax.files.atomic import write_atomically
+from srvp_fd_jax.files.inputs import missing_extra
 from srvp_fd_jax.training.validation import Validation
 
 TABLE, EVENTS, PICTURES = "metrics.csv", "tensorboard", "samples"

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from srvp_fd_jax.devices import shard_like
-from srvp_fd_jax.inputs import to_unit_range
+from srvp_fd_jax.files.inputs import to_unit_range
 from srvp_fd_jax.networks.base import FrozenNetwork, arrays_of
 from srvp_fd_jax.networks.srvp import OWN
 from srvp_fd_jax.training.initialisation import initialise

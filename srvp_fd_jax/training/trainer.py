@@ -23,8 +23,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, UInt8
 
 import srvp_fd_jax
-from srvp_fd_jax.files import write_atomically
-from srvp_fd_jax.inputs import warn
+from srvp_fd_jax.files.atomic import write_atomically
+from srvp_fd_jax.files.inputs import warn
 from srvp_fd_jax.networks import weights
 from srvp_fd_jax.training import checkpoints, plan
 from srvp_fd_jax.training.clips import Split, batches, check_batch, held_out_clips, split

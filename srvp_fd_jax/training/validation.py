@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from srvp_fd_jax.calculator import Calculator
-from srvp_fd_jax.inputs import to_bytes, to_unit_range
+from srvp_fd_jax.features.calculator import Calculator
+from srvp_fd_jax.files.inputs import to_bytes, to_unit_range
 from srvp_fd_jax.networks.base import FrozenNetwork, parameter_shapes
 from srvp_fd_jax.networks.srvp import OWN
 from srvp_fd_jax.networks.srvp.architecture import SRVPArchitecture

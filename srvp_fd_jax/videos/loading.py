@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from srvp_fd_jax.inputs import missing_extra
+from srvp_fd_jax.files.inputs import missing_extra
 from srvp_fd_jax.networks.registry import NETWORKS
 from srvp_fd_jax.protocols import Protocol, Side
-from srvp_fd_jax.resizing import check_size
 from srvp_fd_jax.videos.reading import check_clip, read_frames
+from srvp_fd_jax.videos.resizing import check_size
 from srvp_fd_jax.videos.sources import Video
 
 # Number of videos that are loaded ahead: clips are large, and a few hide the time of a slow one.

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from srvp_fd_jax.devices import values
-from srvp_fd_jax.inputs import as_array, as_clips
+from srvp_fd_jax.files.inputs import as_array, as_clips
 from srvp_fd_jax.videos.sources import (
     DEMUXERS,
     MEMBER_BYTES,

@@ -32,7 +32,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from srvp_fd_jax.devices import values
-from srvp_fd_jax.inputs import as_array, as_clips, warn
+from srvp_fd_jax.files.inputs import as_array, as_clips, warn
 
 # NumPy parses headers with `ast`, whose recursion CPython 3.11 counts for all threads together.
 _PARSING = threading.Lock()

@@ -5,8 +5,8 @@ import pytest
 
 from srvp_fd_jax.demo.corruptions import add_noise
 from srvp_fd_jax.demo.moving_digits import moving_digits
-from srvp_fd_jax.ruler import ladder
-from srvp_fd_jax.ruler.corruptions import CORRUPTIONS
+from srvp_fd_jax.significance import severity as ladder
+from srvp_fd_jax.significance.corruptions import CORRUPTIONS
 
 DYNAMICS = ["--dataset", "digits", "--comparison-type", "dynamics"]
 

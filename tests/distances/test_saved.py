@@ -14,7 +14,7 @@ from srvp_fd_jax import FeatureStatistics, load_statistics
 from srvp_fd_jax.distances.provenance import mark
 from srvp_fd_jax.distances.sample import name_keys
 from srvp_fd_jax.distances.statistics import VideoCounts, of_nothing
-from srvp_fd_jax.files import CHECKSUM
+from srvp_fd_jax.files.atomic import CHECKSUM
 
 D = 5
 FEATURES, VARIANCES = np.random.default_rng(0).random((2, 20, 3, D), np.float32)

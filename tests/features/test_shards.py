@@ -21,11 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.demo.moving_digits import moving_digits
 from srvp_fd_jax.distances.sample import name_keys
 from srvp_fd_jax.distances.statistics import FeatureStatistics
 from srvp_fd_jax.features import shards
+from srvp_fd_jax.features.calculator import Calculator
 from srvp_fd_jax.features.shards import (
     load_calculators,
     moments_of_clips,

@@ -495,7 +495,7 @@ def check(holds: bool, what: str) -> None:
 
 
 def read_checkpoint(path: Path) -> None:
-    from srvp_fd_jax.checkpoint import read_state_dict
+    from srvp_fd_jax.files.checkpoint import read_state_dict
 
     for array in read_state_dict(path).values():
         if array.nbytes < 1 << 20:
@@ -515,7 +515,7 @@ def read_i3d(path: Path) -> None:
 
 
 def read_weights(path: Path) -> None:
-    from srvp_fd_jax.files import CHECKSUM, read_safetensors
+    from srvp_fd_jax.files.atomic import CHECKSUM, read_safetensors
     from srvp_fd_jax.networks import weights
 
     loaded = weights.load(path)
@@ -536,7 +536,7 @@ def _check_weights(loaded: "Weights", path: Path) -> None:
 
 def read_statistics(path: Path) -> None:
     from srvp_fd_jax import load_statistics
-    from srvp_fd_jax.files import CHECKSUM, read_safetensors
+    from srvp_fd_jax.files.atomic import CHECKSUM, read_safetensors
 
     loaded = load_statistics(path)
     metadata, arrays = read_safetensors(path, lambda metadata: None)

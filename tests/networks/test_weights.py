@@ -20,7 +20,7 @@ from srvp_fd_jax import (
     frechet_distance_from_statistics,
     load_network,
 )
-from srvp_fd_jax.files import CHECKSUM
+from srvp_fd_jax.files.atomic import CHECKSUM
 from srvp_fd_jax.networks import weights
 from srvp_fd_jax.networks.base import Weights
 from srvp_fd_jax.networks.registry import NETWORKS

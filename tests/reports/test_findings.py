@@ -10,11 +10,11 @@ from srvp_fd_jax.demo.moving_digits import moving_digits
 from srvp_fd_jax.distances.statistics import FeatureStatistics
 from srvp_fd_jax.features.shards import load_calculators, statistics_of_videos
 from srvp_fd_jax.protocols import find_protocol
-from srvp_fd_jax.reliability.along import Along
-from srvp_fd_jax.reliability.extrapolation import Limit
-from srvp_fd_jax.reliability.floor import Floor
-from srvp_fd_jax.reliability.labels import labels_of_videos
 from srvp_fd_jax.reports.findings import CLIPS_SHOWN, Findings, find, nearest_pairs, rounded
+from srvp_fd_jax.significance.along import Along
+from srvp_fd_jax.significance.extrapolation import Limit
+from srvp_fd_jax.significance.labels import labels_of_videos
+from srvp_fd_jax.significance.null_distribution import Floor
 from srvp_fd_jax.videos.sources import as_videos
 
 DIFFERS, SAME = 0.005, 0.4

@@ -19,7 +19,7 @@ from srvp_fd_jax.demo.moving_digits import moving_digits
 from srvp_fd_jax.distances.statistics import FeatureStatistics
 from srvp_fd_jax.reports import page
 from srvp_fd_jax.reports.findings import Findings
-from srvp_fd_jax.ruler.ladder import Standing
+from srvp_fd_jax.significance.severity import Standing
 
 PROTOCOLS = [f"srvp:digits:{name}" for name in ("frame", "dynamics")]
 

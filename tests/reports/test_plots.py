@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from srvp_fd_jax.reliability.along import Along
-from srvp_fd_jax.reliability.extrapolation import Curve, Limit
-from srvp_fd_jax.reliability.floor import Floor
 from srvp_fd_jax.reports import plots
+from srvp_fd_jax.significance.along import Along
+from srvp_fd_jax.significance.extrapolation import Curve, Limit
+from srvp_fd_jax.significance.null_distribution import Floor
 
 FLOOR = Floor(1.0, 0.5, 2.0, 0.005, 3.2, 300, 200)
 INTERVAL = (2.5, 3.9)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from srvp_fd_jax.checkpoint import check_arrays, check_written_out, read_state_dict
-from srvp_fd_jax.files import cache_folder, file_sha256, open_file
+from srvp_fd_jax.files.atomic import cache_folder, file_sha256, open_file
+from srvp_fd_jax.files.checkpoint import check_arrays, check_written_out, read_state_dict
 from srvp_fd_jax.networks import hub
 from srvp_fd_jax.networks.base import CONFIG_LIMIT, Weights, parameter_shapes, parse_config
 from srvp_fd_jax.networks.srvp.architecture import SRVPArchitecture

@@ -6,8 +6,8 @@ from scipy import stats
 
 from srvp_fd_jax import FeatureStatistics, frechet_distance_from_statistics
 from srvp_fd_jax.distances.provenance import mark
-from srvp_fd_jax.reliability.draws import Measure
-from srvp_fd_jax.reliability.floor import find_floor, floor_of_samples
+from srvp_fd_jax.significance.draws import Measure
+from srvp_fd_jax.significance.null_distribution import find_floor, floor_of_samples
 
 UNBIASED = Measure("frechet", 1)
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from srvp_fd_jax import files
-from srvp_fd_jax.files import (
+from srvp_fd_jax.files import atomic as files
+from srvp_fd_jax.files.atomic import (
     CHECKSUM,
     arrays_sha256,
     check_writable,

@@ -18,7 +18,7 @@ from srvp_fd_jax import (
 from srvp_fd_jax.distances.kvd import kvd
 from srvp_fd_jax.distances.mind import mind
 from srvp_fd_jax.features.shards import prepared
-from srvp_fd_jax.inputs import as_clips, not_allowed, to_unit_range
+from srvp_fd_jax.files.inputs import as_clips, not_allowed, to_unit_range
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
 CLIPS = np.random.default_rng(1).random((2, 6, 64, 64, 1), np.float32)

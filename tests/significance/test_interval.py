@@ -6,9 +6,9 @@ import pytest
 from scipy import stats
 
 from srvp_fd_jax import FeatureStatistics, frechet_distance_from_statistics
-from srvp_fd_jax.reliability import interval
-from srvp_fd_jax.reliability.draws import Measure, between, state_of
-from srvp_fd_jax.reliability.interval import distance_interval
+from srvp_fd_jax.significance import interval
+from srvp_fd_jax.significance.draws import Measure, between, state_of
+from srvp_fd_jax.significance.interval import distance_interval
 
 MEASURE = Measure("frechet", 1)
 SCALES = (np.arange(1, 4) ** -0.5).astype(np.float32)

@@ -13,8 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.devices import values
+from srvp_fd_jax.features.calculator import Calculator
 
 # `nnx.MultiMetric` passes all arguments to all metrics, so that others are ignored.
 _MASK_LIKE = re.compile("mask|weight|valid|where|padding", re.IGNORECASE)

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import _utils
 
-from srvp_fd_jax import checkpoint
-from srvp_fd_jax.checkpoint import read_state_dict
+from srvp_fd_jax.files import checkpoint
+from srvp_fd_jax.files.checkpoint import read_state_dict
 
 FORMATS = ["zip", "stream"]
 
@@ -277,7 +277,7 @@ def test_a_zip_file_without_checksums(path):
 def test_torch_is_not_imported(tmp_path):
     paths = [save({"a": BASE}, tmp_path / name, name) for name in FORMATS]
     program = (
-        "import sys; from srvp_fd_jax.checkpoint import read_state_dict as read;"
+        "import sys; from srvp_fd_jax.files.checkpoint import read_state_dict as read;"
         "print(*(read(path)['a'].sum() for path in sys.argv[1:]), 'torch' in sys.modules)"
     )
     command = [sys.executable, "-c", program, *paths]

@@ -21,8 +21,8 @@ from srvp_fd_jax.devices import AnyArray
 from srvp_fd_jax.distances.provenance import check_comparable
 from srvp_fd_jax.distances.sample import FeatureSample
 from srvp_fd_jax.distances.statistics import FeatureStatistics
-from srvp_fd_jax.reliability.draws import ClipFeatures, Measure, between, drawn, state_of
-from srvp_fd_jax.reliability.units import PERMUTATIONS, Units, orders, videos
+from srvp_fd_jax.significance.draws import ClipFeatures, Measure, between, drawn, state_of
+from srvp_fd_jax.significance.units import PERMUTATIONS, Units, orders, videos
 
 
 class Floor(NamedTuple):

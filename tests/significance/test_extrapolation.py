@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from srvp_fd_jax import FeatureStatistics, frechet_distance_from_statistics
-from srvp_fd_jax.reliability.draws import Measure
-from srvp_fd_jax.reliability.extrapolation import Curve, distance_curve, extrapolate
+from srvp_fd_jax.significance.draws import Measure
+from srvp_fd_jax.significance.extrapolation import Curve, distance_curve, extrapolate
 
 UNBIASED, BIASED = Measure("frechet", 1), Measure("frechet", 0)
 DIM, SCALES = 24, np.arange(1, 25) ** -0.5

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from srvp_fd_jax.inputs import to_unit_range
+from srvp_fd_jax.files.inputs import to_unit_range
 
 Resize = Literal[
     "none",

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from srvp_fd_jax import pickles
-from srvp_fd_jax.pickles import read_pickle
+from srvp_fd_jax.files import pickles
+from srvp_fd_jax.files.pickles import read_pickle
 
 
 def of_numpy_1(data: bytes) -> bytes:

@@ -22,8 +22,8 @@ from typing import Any, ClassVar
 import ml_dtypes
 import numpy as np
 
-from srvp_fd_jax.files import open_file, printable
-from srvp_fd_jax.pickles import Unpickler, are_counts
+from srvp_fd_jax.files.atomic import open_file, printable
+from srvp_fd_jax.files.pickles import Unpickler, are_counts
 
 __all__ = ["check_arrays", "check_written_out", "read_state_dict"]
 

@@ -10,19 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.demo.moving_digits import moving_digits
 from srvp_fd_jax.distances.provenance import mark
 from srvp_fd_jax.distances.sample import FeatureSample
 from srvp_fd_jax.distances.statistics import FeatureStatistics
+from srvp_fd_jax.features.calculator import Calculator
 from srvp_fd_jax.features.shards import load_calculators, statistics_of_videos
-from srvp_fd_jax.files import CHECKSUM, read_safetensors, write_safetensors
+from srvp_fd_jax.files.atomic import CHECKSUM, read_safetensors, write_safetensors
 from srvp_fd_jax.protocols import find_protocol
-from srvp_fd_jax.reliability.draws import Measure
-from srvp_fd_jax.reliability.labels import labels_of_videos
-from srvp_fd_jax.ruler import ladder
-from srvp_fd_jax.ruler.corruptions import CORRUPTIONS
-from srvp_fd_jax.ruler.ladder import (
+from srvp_fd_jax.significance import severity as ladder
+from srvp_fd_jax.significance.corruptions import CORRUPTIONS
+from srvp_fd_jax.significance.draws import Measure
+from srvp_fd_jax.significance.labels import labels_of_videos
+from srvp_fd_jax.significance.severity import (
     Ladder,
     Rung,
     Standing,

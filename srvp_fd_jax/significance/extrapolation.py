@@ -6,14 +6,14 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from srvp_fd_jax.reliability.draws import (
+from srvp_fd_jax.significance.draws import (
     ClipFeatures,
     Measure,
     between,
     drawn,
     state_of_first,
 )
-from srvp_fd_jax.reliability.units import Units, shuffled, videos
+from srvp_fd_jax.significance.units import Units, shuffled, videos
 
 _SIZES, _SUBSETS = 10, 5
 

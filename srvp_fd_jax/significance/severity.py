@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
-from srvp_fd_jax.calculator import Calculator
 from srvp_fd_jax.distances import saved
 from srvp_fd_jax.distances.provenance import check_comparable, mark
 from srvp_fd_jax.distances.sample import FeatureSample, name_keys
@@ -29,15 +28,16 @@ from srvp_fd_jax.distances.statistics import (
     load_with_metadata,
     of_nothing,
 )
+from srvp_fd_jax.features.calculator import Calculator
 from srvp_fd_jax.features.shards import job_hash, moments_of_clips
-from srvp_fd_jax.inputs import as_count, not_allowed, range_caution, warn
+from srvp_fd_jax.files.inputs import as_count, not_allowed, range_caution, warn
 from srvp_fd_jax.networks.registry import NETWORKS
 from srvp_fd_jax.protocols import Protocol
-from srvp_fd_jax.reliability.draws import ClipFeatures, Measure, between, drawn, state_of
-from srvp_fd_jax.reliability.floor import Floor, find_floor, sample_of
-from srvp_fd_jax.reliability.labels import KeyLabels, keys_of, labels_in
-from srvp_fd_jax.reliability.units import find_units
-from srvp_fd_jax.ruler.corruptions import CORRUPTIONS, Clip, NotApplicableError
+from srvp_fd_jax.significance.corruptions import CORRUPTIONS, Clip, NotApplicableError
+from srvp_fd_jax.significance.draws import ClipFeatures, Measure, between, drawn, state_of
+from srvp_fd_jax.significance.labels import KeyLabels, keys_of, labels_in
+from srvp_fd_jax.significance.null_distribution import Floor, find_floor, sample_of
+from srvp_fd_jax.significance.units import find_units
 from srvp_fd_jax.videos.loading import load_clips
 from srvp_fd_jax.videos.sources import Video, clip_names, fingerprint
 

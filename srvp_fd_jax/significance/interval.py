@@ -7,14 +7,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from srvp_fd_jax.distances.statistics import FeatureStatistics
-from srvp_fd_jax.reliability.draws import (
+from srvp_fd_jax.significance.draws import (
     ClipFeatures,
     Measure,
     between,
     drawn,
     state_of_first,
 )
-from srvp_fd_jax.reliability.units import Units, deletions, videos
+from srvp_fd_jax.significance.units import Units, deletions, videos
 
 
 def distance_interval(

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from srvp_fd_jax.distances.sample import FeatureSample, name_keys
-from srvp_fd_jax.inputs import warn
+from srvp_fd_jax.files.inputs import warn
 from srvp_fd_jax.protocols import Side
-from srvp_fd_jax.reliability.units import Units, find_units
+from srvp_fd_jax.significance.units import Units, find_units
 from srvp_fd_jax.videos.sources import Video, clip_names, local_names
 
 Groups = Callable[[str], Hashable] | Sequence[Any]

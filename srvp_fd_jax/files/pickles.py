@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from srvp_fd_jax.files import printable
+from srvp_fd_jax.files.atomic import printable
 
 __all__ = ["Unpickler", "are_counts", "read_pickle"]
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from srvp_fd_jax.reliability import floor
-from srvp_fd_jax.reliability.along import corrected, distances_along
-from srvp_fd_jax.reliability.draws import Measure
-from srvp_fd_jax.reliability.extrapolation import distance_curve
-from srvp_fd_jax.reliability.floor import find_floor
-from srvp_fd_jax.reliability.interval import distance_interval
-from srvp_fd_jax.reliability.units import Units, deletions, find_units, orders, videos
+from srvp_fd_jax.significance import floor
+from srvp_fd_jax.significance.along import corrected, distances_along
+from srvp_fd_jax.significance.draws import Measure
+from srvp_fd_jax.significance.extrapolation import distance_curve
+from srvp_fd_jax.significance.interval import distance_interval
+from srvp_fd_jax.significance.null_distribution import find_floor
+from srvp_fd_jax.significance.units import Units, deletions, find_units, orders, videos
 
 MEASURE = Measure("frechet", 1)
 N, DIM, RUNS = 20, 2, 300

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from srvp_fd_jax.inputs import missing_extra
+from srvp_fd_jax.files.inputs import missing_extra
 
 Clip = Shaped[np.ndarray, "t _ _ _"]  # frame sizes may differ
 Clips = Sequence[Clip]

@@ -12,9 +12,9 @@ from clips import real_clips
 from jax import export
 from PIL import Image
 
-from srvp_fd_jax.resizing import Resize, prepare, resize
+from srvp_fd_jax.videos.resizing import Resize, prepare, resize
 
-GOLDEN = Path(__file__).parent / "golden" / "resized.npz"
+GOLDEN = Path(__file__).parents[1] / "golden" / "resized.npz"
 PIXELS = np.unique([*range(0, 224, 14), 1, 2, 221, 222, 223])  # as in make_resized.py
 
 

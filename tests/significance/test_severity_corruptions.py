@@ -7,8 +7,8 @@ from PIL import Image
 from scipy import ndimage
 
 from srvp_fd_jax.demo.moving_digits import moving_digits
-from srvp_fd_jax.ruler import corruptions
-from srvp_fd_jax.ruler.corruptions import CORRUPTIONS, NotApplicableError
+from srvp_fd_jax.significance import corruptions
+from srvp_fd_jax.significance.corruptions import CORRUPTIONS, NotApplicableError
 
 N, FRAMES = 20, 8
 LONG = list(moving_digits(np.random.default_rng(0), N, 2 * FRAMES))

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from srvp_fd_jax.devices import AnyArray
-from srvp_fd_jax.reliability.draws import ClipFeatures, Measure, between, state_of
-from srvp_fd_jax.reliability.floor import pooled
-from srvp_fd_jax.reliability.units import Units, orders, videos
+from srvp_fd_jax.significance.draws import ClipFeatures, Measure, between, state_of
+from srvp_fd_jax.significance.null_distribution import pooled
+from srvp_fd_jax.significance.units import Units, orders, videos
 
 MOST_PLACES = 16
 """Largest number of places along clips, evenly spaced, at which distances are computed."""
