@@ -49,7 +49,7 @@ nitpick_ignore_regex = [
         "jax|np|nnx|DTypeLike|ArrayLike|Array|AnyArray",
         "Bool|Float|Int|Shaped|UInt8|UInt32|Hashable",
         "jaxtyping|jaxlib|numpy|ndarray|int64|Arrays|Key|States|Moments|Source|Division|OfPoints",
-        "Protocols|Groups|OnProgress|OnSet|Findings|Clip|ladder",
+        "Protocols|Groups|OnProgress|OnSet|Findings|Clip|ladder|_S",
     )
 ]
 
