@@ -148,7 +148,7 @@ def test_a_run_ends_when_its_time_is_over(tmp_path: Path):
     moments: list[Moment] = []
     output = tmp_path / "model.safetensors"
     recipe = tiny(validate_every=1000)
-    train(digits(), output, recipe, minutes=0.1, on_progress=moments.append)
+    train(digits(), output, recipe, minutes=0.03, on_progress=moments.append)
     assert moments[-1].share == 1
     assert moments[-1].step < recipe.steps
     shares = [moment.share for moment in moments]
