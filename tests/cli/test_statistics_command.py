@@ -1,7 +1,11 @@
 """The command `srvp-fd-jax statistics`."""
 
+import json
+import sys
+
 import numpy as np
 from PIL import Image
+from processes import free_port, together
 
 from srvp_fd_jax.demo.moving_digits import moving_digits
 
@@ -33,3 +37,33 @@ def test_images_beside_sequences_are_named(run, tmp_path):
     assert "warning: real: ignored 1 images" in error
     assert f"{tmp_path}/v1/preview.png\n" in error
     assert "3 videos, 3 used" in error
+
+
+def test_processes_that_share_the_cache_write_the_bytes_of_one(run, tmp_path):
+    """Short and broken videos lie between the first 70 that are long enough."""
+    for i, clip in enumerate(moving_digits(np.random.default_rng(0), 100, 8)):
+        np.save(tmp_path / f"{i}.npy", clip[: 5 if i % 8 == 1 else 8])
+    for i in (2, 7, 30):
+        (tmp_path / f"{i}.npy").write_bytes(b"")
+    command = ["statistics", tmp_path, "--json", "-o"]
+    options = ["--protocol", "srvp:digits:dynamics+clips=70+frames=6+start=random"]
+    alone, together_ = tmp_path / "alone.safetensors", tmp_path / "together.safetensors"
+    (expected,) = run(*command, alone, *options).json["statistics"]
+    cluster = {
+        "XDG_CACHE_HOME": str(tmp_path / "shared"),
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+    }
+    ranks = [{"SLURM_PROCID": str(i), "SLURM_LOCALID": "0"} for i in range(2)]
+    program = [sys.executable, "-m", "srvp_fd_jax", *command, together_, *options, "--distributed"]
+    outputs = together([list(map(str, program))] * 2, [cluster | rank for rank in ranks])
+    (found,) = json.loads(outputs[0].splitlines()[-1])["statistics"]
+    assert outputs[1] == ""  # the first process alone prints
+    different = {"output", "cached"}
+    assert {k: v for k, v in found.items() if k not in different} == {
+        k: v for k, v in expected.items() if k not in different
+    }
+    assert found["used"] == 70
+    assert together_.read_bytes() == alone.read_bytes()
