@@ -33,7 +33,6 @@ from srvp_fd_jax.networks.srvp import checkpoint
 from srvp_fd_jax.networks.srvp.architecture import SRVPArchitecture
 from srvp_fd_jax.networks.srvp.checkpoint import from_torch, read_checkpoint, to_torch
 from srvp_fd_jax.networks.srvp.modules import BatchNorm
-from srvp_fd_jax.training.initialisation import initialise
 from srvp_fd_jax.training.model import (
     Draws,
     Prediction,
@@ -42,6 +41,7 @@ from srvp_fd_jax.training.model import (
     evaluation_draws,
     training_draws,
 )
+from srvp_fd_jax.training.step import initialise
 
 CONFIGS = {"dcgan": DCGAN, "dcgan_skips": DCGAN_SKIPS, "vgg": VGG, "vgg_skips": VGG_SKIPS}
 COUNTERS = "num_batches_tracked"
