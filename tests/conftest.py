@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import jaxtyping
 import pytest
-from processes import WITHOUT_AVX512
+from processes import UNFUSED, WITHOUT_AVX512
 
 if TYPE_CHECKING:
     from srvp_fd_jax import FrechetDistanceCalculator
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 # other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Compilation was most of the tests' time: LLVM's optimisation is left out, and so are emitters that
+# rely on it, which takes a sixth. JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as for users.
+if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
+    flags = os.environ.get("XLA_FLAGS", "").replace(UNFUSED, "")
+    os.environ["XLA_FLAGS"] = f"{flags} {UNFUSED}".strip()
 
 # One compilation cache, of this run alone, for the test processes and those that tests start.
 if "PYTEST_XDIST_WORKER" not in os.environ:
@@ -39,7 +45,8 @@ def pytest_xdist_setupnodes(specs: list[Any]) -> None:
     Plugins load NumPy before this file, so that it would be too late in the process itself.
     """
     for spec in specs[1:2]:
-        spec.env |= WITHOUT_AVX512
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {WITHOUT_AVX512['XLA_FLAGS']}"
+        spec.env |= WITHOUT_AVX512 | {"XLA_FLAGS": flags}
 
 
 jaxtyping.install_import_hook("srvp_fd_jax", "beartype.beartype")
@@ -63,6 +70,17 @@ def few_programs() -> Iterator[None]:
         gc.collect()
         with contextlib.suppress(AttributeError):  # without glibc
             ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture
+def optimised() -> Iterator[None]:
+    """Programs as LLVM optimises them, for tests that compute for longer than they compile."""
+    import jax
+
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

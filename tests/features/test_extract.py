@@ -236,6 +236,7 @@ def test_four_processes_give_the_number_of_one(digits, clips, tmp_path):
 
 
 @pytest.mark.usefixtures("without_type_checks")  # Flax takes apart what the model holds
+@pytest.mark.usefixtures("optimised")
 def test_training_loop_example_moves_the_generator_towards_its_target(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     import training_loop
