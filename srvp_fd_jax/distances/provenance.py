@@ -1,4 +1,4 @@
-"""Where statistics come from, and whether two of them can be compared.
+"""Where statistics come from, what became of their videos, and which can be compared.
 
 `FeatureStatistics` imports this module.
 """
@@ -15,6 +15,35 @@ _S = TypeVar("_S")
 
 Source = tuple[tuple[str, str], ...]
 """Where features come from, as (name, value) pairs such as ("network", "kth")."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoCounts:
+    """What became of the videos of a set.
+
+    Attributes:
+        found: Number of videos.
+        used: Number of videos that gave a clip.
+        too_short: Names of videos that were too short.
+        unreadable: Names of videos that could not be read, each with the reason.
+        cached: Whether all statistics came from a cache. It is not saved.
+    """
+
+    found: int = 0
+    used: int = 0
+    too_short: tuple[str, ...] = ()
+    unreadable: tuple[tuple[str, str], ...] = ()
+    cached: bool = False
+
+    def __add__(self, other: "VideoCounts") -> "VideoCounts":
+        """The counts of two sets together."""
+        return VideoCounts(
+            self.found + other.found,
+            self.used + other.used,
+            self.too_short + other.too_short,
+            self.unreadable + other.unreadable,
+            self.cached and other.cached,
+        )
 
 
 def mark(statistics: _S, **source: object) -> _S:

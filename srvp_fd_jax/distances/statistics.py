@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Shaped, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 from numpy.typing import ArrayLike
 
 from srvp_fd_jax.devices import (
@@ -36,40 +36,18 @@ from srvp_fd_jax.devices import (
     zeros,
 )
 from srvp_fd_jax.distances import saved
-from srvp_fd_jax.distances.counts import add_counts, as_float, exact, limbs_of
+from srvp_fd_jax.distances.batches import centred, check_floating, check_values, two_sum
+from srvp_fd_jax.distances.counts import add_counts, as_float, exact
 from srvp_fd_jax.distances.factors import add_diagonal, triangular_factor
-from srvp_fd_jax.distances.provenance import Source, check_comparable, join_ranges, unseen
+from srvp_fd_jax.distances.provenance import (
+    Source,
+    VideoCounts,
+    check_comparable,
+    join_ranges,
+    unseen,
+)
 from srvp_fd_jax.distances.sample import FeatureSample
 from srvp_fd_jax.files.inputs import as_array, as_count
-
-
-@dataclasses.dataclass(frozen=True)
-class VideoCounts:
-    """What became of the videos of a set.
-
-    Attributes:
-        found: Number of videos.
-        used: Number of videos that gave a clip.
-        too_short: Names of videos that were too short.
-        unreadable: Names of videos that could not be read, each with the reason.
-        cached: Whether all statistics came from a cache. It is not saved.
-    """
-
-    found: int = 0
-    used: int = 0
-    too_short: tuple[str, ...] = ()
-    unreadable: tuple[tuple[str, str], ...] = ()
-    cached: bool = False
-
-    def __add__(self, other: "VideoCounts") -> "VideoCounts":
-        """The counts of two sets together."""
-        return VideoCounts(
-            self.found + other.found,
-            self.used + other.used,
-            self.too_short + other.too_short,
-            self.unreadable + other.unreadable,
-            self.cached and other.cached,
-        )
 
 
 @jax.tree_util.register_dataclass
@@ -195,7 +173,7 @@ class FeatureStatistics:
         array = as_array(features, "features")
         if array.ndim != 2:
             raise ValueError(f"features: got shape {array.shape}, expected [n, d]")
-        _check_floating("features", array)
+        check_floating("features", array)
         # At least float32, and float64 only if JAX has x64 enabled.
         wide = np.float64 if array.dtype == np.float64 else np.float32
         dtype = jax.dtypes.canonicalize_dtype(wide)
@@ -234,7 +212,7 @@ class FeatureStatistics:
         if features.ndim != 2 or features.shape[1] != dim:
             expected = f"[n, {dim}]"
             raise ValueError(f"features: got shape {features.shape}, expected {expected}")
-        _check_floating("features", features)
+        check_floating("features", features)
         if (variances is None) != (self.variance_sum is None):
             got, expected = (
                 ("None", "those of the mixture's components")
@@ -249,14 +227,14 @@ class FeatureStatistics:
                 raise ValueError(
                     f"mask: got {mask.dtype} of shape {mask.shape}, expected {expected}"
                 )
-        _check_values("features", features, mask)
+        check_values("features", features, mask)
         if variances is not None:
             variances = as_array(variances, "variances")
             if variances.shape != features.shape:
                 expected = f"{features.shape} like the features"
                 raise ValueError(f"variances: got shape {variances.shape}, expected {expected}")
-            _check_floating("variances", variances)
-            _check_values("variances", variances, mask, least=0.0)
+            check_floating("variances", variances)
+            check_values("variances", variances, mask, least=0.0)
         given = {"features": features} | ({} if variances is None else {"variances": variances})
         moments = {name: own(gathered(x))[:, None] for name, x in given.items()}
         return self.fold(moments, None if mask is None else own(gathered(mask)))
@@ -331,10 +309,10 @@ class FeatureStatistics:
         total = add_counts(jnp.stack([self.count_limbs, count_limbs]))
         dtype = rows.dtype
         share = as_float(count_limbs, dtype) / jnp.maximum(as_float(total, dtype), 1)
-        step, step_error = _two_sum(mean, -self.mean)
+        step, step_error = two_sum(mean, -self.mean)
         step_error += mean_error - self.mean_error
         between = jnp.sqrt(self._count() * share) * (step + step_error)
-        new_mean, new_error = _two_sum(self.mean, step * share)
+        new_mean, new_error = two_sum(self.mean, step * share)
         return dataclasses.replace(
             self,
             count_limbs=total,
@@ -369,10 +347,10 @@ class FeatureStatistics:
         shares = counts[:, None] / jnp.maximum(as_float(total, counts.dtype), 1)
         # Means are relative to the one of the most samples, which is near the mean of all samples.
         most = jnp.argmax(counts)
-        steps, step_errors = _two_sum(self.mean, jnp.broadcast_to(-self.mean[most], (k, d)))
+        steps, step_errors = two_sum(self.mean, jnp.broadcast_to(-self.mean[most], (k, d)))
         step_errors += self.mean_error - self.mean_error[most][None]
         step, step_error = jnp.sum(shares * steps, 0), jnp.sum(shares * step_errors, 0)
-        mean, rounded = _two_sum(self.mean[most], step)
+        mean, rounded = two_sum(self.mean[most], step)
         between = jnp.sqrt(counts)[:, None] * (
             (steps - step[None]) + (step_errors - step_error[None])
         )
@@ -514,59 +492,12 @@ def _fold_batch(
         mask = jnp.repeat(replicated(mask), vectors, total_repeat_length=n * vectors)
     dtype = statistics.mean.dtype
     folded = statistics._fold(
-        *_centred(dtype, rows["features"], mask, rows.get("variances"), offset)
+        *centred(dtype, rows["features"], mask, rows.get("variances"), offset)
     )
     if seen is None:
         return folded
     seen = join_ranges(jnp.stack([statistics.value_range, seen]))
     return dataclasses.replace(folded, value_range=seen)
-
-
-def _centred(
-    dtype: DTypeLike,
-    features: Float[Array, "n d"],
-    mask: Bool[Array, " n"] | None,
-    variances: Float[Array, "n d"] | None,
-    offset: tuple[Float[Array, " d"], Float[Array, " d"]] | None,
-) -> tuple[
-    UInt32[Array, "2"],
-    Float[Array, " d"],
-    Float[Array, " d"],
-    Float[Array, "n d"],
-    Float[Array, " d"] | None,
-]:
-    """Arguments of `_fold` for a batch: count, mean and its error, centred rows, variance sum.
-
-    The sum of the two parts of `offset` was subtracted from all samples before.
-    """
-    features = features.astype(dtype)
-    counts = None if mask is None else mask[:, None]
-    if mask is None:
-        count = jnp.asarray(features.shape[0], jnp.uint32)
-    else:
-        count = jnp.sum(mask, dtype=jnp.uint32)
-    divisor = jnp.maximum(count, 1).astype(features.dtype)
-
-    def masked_mean(rows: Float[Array, "n d"]) -> Float[Array, " d"]:
-        # XLA would repeat a division after the sum where the mean is subtracted, with a different
-        # rounding, and the second mean would not correct the first mean that is returned.
-        return jnp.sum(rows / divisor, axis=0, where=counts)
-
-    # The second mean is the rounding error of the first, however large the mean is.
-    mean = masked_mean(features)
-    mean_error = masked_mean(features - mean[None])
-    variance_sum = None
-    if variances is not None:
-        variances = variances.astype(features.dtype)
-        allowed = jnp.where(variances >= 0, variances, jnp.nan)
-        variance_sum = jnp.sum(allowed, axis=0, where=counts)
-    rows = features - mean[None] - mean_error[None]
-    if counts is not None:
-        rows = jnp.where(counts, rows, 0)
-    if offset is not None:
-        mean, rounded = _two_sum(offset[0], mean)
-        mean_error = mean_error + offset[1] + rounded
-    return limbs_of(count), mean, mean_error, rows, variance_sum
 
 
 @functools.partial(jax.jit, static_argnames="ddof")
@@ -582,32 +513,3 @@ def divided_factor(statistics: FeatureStatistics, ddof: int) -> Float[Array, "d 
 @jax.jit
 def _square(factor: Float[Array, "d d"]) -> Float[Array, "d d"]:
     return jnp.matmul(factor.T, factor, precision="highest")
-
-
-def _check_floating(name: str, array: Shaped[AnyArray, "..."]) -> None:
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"{name}: got dtype {array.dtype}, expected floats")
-
-
-def _check_values(
-    name: str, array: AnyArray, mask: Bool[AnyArray, " n"] | None, least: float = -np.inf
-) -> None:
-    """Checks that the unmasked values of a NumPy array are finite and at least `least`."""
-    if isinstance(array, jax.Array) or isinstance(mask, jax.Array):
-        return
-    allowed = np.isfinite(array) & (array >= least)
-    if not allowed.all(where=True if mask is None else mask[:, None]):
-        or_negative = " or negative" if least == 0 else ""
-        raise ValueError(f"{name}: got values that are not finite{or_negative}")
-
-
-def _two_sum(
-    a: Float[Array, "*shape"], b: Float[Array, "*shape"]
-) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-    """The rounded sum a + b and its exact rounding error (Knuth, TAOCP 2, 4.2.2)."""
-    # XLA reassociates sums with constants, such as statistics that are closed over, and would find
-    # the error to be zero.
-    a, b = jax.lax.optimization_barrier((a, b))
-    total = a + b
-    b_part = total - a
-    return total, (a - (total - b_part)) + (b - b_part)

@@ -26,9 +26,9 @@ from jaxtyping import Array, Float, Shaped, UInt32
 
 from srvp_fd_jax.devices import AnyArray
 from srvp_fd_jax.distances import DISTANCES
-from srvp_fd_jax.distances.provenance import mark, unseen
+from srvp_fd_jax.distances.provenance import VideoCounts, mark, unseen
 from srvp_fd_jax.distances.sample import SAMPLE_SIZE, name_keys
-from srvp_fd_jax.distances.statistics import FeatureStatistics, VideoCounts, of_nothing
+from srvp_fd_jax.distances.statistics import FeatureStatistics, of_nothing
 from srvp_fd_jax.features.calculator import Calculator
 from srvp_fd_jax.features.encoders import moments, moments_along
 from srvp_fd_jax.features.extract import Batch, Extract, States, stream, used_frames

@@ -11,9 +11,9 @@ import pytest
 import safetensors.numpy
 
 from srvp_fd_jax import FeatureStatistics, load_statistics
-from srvp_fd_jax.distances.provenance import mark
+from srvp_fd_jax.distances.provenance import VideoCounts, mark
 from srvp_fd_jax.distances.sample import name_keys
-from srvp_fd_jax.distances.statistics import VideoCounts, of_nothing
+from srvp_fd_jax.distances.statistics import of_nothing
 from srvp_fd_jax.files.atomic import CHECKSUM
 
 D = 5

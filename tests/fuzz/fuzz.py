@@ -42,7 +42,7 @@ import numpy as np
 import safetensors.numpy
 
 if TYPE_CHECKING:
-    from srvp_fd_jax.distances.statistics import VideoCounts
+    from srvp_fd_jax.distances.provenance import VideoCounts
     from srvp_fd_jax.networks.base import Weights
 
 SECONDS = 5.0
@@ -383,7 +383,7 @@ def saved_statistics() -> bytes:
 
 def of_videos() -> "VideoCounts":
     """What became of the videos of these statistics."""
-    from srvp_fd_jax.distances.statistics import VideoCounts
+    from srvp_fd_jax.distances.provenance import VideoCounts
 
     return VideoCounts(33, 30, ("a.mp4", "b.mp4"), (("c.mp4", "no frames"),))
 
