@@ -1,5 +1,6 @@
 """Ends of a command: a status of its own and no traceback."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -34,11 +35,14 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 def test_a_signal_while_videos_are_read_ends_the_command(
     videos: Path, tmp_path: Path, number: int, status: int
 ):
-    output = tmp_path / "a.safetensors"
+    output, cache = tmp_path / "a.safetensors", tmp_path / "srvp-fd-jax" / "statistics"
     command = [COMMAND, "statistics", str(videos), "-o", str(output), "--dataset", "digits"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    wait_for(Path(f"{output}.partial").exists)
-    process.send_signal(number)
-    error = process.communicate(timeout=60)[1]
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        wait_for(lambda: any(cache.glob("*.safetensors")))
+    finally:
+        process.send_signal(number)
+        error = process.communicate(timeout=60)[1]
     assert process.returncode == status, error
     assert "Traceback" not in error

@@ -277,16 +277,17 @@ def _load(path: Path, calculator: Calculator) -> FeatureStatistics | None:
 def _computed(
     job: Job, shard: range, limits: Mapping[Protocol, int], calculators: Sequence[Calculator]
 ) -> dict[Protocol, FeatureStatistics]:
+    # All protocols of a calculator take the same clips, and one program computes them, whose bits
+    # must not depend on which of them are missing.
     missing = [
-        calculator.under(protocols)
+        (calculator, limit)
         for calculator in calculators
-        if (protocols := [p for p in calculator.protocols if p in limits])
+        if (limit := max(limits.get(protocol, 0) for protocol in calculator.protocols))
     ]
-    # All protocols of a calculator take the same clips.
-    made = [_Made(one, limits[one.protocols[0]], VideoCounts()) for one in missing]
+    made = [_Made(calculator, limit, VideoCounts()) for calculator, limit in missing]
     loaded = load_clips(
         job.videos,
-        [calculator.protocols[0] for calculator in missing],
+        [calculator.protocols[0] for calculator, _ in missing],
         job.side,
         numbers=shard,
     )
@@ -302,6 +303,7 @@ def _computed(
         protocol: statistics
         for one in made
         for protocol, statistics in zip(one.calculator.protocols, one.statistics(job), strict=True)
+        if protocol in limits
     }
 
 

@@ -28,10 +28,10 @@ from srvp_fd_jax import (
     Calculator,
     FeatureStatistics,
     FrechetDistanceCalculator,
-    calculator,
     frechet_distance_from_statistics,
 )
 from srvp_fd_jax.demo.moving_digits import moving_digits
+from srvp_fd_jax.features import calculator as calculators
 from srvp_fd_jax.networks.base import Architecture
 from srvp_fd_jax.networks.srvp import checkpoint
 from srvp_fd_jax.networks.weights import load_weights
@@ -481,7 +481,7 @@ def test_warnings(digits, clips, tmp_path):
     ]
     config = PUBLISHED["kth"] | {"nf": 4}
     folder = write_checkpoint(tmp_path / "kth", config)
-    calculator._warn_once.cache_clear()
+    calculators._warn_once.cache_clear()
     with pytest.warns(UserWarning, match="'kth' was trained with skip connections"):
         FrechetDistanceCalculator("kth", weights=folder)
     FrechetDistanceCalculator("kth", weights=folder)  # once a process

@@ -125,7 +125,7 @@ def test_page_tells_the_numbers(sides, written):
     names = [*PROTOCOLS, *PROTOCOLS]
     assert re.findall(r"(?:name|<figcaption).*(srvp:digits:\w+)<", written.text)[:4] == names
     for i, (name, result) in enumerate(zip(PROTOCOLS, written.results, strict=True)):
-        assert result["distance"] == computed[i]["distance"]
+        assert result["distance"] == pytest.approx(computed[i]["distance"], rel=1e-6)
         assert result["fake"] == computed[i]["fake"]
         assert result["verdict"] == told[i].replace("\u00a0", " ")
         assert len(result["curve"]["distances"]) == len(result["curve"]["sizes"]) == 10
@@ -229,5 +229,5 @@ def test_errors(sides, tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore:.*(samples|could not be read)")
 def test_a_report_is_the_same_bytes_for_the_same_videos(sides, written, tmp_path):
     output = tmp_path / "again.html"
-    report(*sides, output, PROTOCOLS[1])
-    assert output.read_text() == page.page(written.findings[1:], *sides)
+    report(*sides, output, PROTOCOLS)
+    assert output.read_text() == page.page(written.findings, *sides)

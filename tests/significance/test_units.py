@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from srvp_fd_jax.significance import floor
+from srvp_fd_jax.significance import null_distribution
 from srvp_fd_jax.significance.along import corrected, distances_along
 from srvp_fd_jax.significance.draws import Measure
 from srvp_fd_jax.significance.extrapolation import distance_curve
@@ -34,12 +34,12 @@ def draws(labels: tuple[list, list], r: float, runs: int = RUNS, shift: float = 
 @jax.jit
 @jax.vmap
 def distances(clips: np.ndarray, order: np.ndarray) -> jax.Array:
-    return floor._divided({"features": clips}, N, order, MEASURE)
+    return null_distribution._divided({"features": clips}, N, order, MEASURE)
 
 
 def p_values(clips: np.ndarray, units: Units) -> np.ndarray:
     found = np.asarray(distances(clips, np.broadcast_to(orders(units), (RUNS, 200, 2 * N)))).T
-    return floor.p_values(found[0], found[1:], MEASURE)
+    return null_distribution.p_values(found[0], found[1:], MEASURE)
 
 
 def clips_of(pooled: np.ndarray, n: int = N) -> tuple[dict, dict]:
@@ -199,7 +199,9 @@ def test_interval_has_the_variance_of_dependent_clips(labels, r: float):
     order = np.arange(2 * N)[None]
     # A distance of far sets is nearly normal, so the interval must be as wide as its scatter.
     sets = draws(labels, r, 2 * RUNS, shift=3)
-    one = jax.jit(jax.vmap(lambda x: floor._divided({"features": x}, N, order, MEASURE)[0]))
+    one = jax.jit(
+        jax.vmap(lambda x: null_distribution._divided({"features": x}, N, order, MEASURE)[0])
+    )
     scatter = np.asarray(one(sets)).std()
     rng = np.random.default_rng(0)
     units = find_units(*labels, grouped=labels is GROUPS)
