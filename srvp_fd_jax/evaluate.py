@@ -299,8 +299,8 @@ def statistics(
 def report(
     real: Any,
     fake: Any,
+    protocol: Protocols,
     output: str | os.PathLike[str],
-    protocol: Protocols = None,
     *,
     weights: str | os.PathLike[str] | None = None,
     precision: Precision = "float32",
@@ -317,8 +317,8 @@ def report(
     Args:
         real: Real videos in any of the forms that `compute` takes, but statistics.
         fake: Generated videos.
+        protocol: As in `compute`; None for the default.
         output: HTML file to write, with the suffix .html, or a folder for images.
-        protocol: As in `compute`.
         weights: As in `compute`.
         precision: As in `compute`.
         strict: As in `compute`.
@@ -342,7 +342,7 @@ def report(
 
         >>> import srvp_fd_jax
         >>> (found,) = srvp_fd_jax.report(
-        ...     "real/", "generated/", "report.html", ["fvd2048_16f"]
+        ...     "real/", "generated/", ["fvd2048_16f"], "report.html"
         ... )  # doctest: +SKIP
         >>> found.verdict()  # doctest: +SKIP
         'Not distinguishable from real with these 2048 real and 2048 generated clips (p = 0.2).'

@@ -195,6 +195,6 @@ def test_a_report_says_so(clips, tmp_path):
     real, fake = write(tmp_path / "real", clips[0]), write(tmp_path / "fake", clips[1])
     text = "24 of 24 generated clips have in common with a real clip"
     with pytest.warns(UserWarning, match=text) as caught:
-        report(real, fake, tmp_path / "page.html", DYNAMICS)
+        report(real, fake, DYNAMICS, tmp_path / "page.html")
     assert len([one for one in caught if text in str(one.message)]) == 1
     assert text in (tmp_path / "page.html").read_text()

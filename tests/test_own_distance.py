@@ -76,6 +76,6 @@ def test_jobs(name, expected, clips, tmp_path):
         paths.append(tmp_path / f"{side}.safetensors")
         srvp_fd_jax.statistics(of_side, protocol, side=side).save(paths[-1])
     assert float(srvp_fd_jax.compare(*paths, distance=name)) == expected
-    (findings,) = srvp_fd_jax.report(*clips, tmp_path / "report.html", protocol)
+    (findings,) = srvp_fd_jax.report(*clips, protocol, tmp_path / "report.html")
     assert findings.distance == expected
     assert findings.floor.p_value == 0.005

@@ -149,7 +149,7 @@ def test_jobs(folders, tmp_path):
     for side, folder, path in zip(("real", "fake"), folders, paths, strict=True):
         srvp_fd_jax.statistics(folder, "own", side=side).save(path)
     compared = float(srvp_fd_jax.compare(*paths))
-    (found,) = srvp_fd_jax.report(*folders, tmp_path / "own.html", "own")
+    (found,) = srvp_fd_jax.report(*folders, "own", tmp_path / "own.html")
     assert [compared, found.distance] == pytest.approx([expected_distance(folders)] * 2, rel=1e-4)
     assert "own" in (tmp_path / "own.html").read_text()
 

@@ -33,8 +33,8 @@ def run(args: Namespace) -> None:
         findings = evaluate.report(
             args.real,
             args.fake,
-            args.output,
             _options.find_protocols(args),
+            args.output,
             weights=args.weights,
             precision=args.precision,
             strict=args.strict,

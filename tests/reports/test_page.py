@@ -53,7 +53,7 @@ def written(sides, tmp_path_factory: pytest.TempPathFactory) -> Written:
     output = tmp_path_factory.mktemp("report") / "new" / "report.html"
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        findings = report(*sides, output, PROTOCOLS)
+        findings = report(*sides, PROTOCOLS, output)
     assert {str(warning.message) for warning in told} == {
         text for one in findings for text in one.warnings
     }
@@ -188,7 +188,7 @@ def test_numbers_of_a_sample_are_told_as_such(written):
 
 @pytest.mark.filterwarnings("ignore:.*(samples|could not be read)")
 def test_folder_gets_images(sides, tmp_path):
-    report(*sides, f"{tmp_path}/r/", PROTOCOLS[1])
+    report(*sides, PROTOCOLS[1], f"{tmp_path}/r/")
     kinds = ["floor", "along", "curve", "clips_real", "clips_generated", "nearest"]
     names = [f"srvp_digits_dynamics_{kind}.png" for kind in kinds]
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == sorted(names)
@@ -199,7 +199,7 @@ def test_folder_gets_images(sides, tmp_path):
 def test_outputs_of_other_kinds_are_refused(sides, tmp_path, name):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"output: got .*, expected a name \*.html, an existing"):
-        report(*sides, f"{tmp_path}/{name}")
+        report(*sides, None, f"{tmp_path}/{name}")
 
 
 @pytest.mark.parametrize(("name", "message"), [("a.html", "is a folder"), ("b/r.html", "b")])
@@ -208,26 +208,26 @@ def test_outputs_that_cannot_be_written_are_told_before_the_work(sides, tmp_path
     (tmp_path / "b").touch()
     fail = lambda *_: pytest.fail("a video was read")  # noqa: E731
     with pytest.raises(OSError, match=message):
-        report(*sides, tmp_path / name, PROTOCOLS[1], on_progress=fail)
+        report(*sides, PROTOCOLS[1], tmp_path / name, on_progress=fail)
 
 
 def test_errors(sides, tmp_path, monkeypatch):
     output = tmp_path / "r.html"
     with pytest.raises(ValueError, match="fake: got statistics, a report needs the videos"):
-        report(sides[0], FeatureStatistics.empty(4), output)
+        report(sides[0], FeatureStatistics.empty(4), None, output)
     few = moving_digits(np.random.default_rng(0), 3, 6)
     with pytest.raises(ValueError, match="real: got 3 clips, expected at least 4"):
-        report(few, few, output, PROTOCOLS[1])
+        report(few, few, PROTOCOLS[1], output)
     for module in ("matplotlib", "jinja2", "PIL"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)
             with pytest.raises(ModuleNotFoundError, match=f'{module} .*needs the extra "report"'):
-                report(*sides, output)
+                report(*sides, None, output)
     assert not output.exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*(samples|could not be read)")
 def test_a_report_is_the_same_bytes_for_the_same_videos(sides, written, tmp_path):
     output = tmp_path / "again.html"
-    report(*sides, output, PROTOCOLS)
+    report(*sides, PROTOCOLS, output)
     assert output.read_text() == page.page(written.findings, *sides)
