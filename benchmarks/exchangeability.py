@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from srvp_fd_jax.significance import along, floor
+from srvp_fd_jax.significance import along, null_distribution
 from srvp_fd_jax.significance.draws import Measure
 from srvp_fd_jax.significance.units import Units, find_units, orders, videos
 
@@ -49,12 +49,14 @@ def clips(
 def p_values(
     real: Float[np.ndarray, "runs n d"], fake: Float[np.ndarray, "runs m d"], units: Units
 ) -> Float[np.ndarray, " runs"]:
-    """p-values of `floor.find_floor` for many pairs of sets with the same units."""
+    """p-values of `null_distribution.find_floor` for many pairs of sets with the same units."""
     pooled = np.concatenate([real[:, units.real], fake[:, units.fake]], axis=1)[:, :, None]
     n = len(units.real)
-    test = jax.vmap(lambda x: floor._divided({"features": x}, n, orders(units), MEASURE))
+    test = jax.vmap(
+        lambda x: null_distribution._divided({"features": x}, n, orders(units), MEASURE)
+    )
     found = np.concatenate([jax.jit(test)(part) for part in np.split(pooled, RUNS // 100)])
-    return floor.p_values(found[:, 0], np.moveaxis(found[:, 1:], 1, 0), MEASURE)
+    return null_distribution.p_values(found[:, 0], np.moveaxis(found[:, 1:], 1, 0), MEASURE)
 
 
 def row(
@@ -90,7 +92,7 @@ def named(shift: Float[np.ndarray, " steps"], runs: int = 400) -> tuple[np.ndarr
     for _ in range(runs):
         both = [time_steps(rng, 50, of) for of in (0 * shift, shift)]
         found = np.asarray(each({"features": np.concatenate(both)}))
-        single.append(floor.p_values(found[0], found[1:], MEASURE) < 0.01)
+        single.append(null_distribution.p_values(found[0], found[1:], MEASURE) < 0.01)
         corrected.append(along.corrected(found) < 0.01)
     return np.array(single), np.array(corrected)
 
